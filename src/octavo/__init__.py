@@ -1,0 +1,27 @@
+"""Octavo: an LLM serving engine for the CPU server everybody already has.
+
+`LLM` and `SamplingParams` are loaded on first use, so that `import octavo` stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "SamplingParams", "__version__"]
+
+if TYPE_CHECKING:
+    from octavo.core.request import SamplingParams
+    from octavo.engine.llm import LLM
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LLM":
+        from octavo.engine.llm import LLM
+
+        return LLM
+    if name == "SamplingParams":
+        from octavo.core.request import SamplingParams
+
+        return SamplingParams
+    raise AttributeError(f"module 'octavo' has no attribute {name!r}")

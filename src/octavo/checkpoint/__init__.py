@@ -1,0 +1,1 @@
+"""Model files: names, dtypes, shapes and lazy bytes. Knows no model."""

@@ -1,0 +1,1 @@
+"""The ground: plain data that crosses borders, and the errors. Imports nothing of octavo."""

@@ -1,0 +1,51 @@
+"""What can be set, as small frozen values. Composed in engine/launch.py and split there: nobody receives the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo.core.errors import InvalidValue
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """How steps are filled.
+
+    max_seqs: sequences that run at once. max_step_tokens: tokens computed in one step. max_len: prompt and output of
+    one sequence together. max_queued: requests that may wait. policy: "fcfs" or "priority" (lower numbers first).
+    """
+
+    max_seqs: int = 64
+    max_step_tokens: int = 512
+    max_len: int = 8192
+    max_queued: int = 1024
+    policy: str = "fcfs"
+
+    def __post_init__(self) -> None:
+        for field in ("max_seqs", "max_step_tokens", "max_len"):
+            if getattr(self, field) < 1:
+                raise InvalidValue(field, getattr(self, field), "an integer of 1 or more")
+        if self.max_queued < 0:
+            raise InvalidValue("max_queued", self.max_queued, "an integer of 0 or more")
+        if self.max_step_tokens < self.max_seqs:
+            raise InvalidValue("max_step_tokens", self.max_step_tokens, f"at least max_seqs, which is {self.max_seqs}")
+        if self.policy not in ("fcfs", "priority"):
+            raise InvalidValue("policy", self.policy, "fcfs or priority")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The KV memory. memory_bytes: budget of the whole process, None: what the machine or cgroup leaves."""
+
+    memory_bytes: int | None = None
+    kv_dtype: str = "bfloat16"
+    prefix_cache: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ExecConfig:
+    """Who computes: executor "cpu" (native) or "reference" (numpy); threads None: one for each core we may use."""
+
+    executor: str = "cpu"
+    threads: int | None = None
+    dtype: str = "auto"  # of unquantized weights: "auto" and "bfloat16" store bfloat16, "float32" keeps float32

@@ -1,0 +1,114 @@
+"""What scheduler, worker and client say to each other: plain data, no tensors, no text.
+
+Scheduler --Plan--> Worker --StepResult--> Scheduler --Output--> client
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from octavo.core.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A sequence takes a slot: for the first time, or again after a preemption, with all its tokens so far."""
+
+    slot: int
+    request: Request
+    tokens: tuple[int, ...]  # prompt and what was generated before a preemption
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` tokens of one slot, from position `first` on, computed in this step.
+
+    `blocks` are page ids newly appended to the slot's block table (on a start: the cached ones too). `sample`: the
+    run ends at the sequence's last token, so its last row is drawn from.
+    """
+
+    slot: int
+    first: int
+    count: int
+    blocks: tuple[int, ...]
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step. The worker applies `frees`, then `starts`, then `runs`."""
+
+    step: int
+    frees: tuple[int, ...]
+    starts: tuple[Start, ...]
+    runs: tuple[Run, ...]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability of one token under the model's raw distribution, its rank (1 is likeliest), and alternatives."""
+
+    token: int
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What one run gave, in the plan's order.
+
+    `tokens`: drawn tokens, empty where nothing was sampled. `prompt_logprobs`: for prompt positions first+1 ..
+    first+count, where the request asked. `failed`: why this sequence cannot go on (non-finite logits), or None.
+    """
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One `RunResult` for each run of the plan."""
+
+    runs: list[RunResult] = field(default_factory=list)
+
+
+class Output(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """New tokens of one request. Exactly one output of each accepted request has `finish` set, and it is the last.
+
+    finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is
+    the stop token where it was not the model's own end of text. `cached` counts prompt tokens found in the prefix
+    cache. `prompt_logprobs` come with the first output; entry i belongs to prompt token i + 1.
+    """
+
+    id: str
+    tokens: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    prompt_logprobs: list[TokenLogprob] = []
+    finish: str | None = None
+    stop_reason: int | None = None
+    error: str | None = None
+    cached: int = 0
+
+
+class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """State and work of the engine after one step; counters are totals since the start."""
+
+    steps: int = 0
+    step_seconds: float = 0.0  # the last step, scheduling included
+    running: int = 0
+    waiting: int = 0
+    pages_total: int = 0
+    pages_free: int = 0  # free and not holding cached prefixes
+    pages_cached: int = 0  # reusable prefixes nobody holds
+    pages_held: int = 0
+    slack_tokens: int = 0  # token places in held pages that hold no token: the waste
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prefix_queries: int = 0  # prompt tokens looked up
+    prefix_hits: int = 0  # prompt tokens found
+    preemptions: int = 0
+    finished: dict[str, int] = {}  # by finish reason

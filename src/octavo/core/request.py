@@ -1,0 +1,130 @@
+"""What a caller asks for: sampling parameters and requests. Frozen, checked when made, free of text.
+
+The engine never sees text: stop strings, templates and detokenization live in the front.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from octavo.core.errors import InvalidValue
+
+MAX_LOGPROBS = 20  # most alternatives a token is reported with, as in the OpenAI API
+MAX_N = 128  # most completions of one prompt
+MAX_STOPS = 16  # most stop strings or stop tokens of one request
+MAX_SEED = 2**63 - 1
+
+
+def _number(field: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        raise InvalidValue(field, value, f"a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
+
+
+def _integer(field: str, value: Any, low: int, high: int, note: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidValue(field, value, f"an integer from {low} to {high}{note}")
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How to draw tokens, with vLLM's names and defaults.
+
+    temperature 0 is greedy. top_k 0 or -1 means all. `logprobs` and `prompt_logprobs` count alternatives (0: only the
+    token itself). `seed` makes the draw repeatable whatever else runs. `max_tokens` None: as many as fit.
+    Raises InvalidValue, naming the field, for anything out of range.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    max_tokens: int | None = 16
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        _integer("n", self.n, 1, MAX_N)
+        _number("temperature", self.temperature, 0, 100)
+        _number("top_p", self.top_p, 0, 1, open_low=True)
+        _integer("top_k", self.top_k, -1, 2**31 - 1, " (0 or -1: all)")
+        _number("min_p", self.min_p, 0, 1)
+        _number("presence_penalty", self.presence_penalty, -2, 2)
+        _number("frequency_penalty", self.frequency_penalty, -2, 2)
+        _number("repetition_penalty", self.repetition_penalty, 0, 100, open_low=True)
+        if self.seed is not None:
+            _integer("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
+        _integer("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        if self.max_tokens is not None:
+            _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            if self.min_tokens > self.max_tokens:
+                raise InvalidValue("min_tokens", self.min_tokens, f"at most max_tokens, which is {self.max_tokens}")
+        for field in ("logprobs", "prompt_logprobs"):
+            if getattr(self, field) is not None:
+                _integer(field, getattr(self, field), 0, MAX_LOGPROBS)
+        for field in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
+            if not isinstance(getattr(self, field), bool):
+                raise InvalidValue(field, getattr(self, field), "true or false")
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        if self.logit_bias is not None:
+            if not isinstance(self.logit_bias, dict) or len(self.logit_bias) > 1024:
+                raise InvalidValue("logit_bias", self.logit_bias, "a map of at most 1024 token ids to numbers")
+            for token, bias in self.logit_bias.items():
+                _integer("logit_bias", token, 0, 2**31 - 1, " as token id")
+                _number(f"logit_bias[{token}]", bias, -100, 100)
+        stops = self.stop_strings
+        if len(stops) > MAX_STOPS or any(not isinstance(s, str) or not s or len(s) > 1024 for s in stops):
+            raise InvalidValue("stop", self.stop, f"at most {MAX_STOPS} strings of 1 to 1024 characters")
+        tokens = self.stop_token_ids or []
+        if not isinstance(tokens, list) or len(tokens) > 1024:
+            raise InvalidValue("stop_token_ids", tokens, "a list of at most 1024 token ids")
+        for token in tokens:
+            _integer("stop_token_ids", token, 0, 2**31 - 1, " as token id")
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list, whatever form it was given in."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature < 1e-5
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence to generate, in token ids.
+
+    `id` is unique for the life of the engine (made by the front, never by the caller). `eos_ids` end the text unless
+    `sampling.ignore_eos`. `seed` is always set by the front: the caller's seed (plus the choice's index), or a random
+    one, so that a preempted or restarted sequence draws the same tokens. Lower `priority` goes first. `salt` and
+    `adapter` keep the prefix cache of different tenants and adapters apart.
+    """
+
+    id: str
+    prompt: list[int]
+    sampling: SamplingParams
+    eos_ids: list[int] = []
+    seed: int = 0
+    priority: int = 0
+    salt: str = ""
+    adapter: int = 0

@@ -1,0 +1,46 @@
+"""What the engine says of itself: to the front, to `/ready`, to the block printed at start."""
+
+from __future__ import annotations
+
+import msgspec
+
+from octavo.core.plan import StepStats
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts of a loaded engine, fixed for its life.
+
+    `memory` is the plan in bytes by category: "weights", "kv_cache", "workspace", "slots"; `resident_bytes` what the
+    process really took when ready. `load_seconds` runs from the engine's start to its readiness.
+    """
+
+    model: str
+    max_len: int
+    vocab: int
+    eos_ids: list[int]
+    bos_id: int | None = None
+    pages: int = 0
+    page: int = 32
+    kv_dtype: str = "bfloat16"
+    executor: str = "cpu"
+    isa: str = ""
+    threads: int = 1
+    load_seconds: float = 0.0
+    memory: dict[str, int] = {}
+    resident_bytes: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at the engine. state: "loading", "ready", "restarting", "draining" or "dead".
+
+    `progress` runs from 0 to 1 while loading; `detail` says in words what happens or why it died. `heartbeat_age` is
+    the seconds since the engine last gave a sign of life.
+    """
+
+    state: str
+    progress: float = 0.0
+    detail: str = ""
+    info: EngineInfo | None = None
+    stats: StepStats = StepStats()
+    heartbeat_age: float = 0.0
+    restarts: int = 0

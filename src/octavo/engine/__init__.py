@@ -1,0 +1,1 @@
+"""The engine process and its client: the loop, the transport, the supervisor, LLM."""

@@ -1,0 +1,1 @@
+"""Architectures as data: checkpoint names and specifications. No arithmetic."""

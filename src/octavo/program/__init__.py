@@ -1,0 +1,1 @@
+"""A model as a flat list of operations, and the executors that run it."""

@@ -1,0 +1,81 @@
+"""One step's input and output: flat arrays, built by the worker, read by an executor. Always an argument.
+
+Drawing a token from a row of logits, the same in every executor:
+  1. raw log-probabilities, for what is reported: logits - logsumexp(logits).
+  2. add `bias`; for tokens of the row's history: repetition penalty (divide positive logits by it, multiply negative
+     ones), then subtract frequency_penalty * count and presence_penalty, both over generated tokens only.
+  3. temperature 0: the largest, lowest id on a tie. Otherwise divide by temperature and keep
+     min_p: tokens with p >= min_p * max p; of those top_k: the k largest, lowest ids first on a tie; of those top_p:
+     the fewest likeliest tokens whose share reaches top_p.
+  4. draw u in [0, 1) from Philox4x32-10 keyed by `seed` with counter `position`, and take, in order of token id, the
+     first kept token whose cumulative share exceeds u.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadRows:
+    """Rows whose logits are wanted, H of them, with how to draw from each.
+
+    `target` -1: draw; otherwise report on that token instead (prompt log-probabilities). `top` -1: no log-probabilities
+    wanted; otherwise the number of alternatives. `position` is the index of the drawn token in its sequence. The
+    history of row i is history[history_starts[i]:history_starts[i + 1]], its first prompt_lens[i] tokens being the
+    prompt; it is empty where no penalty applies. Likewise bias_ids and bias_values by bias_starts.
+    """
+
+    rows: Ints  # [H] index into the step's tokens, ascending
+    target: Ints  # [H]
+    top: Ints  # [H]
+    temperature: Floats  # [H]
+    top_k: Ints  # [H] 0: all
+    top_p: Floats  # [H] 1: all
+    min_p: Floats  # [H] 0: all
+    presence: Floats  # [H]
+    frequency: Floats  # [H]
+    repetition: Floats  # [H] 1: none
+    seed: npt.NDArray[np.uint64]  # [H]
+    position: npt.NDArray[np.int64]  # [H]
+    history_starts: npt.NDArray[np.int64]  # [H + 1]
+    history: Ints
+    prompt_lens: Ints  # [H]
+    bias_starts: npt.NDArray[np.int64]  # [H + 1]
+    bias_ids: Ints
+    bias_values: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """T tokens of R runs. The rows of run r are starts[r]:starts[r + 1], at consecutive positions.
+
+    Keys and values of position p of run r lie in page tables[slots[r], p // 32]. kv_lens[r] is the position after the
+    run's last. Slots are distinct.
+    """
+
+    ids: Ints  # [T]
+    positions: Ints  # [T]
+    starts: Ints  # [R + 1]
+    kv_lens: Ints  # [R]
+    slots: Ints  # [R]
+    tables: Ints  # [slots, pages per sequence], C order
+    head: HeadRows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """What the head gave, one entry for each of its rows; L is the largest `top` of the batch (at least 0)."""
+
+    tokens: Ints  # [H] drawn token, or the target
+    logprobs: Floats  # [H] raw log-probability of that token; 0 where top is -1
+    ranks: Ints  # [H] 1 + number of tokens with a larger raw logit; 0 where top is -1
+    top_ids: Ints  # [H, L] likeliest first, lowest id first on a tie; -1 beyond the row's `top`
+    top_logprobs: Floats  # [H, L]
+    bad: npt.NDArray[np.uint8]  # [H] 1: the row's logits hold a NaN or +-infinity; its other entries mean nothing

@@ -1,0 +1,1 @@
+"""From a checkpoint's quantized bytes to a packed Weight. A format never survives past load."""

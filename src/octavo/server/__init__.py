@@ -1,0 +1,1 @@
+"""The HTTP front: OpenAI endpoints, status, metrics. Holds no weights."""

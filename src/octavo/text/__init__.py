@@ -1,0 +1,1 @@
+"""Tokenizers, templates, detokenization, stop strings: everything that knows text."""

@@ -1,0 +1,1 @@
+"""One step, from plan to result: slots, gathered batches, the executor."""

@@ -1,0 +1,1 @@
+"""Nothing is shared by default: each test makes what it needs."""
