@@ -3,12 +3,14 @@
 Drawing a token from a row of logits, the same in every executor:
   1. raw log-probabilities, for what is reported: logits - logsumexp(logits).
   2. add `bias`; for tokens of the row's history: repetition penalty (divide positive logits by it, multiply negative
-     ones), then subtract frequency_penalty * count and presence_penalty, both over generated tokens only.
-  3. temperature 0: the largest, lowest id on a tie. Otherwise divide by temperature and keep
+     ones), then subtract frequency_penalty * count, then presence_penalty, both over generated tokens only. Each is
+     one float32 operation; the result is clamped to finite numbers.
+  3. temperature 0: the largest, lowest id on a tie. Otherwise p ~ exp((x - max x) / temperature); keep
      min_p: tokens with p >= min_p * max p; of those top_k: the k largest, lowest ids first on a tie; of those top_p:
      the fewest likeliest tokens whose share reaches top_p.
-  4. draw u in [0, 1) from Philox4x32-10 keyed by `seed` with counter `position`, and take, in order of token id, the
-     first kept token whose cumulative share exceeds u.
+  4. take, in order of token id, the first kept token whose cumulative share exceeds u in [0, 1), or the last one of
+     positive share if rounding leaves none; u = (w >> 8) * 2^-24, w the first of the four words that Philox4x32-10
+     gives for the key (seed's low 32 bits, its high 32) and the counter (position's low 32 bits, its high 32, 0, 0).
 """
 
 from __future__ import annotations
@@ -77,5 +79,5 @@ class Drawn:
     logprobs: Floats  # [H] raw log-probability of that token; 0 where top is -1
     ranks: Ints  # [H] 1 + number of tokens with a larger raw logit; 0 where top is -1
     top_ids: Ints  # [H, L] likeliest first, lowest id first on a tie; -1 beyond the row's `top`
-    top_logprobs: Floats  # [H, L]
+    top_logprobs: Floats  # [H, L] 0 beyond the row's `top`
     bad: npt.NDArray[np.uint8]  # [H] 1: the row's logits hold a NaN or +-infinity; its other entries mean nothing

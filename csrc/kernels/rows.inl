@@ -1,0 +1,185 @@
+// Rows of float32 into the form a projection reads, norms, and passes over rows of logits.
+
+// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of 2,
+// but for the last inputs. `poison` (per row, or null) marks rows whose values are not finite: their scales become NaN,
+// so that the fault is not lost in integers.
+static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds, const bool* poison) {
+  uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0));
+  if (out.act.bits == 8) {
+    const int group = out.act.group;
+    float* scale = out.scale + size_t(row0) * (out.cols / group);
+    int32_t* comp = out.comp + size_t(row0) * (out.cols / SUM_GROUP);
+    float* msum = out.msum + size_t(row0) * (out.cols / SUM_GROUP);
+    for (int m = 0; m < mr; ++m) {
+      for (int k = k0; k < k0 + n; k += group) {
+        const float* x = src + m * lds + (k - k0);
+        F top = f_set(0);
+        for (int i = 0; i < group; i += LANES) top = f_max(top, f_abs(f_load(x + i)));
+        const float amax = f_hmax(top);
+        float s = amax / 127.f;
+        const F inverse = f_set(amax > 1e-30f ? 127.f / amax : 0.f);
+        if (poison != nullptr && poison[m]) s = __builtin_nanf("");
+        scale[size_t(k / group) * mr + m] = s;
+        for (int i = 0; i < group; i += SUM_GROUP) {
+          I sum = i_zero();
+          for (int j = 0; j < SUM_GROUP; j += LANES) {
+            const I code = f_round(f_load(x + i + j) * inverse);
+            sum = sum + code;
+            alignas(16) int8_t bytes[LANES];
+            i_store8(bytes, code);
+            for (int q = 0; q < LANES / 4; ++q)
+              __builtin_memcpy(data + (size_t((k + i + j) / 4 + q) * mr + m) * 4, bytes + 4 * q, 4);
+          }
+          const int32_t total = i_sum(sum);
+          comp[size_t((k + i) / SUM_GROUP) * mr + m] = -8 * total;
+          msum[size_t((k + i) / SUM_GROUP) * mr + m] = s * float(total);
+        }
+      }
+    }
+    return;
+  }
+  for (int m = 0; m < mr; ++m) {
+    const float* x = src + m * lds;
+    if (out.act.bits == 16 && PAIRS) {
+      uint16_t* half = reinterpret_cast<uint16_t*>(data);
+      for (int i = 0; i < n; i += LANES) {
+        float part[LANES] = {};
+        const int count = n - i < LANES ? n - i : LANES;
+        for (int j = 0; j < count; ++j) part[j] = x[i + j];
+        uint16_t bits[LANES];
+        f_store_bf16(bits, f_load(part));
+        for (int j = 0; j < (count + 1) / 2; ++j)
+          __builtin_memcpy(half + (size_t((k0 + i) / 2 + j) * mr + m) * 2, bits + 2 * j, 4);
+      }
+    } else {
+      float* full = reinterpret_cast<float*>(data);
+      for (int i = 0; i < n; i += LANES) {
+        float part[LANES] = {};
+        const int count = n - i < LANES ? n - i : LANES;
+        for (int j = 0; j < count; ++j) part[j] = x[i + j];
+        const F value = f_load(part);
+        f_store(part, out.act.bits == 16 ? f_bf16(value) : value);
+        for (int j = 0; j < count; ++j) full[size_t(k0 + i + j) * mr + m] = part[j];
+      }
+      if (k0 + n == out.cols && out.cols % 2) full[size_t(out.cols) * mr + m] = 0;
+    }
+  }
+}
+
+// y = x / sqrt(mean(x^2) + eps) * weight; gives whether the row is finite.
+static bool rms_row(const float* x, const float* weight, float eps, int n, float* y) {
+  F squares = f_set(0);
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) squares = f_fma(f_load(x + i), f_load(x + i), squares);
+  float sum = f_hsum(squares);
+  for (; i < n; ++i) sum += x[i] * x[i];
+  const float factor = 1.f / __builtin_sqrtf(sum / float(n) + eps);
+  const F by = f_set(factor);
+  for (i = 0; i + LANES <= n; i += LANES) f_store(y + i, f_load(x + i) * by * f_load(weight + i));
+  for (; i < n; ++i) y[i] = x[i] * factor * weight[i];
+  return sum <= 3.4028234e38f;
+}
+
+// Norm of the given rows of x (row i of `out` is row rows[i] of x, or row i where rows is null).
+static void norm_rows(const Context& context, const float* weight, float eps, const int32_t* rows, Rows& out, int tid) {
+  const int width = context.config->width;
+  float* normed = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
+  int first, last;
+  while (context.pool->claim(tid, tiles_of(out.rows), &first, &last)) {
+    for (int index = first; index < last; ++index) {
+      const Tile tile = tile_at(out, index);
+      bool poison[TILE];
+      for (int m = 0; m < tile.mr; ++m) {
+        const int row = rows ? rows[tile.row0 + m] : tile.row0 + m;
+        poison[m] = !rms_row(context.memory->x + size_t(row) * width, weight, eps, width, normed + m * size_t(width));
+      }
+      store_rows(out, tile.row0, tile.mr, 0, width, normed, width, poison);
+    }
+  }
+  context.pool->meet(tid);
+}
+
+static void norm(const octavo_op& op, const Context& context, Rows& out, int tid) {
+  norm_rows(context, op.vec[0], op.eps, nullptr, out, tid);
+}
+
+// h = silu(G h + bg) * (U h + bu), in units of whole groups of the next projection's inputs.
+static void ffn_in(const octavo_op& op, const Context& context, const Rows& in, Rows& out, int tid) {
+  const int inner = op.weight[0].rows;
+  const int unit_cols = ffn_unit(op);
+  float* scratch = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
+  float *gate = scratch, *up = scratch + TILE * unit_cols;
+  for_units(context, (inner + unit_cols - 1) / unit_cols, in.rows, tid, [&](int unit, int index) {
+    const Tile tile = tile_at(in, index);
+    const int first = unit * unit_cols, cols = inner - first < unit_cols ? inner - first : unit_cols;
+    for (int c = 0; c < cols; c += PANEL) {
+      panel(op.weight[0], (first + c) / PANEL, tile, gate + c, unit_cols);
+      panel(op.weight[1], (first + c) / PANEL, tile, up + c, unit_cols);
+    }
+    add_bias(gate, unit_cols, tile.mr, op.vec[0] ? op.vec[0] + first : nullptr, cols);
+    add_bias(up, unit_cols, tile.mr, op.vec[1] ? op.vec[1] + first : nullptr, cols);
+    const F log2e = f_set(-LOG2E), one = f_set(1.f);
+    for (int m = 0; m < tile.mr; ++m)
+      for (int c = 0; c < cols; c += LANES) {
+        float* at = gate + m * unit_cols + c;
+        const F z = f_load(at);
+        f_store(at, z / (one + f_exp2(z * log2e)) * f_load(up + m * unit_cols + c));
+      }
+    store_rows(out, tile.row0, tile.mr, first, cols, gate, unit_cols, nullptr);
+  });
+}
+
+// Logits of the step's block of head rows: norm, then the vocabulary in units of eight panels.
+static void head(const octavo_op& op, const Context& context, Rows& in, int tid) {
+  const octavo_weight& weight = op.weight[0];
+  const Step& step = *context.step;
+  norm_rows(context, op.vec[0], op.eps, step.batch.rows + step.head0, in, tid);
+  const int panels = int(padded(weight.rows, PANEL) / PANEL);
+  const long ldo = long(panels) * PANEL;
+  float* logits = context.memory->logits;
+  for_units(context, (panels + 7) / 8, in.rows, tid, [&](int unit, int index) {
+    const Tile tile = tile_at(in, index);
+    for (int p = unit * 8; p < unit * 8 + 8 && p < panels; ++p)
+      panel(weight, p, tile, logits + size_t(tile.row0) * ldo + p * PANEL, ldo);
+  });
+}
+
+static float row_max(const float* row, int n, bool* finite) {
+  F top = f_load(row), check = f_set(0);
+  const F zero = f_set(0);
+  for (int i = 0; i < n; i += LANES) {
+    const F x = f_load(row + i);
+    top = f_max(top, x);
+    check = f_fma(x, zero, check);
+  }
+  *finite = f_hsum(check) == 0.f;
+  return f_hmax(top);
+}
+
+static double row_exp_sum(const float* row, int n, float max, float factor) {
+  const F top = f_set(max), by = f_set(factor * LOG2E);
+  double total = 0;
+  for (int i = 0; i < n;) {
+    F part = f_set(0);
+    const int end = i + 1024 < n ? i + 1024 : n;
+    for (; i < end; i += LANES) part = part + f_exp2((f_load(row + i) - top) * by);
+    total += double(f_hsum(part));
+  }
+  return total;
+}
+
+static int row_collect(const float* row, int n, float from, int32_t* ids) {
+  const F low = f_set(from);
+  int count = 0;
+  for (int i = 0; i < n; i += LANES)
+    for (uint32_t mask = f_from(f_load(row + i), low); mask != 0; mask &= mask - 1)
+      ids[count++] = i + __builtin_ctz(mask);
+  return count;
+}
+
+static int row_count(const float* row, int n, float above) {
+  const F low = f_set(above);
+  int count = 0;
+  for (int i = 0; i < n; i += LANES) count += __builtin_popcount(f_above(f_load(row + i), low));
+  return count;
+}

@@ -1,0 +1,86 @@
+// The C interface of the native library: what src/octavo/kernels/native.py mirrors. Plain structs, no Python.
+// All pointers stay owned by the caller and must outlive the executor (weights, tables) or the call (batch, drawn).
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define OCTAVO_API __attribute__((visibility("default")))
+
+enum octavo_layout { OCTAVO_F32, OCTAVO_BF16, OCTAVO_W8, OCTAVO_W4, OCTAVO_W4M };
+enum octavo_kind { OCTAVO_EMBED, OCTAVO_NORM, OCTAVO_QKV, OCTAVO_ATTEND, OCTAVO_PROJ, OCTAVO_FFN_IN, OCTAVO_HEAD };
+
+// A packed matrix [rows, cols]; the panel layouts are described in src/octavo/kernels/weight.py.
+typedef struct {
+  int32_t layout, rows, cols, group;
+  const uint8_t* data;
+} octavo_weight;
+
+// The form of a projection's input: bits 32 (float32), 16 (bfloat16) or 8 (int8 in groups).
+typedef struct {
+  int32_t bits, group;
+} octavo_act;
+
+// One operation of src/octavo/program/ops.py. Unused fields are zero.
+typedef struct {
+  int32_t kind, layer;
+  octavo_act act, act_out;
+  float eps, scale;
+  octavo_weight weight[3];
+  const float* vec[3];         // norm weight, or biases of the three weights
+  const float *rope_cos, *rope_sin;  // [positions, head_dim / 2]
+} octavo_op;
+
+typedef struct {
+  int32_t width, heads, kv_heads, head_dim, layers, vocab;
+  int32_t kv_float32;   // 0: bfloat16 pages
+  int32_t max_tokens;   // rows of the largest step
+  int32_t max_len;      // positions of the longest sequence
+  int32_t head_rows;    // rows of logits held at once
+  int32_t threads;
+} octavo_config;
+
+// program/batch.py
+typedef struct {
+  int32_t tokens, runs, head;   // T, R, H
+  int64_t table_stride;         // pages of one row of `tables`
+  const int32_t *ids, *positions, *starts, *kv_lens, *slots, *tables;
+  const int32_t *rows, *target, *top, *top_k;
+  const float *temperature, *top_p, *min_p, *presence, *frequency, *repetition;
+  const uint64_t* seed;
+  const int64_t* position;
+  const int64_t* history_starts;
+  const int32_t *history, *prompt_lens;
+  const int64_t* bias_starts;
+  const int32_t* bias_ids;
+  const float* bias_values;
+} octavo_batch;
+
+typedef struct {
+  int32_t alternatives;  // L, width of top_ids and top_logprobs
+  int32_t *tokens, *ranks, *top_ids;
+  float *logprobs, *top_logprobs;
+  uint8_t* bad;
+  float* logits;  // [H, vocab], or null: only where the caller wants them; then nothing is drawn
+} octavo_drawn;
+
+// Names of the instruction sets this processor can run, best first, separated by spaces.
+OCTAVO_API const char* octavo_isas(void);
+
+// An executor for `count` ops, or null where `isa` is unknown or cannot run here. Weights are not copied.
+OCTAVO_API void* octavo_create(const octavo_config* config, const octavo_op* ops, int32_t count, const char* isa);
+OCTAVO_API void octavo_destroy(void* executor);
+// Bytes of working memory beside weights and pages.
+OCTAVO_API int64_t octavo_workspace(const octavo_config* config, const octavo_op* ops, int32_t count);
+// The pages: [layers][pages][kv_heads][K | V], 64-byte aligned; layer_stride in bytes.
+OCTAVO_API void octavo_bind_pages(void* executor, uint8_t* pages, int64_t layer_stride);
+OCTAVO_API void octavo_run(void* executor, const octavo_batch* batch, const octavo_drawn* drawn);
+
+// Rates of this machine with `threads` threads: read GB/s, int8 GOP/s, bfloat16 and float32 GFLOP/s.
+OCTAVO_API int32_t octavo_measure(const char* isa, int32_t threads, double out[4]);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,253 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include <sys/mman.h>
+
+namespace octavo {
+
+namespace {
+
+// Splitting keys among items pays only while there are fewer items than this for each thread.
+constexpr int ITEMS_FOR_EACH_THREAD = 4;
+
+int blocks_of(int keys) { return (keys + BLOCK - 1) / BLOCK; }
+
+float half_value(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7FFF;
+  uint32_t bits = sign | ((rest << 13) + 0x38000000);
+  if (rest >= 0x7C00) bits = sign | 0x7F800000 | (rest & 0x3FF) << 13;
+  float value;
+  if (rest < 0x400) {
+    value = float(rest) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Row `id` of a packed matrix, as float32.
+void unpack_row(const octavo_weight& w, int id, float* out) {
+  const uint8_t* panel = w.data + size_t(id / PANEL) * panel_bytes(w);
+  const int c = id % PANEL;
+  if (w.layout == OCTAVO_F32) {
+    for (int k = 0; k < w.cols; ++k) std::memcpy(out + k, panel + (size_t(k) * PANEL + c) * 4, 4);
+    return;
+  }
+  if (w.layout == OCTAVO_BF16) {
+    for (int k = 0; k < w.cols; ++k) {
+      uint16_t bits;
+      std::memcpy(&bits, panel + (size_t(k / 2) * 2 * PANEL + 2 * c + k % 2) * 2, 2);
+      const uint32_t wide = uint32_t(bits) << 16;
+      std::memcpy(out + k, &wide, 4);
+    }
+    return;
+  }
+  for (int k0 = 0; k0 < w.cols; k0 += w.group) {
+    const float scale = half_value(panel + 2 * c);
+    const float minimum = w.layout == OCTAVO_W4M ? half_value(panel + 64 + 2 * c) : 0.f;
+    panel += w.layout == OCTAVO_W4M ? 128 : 64;
+    for (int k = 0; k < w.group; ++k) {
+      if (w.layout == OCTAVO_W8) {
+        out[k0 + k] = scale * float(int(panel[(k / 4) * 128 + 4 * c + k % 4]) - 128);
+      } else {
+        const uint8_t both = panel[(k / 4) * 64 + 4 * (c % 16) + k % 4];
+        const int code = c < 16 ? both & 15 : both >> 4;
+        out[k0 + k] = w.layout == OCTAVO_W4 ? scale * float(code - 8) : scale * float(code) + minimum;
+      }
+    }
+    panel += w.group * (w.layout == OCTAVO_W8 ? 32 : 16);
+  }
+}
+
+}  // namespace
+
+// What working memory is made of; offsets into the arena, in the order they are laid out.
+struct Executor::Sizes {
+  size_t x, q, data, sums, partials, logits, scratch, total;
+
+  Sizes(const octavo_config& c, const octavo_op* ops, int count) {
+    size_t cols = c.width, unit_cols = 0;
+    for (int i = 0; i < count; ++i) {
+      if (ops[i].kind == OCTAVO_FFN_IN) {
+        cols = std::max(cols, size_t(ops[i].weight[0].rows));
+        unit_cols = std::max(unit_cols, size_t(ffn_unit(ops[i])));
+      }
+    }
+    const size_t attended = size_t(c.heads) * c.head_dim;
+    cols = padded(int(std::max(cols, attended)), 2 * PANEL);
+    const size_t rows = std::max(c.max_tokens, c.head_rows), D = c.head_dim;
+    const auto lines = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
+    x = lines(rows * c.width * 4);
+    q = lines(rows * attended * 4);
+    data = lines(rows * cols * 4);
+    sums = lines(rows * (cols / SUM_GROUP) * 4);
+    const size_t places = size_t(ITEMS_FOR_EACH_THREAD) * c.threads * blocks_of(c.max_len);
+    partials = lines(places * TILE * (D + 2) * 4);
+    logits = lines(size_t(c.head_rows) * padded(c.vocab, PANEL) * 4);
+    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * TILE * unit_cols, TILE * D, TILE * BLOCK + 3 * TILE * D}));
+    total = x + q + 2 * (data + 3 * sums) + partials + logits + scratch * c.threads;
+  }
+};
+
+size_t Executor::workspace(const octavo_config& config, const octavo_op* ops, int count) {
+  return Sizes(config, ops, count).total;
+}
+
+Executor::Executor(const octavo_config& config, const octavo_op* ops, int count, const Kernels* kernels)
+    : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads), draw_scratch_(config.threads) {
+  const Sizes sizes(config, ops, count);
+  arena_bytes_ = sizes.total;
+  arena_ = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (arena_ == MAP_FAILED) throw std::bad_alloc();
+  madvise(arena_, arena_bytes_, MADV_HUGEPAGE);
+  uint8_t* at = static_cast<uint8_t*>(arena_);
+  const auto take = [&](size_t bytes) {
+    uint8_t* start = at;
+    at += bytes;
+    return start;
+  };
+  memory_.x = reinterpret_cast<float*>(take(sizes.x));
+  memory_.q = reinterpret_cast<float*>(take(sizes.q));
+  for (Buffer& buffer : buffers_) {
+    buffer.data = take(sizes.data);
+    buffer.scale = reinterpret_cast<float*>(take(sizes.sums));
+    buffer.comp = reinterpret_cast<int32_t*>(take(sizes.sums));
+    buffer.msum = reinterpret_cast<float*>(take(sizes.sums));
+  }
+  memory_.partials = reinterpret_cast<float*>(take(sizes.partials));
+  memory_.logits = reinterpret_cast<float*>(take(sizes.logits));
+  memory_.scratch = take(sizes.scratch * config.threads);
+  memory_.scratch_bytes = sizes.scratch;
+}
+
+Executor::~Executor() { munmap(arena_, arena_bytes_); }
+
+void Executor::bind_pages(uint8_t* pages, int64_t layer_stride) {
+  memory_.pages = pages;
+  memory_.layer_stride = layer_stride;
+}
+
+Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
+  const Buffer& b = buffers_[buffer];
+  return {act, rows, cols, b.data, b.scale, b.comp, b.msum};
+}
+
+// Where each row's key goes, and the attention's work list, the same for all layers.
+void Executor::prepare(const octavo_batch& b) {
+  row_run_.resize(b.tokens);
+  row_page_.resize(b.tokens);
+  row_last_.assign(b.tokens, 0);
+  const int group = config_.heads / config_.kv_heads;
+  int tiles = 0;
+  for (int run = 0; run < b.runs; ++run) {
+    const int32_t* table = b.tables + b.slots[run] * b.table_stride;
+    for (int row = b.starts[run]; row < b.starts[run + 1]; ++row) {
+      row_run_[row] = run;
+      row_page_[row] = table[b.positions[row] / PAGE];
+    }
+    row_last_[b.starts[run + 1] - 1] = 1;
+    tiles += tiles_of((b.starts[run + 1] - b.starts[run]) * group);
+  }
+  const bool split = tiles * config_.kv_heads < ITEMS_FOR_EACH_THREAD * config_.threads;
+  items_.clear();
+  merges_.clear();
+  int places = 0;
+  for (int run = 0; run < b.runs; ++run) {
+    const int rows = (b.starts[run + 1] - b.starts[run]) * group, count = tiles_of(rows);
+    for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head) {
+      for (int tile = 0; tile < count; ++tile) {
+        const int row0 = tile_start(rows, count, tile), end = tile_start(rows, count, tile + 1);
+        const int blocks = blocks_of(b.positions[b.starts[run] + (end - 1) / group] + 1);
+        if (!split || blocks == 1) {
+          items_.push_back({run, kv_head, row0, end - row0, 0, blocks, -1});
+          continue;
+        }
+        merges_.push_back({run, kv_head, row0, end - row0, places, blocks});
+        for (int block = 0; block < blocks; ++block)
+          items_.push_back({run, kv_head, row0, end - row0, block, block + 1, places++});
+      }
+    }
+  }
+}
+
+void Executor::embed(const octavo_op& op, const Context& context, int tid) const {
+  const octavo_batch& b = context.step->batch;
+  int first, last;
+  while (context.pool->claim(tid, b.tokens, &first, &last)) {
+    for (int row = first; row < last; ++row) {
+      float* x = memory_.x + size_t(row) * config_.width;
+      unpack_row(op.weight[0], b.ids[row], x);
+      if (op.scale != 1.f)
+        for (int i = 0; i < config_.width; ++i) x[i] *= op.scale;
+    }
+  }
+  context.pool->meet(tid);
+}
+
+void Executor::draw(const Context& context, int rows, int tid) {
+  const Step& step = *context.step;
+  const int wide = int(padded(config_.vocab, PANEL));
+  int first, last;
+  while (context.pool->claim(tid, rows, &first, &last)) {
+    for (int i = first; i < last; ++i) {
+      float* row = memory_.logits + size_t(i) * wide;
+      if (step.drawn.logits != nullptr)
+        std::memcpy(step.drawn.logits + size_t(step.head0 + i) * config_.vocab, row, size_t(config_.vocab) * 4);
+      else
+        draw_row(*kernels_, step, step.head0 + i, row, config_.vocab, wide, draw_scratch_[tid]);
+    }
+  }
+  context.pool->meet(tid);
+}
+
+void Executor::walk(int tid) {
+  Step step = step_;
+  const Context context{&config_, &step, &memory_, &pool_};
+  const int T = step.batch.tokens;
+  int at = 0;  // the buffer that holds h
+  Rows h{};
+  for (const octavo_op& op : ops_) {
+    switch (op.kind) {
+      case OCTAVO_EMBED: embed(op, context, tid); break;
+      case OCTAVO_NORM:
+        h = view(at, op.act, T, config_.width);
+        kernels_->norm(op, context, h, tid);
+        break;
+      case OCTAVO_QKV: kernels_->qkv(op, context, h, tid); break;
+      case OCTAVO_ATTEND:
+        h = view(at, op.act, T, config_.heads * config_.head_dim);
+        kernels_->attend(op, context, h, tid);
+        break;
+      case OCTAVO_PROJ: kernels_->proj(op, context, h, tid); break;
+      case OCTAVO_FFN_IN: {
+        at ^= 1;
+        Rows out = view(at, op.act_out, T, op.weight[0].rows);
+        kernels_->ffn_in(op, context, h, out, tid);
+        h = out;
+        break;
+      }
+      case OCTAVO_HEAD:
+        for (step.head0 = 0; step.head0 < step.batch.head; step.head0 += config_.head_rows) {
+          const int rows = std::min(config_.head_rows, step.batch.head - step.head0);
+          h = view(at, op.act, rows, config_.width);
+          kernels_->head(op, context, h, tid);
+          draw(context, rows, tid);
+        }
+        break;
+    }
+  }
+}
+
+void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
+  prepare(batch);
+  step_ = {batch,         drawn,          row_run_.data(),     row_page_.data(),     row_last_.data(),
+           items_.data(), merges_.data(), int(items_.size()), int(merges_.size()), 0};
+  pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);
+}
+
+}  // namespace octavo

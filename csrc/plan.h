@@ -1,0 +1,55 @@
+// An executor: the list of ops, its working memory and its threads. One native call is one step.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "draw.h"
+#include "table.h"
+
+namespace octavo {
+
+class Executor {
+ public:
+  Executor(const octavo_config& config, const octavo_op* ops, int count, const Kernels* kernels);
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  void bind_pages(uint8_t* pages, int64_t layer_stride);
+  void run(const octavo_batch& batch, const octavo_drawn& drawn);
+
+  // Bytes of working memory.
+  static size_t workspace(const octavo_config& config, const octavo_op* ops, int count);
+
+ private:
+  struct Buffer {  // memory of one `h`
+    uint8_t* data;
+    float* scale;
+    int32_t* comp;
+    float* msum;
+  };
+  struct Sizes;
+
+  void prepare(const octavo_batch& batch);
+  void walk(int tid);
+  void embed(const octavo_op& op, const Context& context, int tid) const;
+  void draw(const Context& context, int rows, int tid);
+  Rows view(int buffer, octavo_act act, int rows, int cols) const;
+
+  octavo_config config_;
+  std::vector<octavo_op> ops_;
+  const Kernels* kernels_;
+  Pool pool_;
+  Memory memory_{};
+  Buffer buffers_[2]{};
+  void* arena_ = nullptr;
+  size_t arena_bytes_ = 0;
+  Step step_{};
+  std::vector<int32_t> row_run_, row_page_;
+  std::vector<uint8_t> row_last_;
+  std::vector<Item> items_;
+  std::vector<Merge> merges_;
+  std::vector<DrawScratch> draw_scratch_;
+};
+
+}  // namespace octavo

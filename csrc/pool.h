@@ -1,0 +1,65 @@
+// Threads that walk the same list of work and meet at barriers. The caller is thread 0.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include <sched.h>
+
+namespace octavo {
+
+// A counting barrier: spins a little, then yields, then sleeps, so that waiting never starves the other side.
+class Barrier {
+ public:
+  explicit Barrier(int parties) : parties_(parties) {}
+  void wait();
+
+ private:
+  const int parties_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  std::atomic<int> parked_{0};
+};
+
+class Pool {
+ public:
+  // Pins one thread to each of the first `threads` processors the caller may use (none is pinned if they are fewer).
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // Calls work(arg, tid) on every thread and returns when all are done. The caller is pinned for the while.
+  void run(void (*work)(void*, int), void* arg);
+
+  // Inside `run`: all threads call these in the same order.
+  // The next range of [0, n) to work on, or false. Ranges shrink towards the end, so that a late thread costs little.
+  bool claim(int tid, int n, int* first, int* last);
+  // Ends the phase: everything claimed since the last `meet` is done on return.
+  void meet(int tid);
+
+ private:
+  void serve(int tid);
+
+  struct alignas(64) Counter {
+    std::atomic<int> next{0};
+  };
+  struct alignas(64) Phase {
+    int number = 0;
+  };
+
+  const int threads_;
+  Barrier barrier_;
+  Counter counters_[3];
+  std::vector<Phase> phases_;
+  void (*work_)(void*, int) = nullptr;
+  void* arg_ = nullptr;
+  bool stop_ = false;
+  std::vector<int> cpus_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,117 @@
+// What the parts of the library share: one step's data, the working memory, and the table of kernels of one ISA.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "octavo.h"
+#include "pool.h"
+
+namespace octavo {
+
+constexpr int PAGE = 32;        // tokens in a page
+constexpr int PANEL = 32;       // outputs in a panel
+constexpr int TILE = 8;         // most rows in a row tile
+constexpr int BLOCK = 512;      // tokens of keys whose softmax is taken at once; partial results meet at its multiples
+constexpr int SUM_GROUP = 32;   // inputs whose code sum is kept
+
+// Rows are cut into tiles of at most TILE rows whose sizes differ by at most one.
+inline int tiles_of(int rows) { return (rows + TILE - 1) / TILE; }
+inline int tile_start(int rows, int tiles, int tile) { return static_cast<int>(int64_t(rows) * tile / tiles); }
+
+// Inputs of a projection, tile by tile; int8 codes share scales in the groups of the weights that read them; a tile of `mr` rows starting at row r0 occupies
+//   bits 8:  codes  int8  [cols/4][mr][4]  at r0 * cols;   bits 16, 32: see vec.h (PAIRS)
+//   scale  float [cols/group][mr] at r0 * (cols/group);  comp, msum [cols/32][mr] at r0 * (cols/32)
+// comp = -8 * sum of codes; msum = scale * sum of codes, each over 32 inputs.
+struct Rows {
+  octavo_act act;
+  int rows, cols;
+  uint8_t* data;
+  float* scale;
+  int32_t* comp;
+  float* msum;
+};
+
+// One unit of attention work: rows [row0, row0 + rows) of (token, head in group) of one run and one key head, against
+// the blocks of keys [block0, block1). partial >= 0: its results go to that place, to be merged in order of blocks.
+struct Item {
+  int32_t run, kv_head, row0, rows, block0, block1, partial;
+};
+
+// Items of one tile of rows whose blocks were computed apart: partials [first, first + count).
+struct Merge {
+  int32_t run, kv_head, row0, rows, first, count;
+};
+
+struct Step {
+  octavo_batch batch;
+  octavo_drawn drawn;
+  const int32_t* row_run;   // [T] the run of each row
+  const int32_t* row_page;  // [T] the page its key goes to
+  const uint8_t* row_last;  // [T] 1: the last row of its run
+  const Item* items;
+  const Merge* merges;
+  int item_count, merge_count;
+  int head0;                // first row of the block of head rows at work
+};
+
+struct Memory {
+  float* x;          // [T, width]
+  float* q;          // [T, heads * head_dim], queries, then attention's result
+  float* partials;   // [places][TILE * (head_dim + 2)]
+  float* logits;     // [head_rows, padded vocab]
+  uint8_t* scratch;  // [threads][scratch_bytes]
+  size_t scratch_bytes;
+  uint8_t* pages;
+  int64_t layer_stride;
+};
+
+struct Context {
+  const octavo_config* config;
+  const Step* step;
+  const Memory* memory;
+  Pool* pool;
+};
+
+struct Kernels {
+  const char* name;
+  // Each walks its part of an op on thread `tid`; all threads call it and meet at the pool's barriers inside.
+  void (*norm)(const octavo_op&, const Context&, Rows& out, int tid);
+  void (*qkv)(const octavo_op&, const Context&, const Rows& in, int tid);
+  void (*attend)(const octavo_op&, const Context&, Rows& out, int tid);
+  void (*proj)(const octavo_op&, const Context&, const Rows& in, int tid);
+  void (*ffn_in)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
+  void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // logits of the step's block of head rows
+  // Passes over one row of n values (n a multiple of 16, padded with -infinity).
+  float (*row_max)(const float* row, int n, bool* finite);
+  double (*row_exp_sum)(const float* row, int n, float max, float factor);  // sum of exp((row - max) * factor)
+  int (*row_collect)(const float* row, int n, float from, int32_t* ids);     // ids of values >= from, ascending
+  int (*row_count)(const float* row, int n, float above);                    // number of values > above
+  void (*peak)(int kind, int64_t rounds);  // 0: int8, 1: bfloat16, 2: float32; 2 * 32 * 12 dots (kind 0, 1) or FMAs a round
+  int64_t (*read)(const uint8_t* data, int64_t bytes);
+};
+
+extern const Kernels* const kernels_avx512bf16;
+extern const Kernels* const kernels_avx512;
+extern const Kernels* const kernels_avx2;
+extern const Kernels* const kernels_portable;
+
+// Best first; `kernels_for` gives null for an unknown name or one this processor cannot run.
+const Kernels* kernels_for(const char* isa);
+
+// Outputs of the gated feed-forward that one unit of work makes: whole groups of the next projection's inputs.
+inline int ffn_unit(const octavo_op& op) { return op.act_out.group > 2 * PANEL ? op.act_out.group : 2 * PANEL; }
+
+inline size_t padded(int n, int to) { return size_t(n + to - 1) / to * to; }
+inline size_t panel_bytes(const octavo_weight& w) {
+  size_t k = w.cols;
+  switch (w.layout) {
+    case OCTAVO_F32: return k * PANEL * 4;
+    case OCTAVO_BF16: return (k + 1) / 2 * 2 * PANEL * 2;
+    case OCTAVO_W8: return k / w.group * (64 + size_t(w.group) * 32);
+    case OCTAVO_W4: return k / w.group * (64 + size_t(w.group) * 16);
+    default: return k / w.group * (128 + size_t(w.group) * 16);
+  }
+}
+
+}  // namespace octavo

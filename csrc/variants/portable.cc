@@ -1,0 +1,7 @@
+#define OCTAVO_PORTABLE
+#define OCTAVO_NAME "portable"
+#include "variant.inl"
+
+namespace octavo {
+const Kernels* const kernels_portable = &table;
+}

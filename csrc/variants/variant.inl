@@ -1,0 +1,55 @@
+// All kernels for one instruction set. Everything is in an anonymous namespace, and nothing of the C++ library's
+// templates is used, so that no code compiled for a newer processor can be shared with an older one.
+#include "../table.h"
+
+#if defined(__x86_64__) && !defined(OCTAVO_PORTABLE)
+#include <immintrin.h>
+#endif
+
+namespace octavo {
+namespace {
+
+#include "../vec.h"
+
+#include "../kernels/gemm.inl"
+#include "../kernels/rows.inl"
+#include "../kernels/attend.inl"
+
+// Dots or multiply-adds on registers only: what the arithmetic units can do.
+void peak(int kind, int64_t rounds) {
+  F f[12];
+  I c[12];
+  for (int i = 0; i < 12; ++i) {
+    f[i] = f_set(float(i));
+    c[i] = i_set(i);
+  }
+  uint8_t bytes[64] = {1};
+  const B w = b_load(bytes);
+  const F x = f_set(1e-9f);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) {
+      if (kind == 0) c[i] = dot4(c[i], w, 1);
+      else if (kind == 1 && PAIRS) f[i] = dot_pairs(f[i], w, 1);
+      else f[i] = f_fma(f[i], x, x);
+    }
+  }
+  float sink[LANES];
+  for (int i = 0; i < 12; ++i) {
+    f_store(sink, f[i] + i_float(c[i]));
+    asm volatile("" : : "r"(sink) : "memory");
+  }
+}
+
+int64_t read(const uint8_t* data, int64_t bytes) {
+  F sum[4] = {f_set(0), f_set(0), f_set(0), f_set(0)};
+  for (int64_t i = 0; i + 256 <= bytes; i += 256)
+    for (int j = 0; j < 4; ++j) sum[j] = sum[j] + f_load(reinterpret_cast<const float*>(data + i + 64 * j));
+  return int64_t(f_hsum(sum[0] + sum[1] + sum[2] + sum[3]));
+}
+
+const Kernels table = {OCTAVO_NAME, norm,    qkv,         attend,    proj,      ffn_in, head,
+                       row_max,     row_exp_sum, row_collect, row_count, peak,      read};
+
+}  // namespace
+}  // namespace octavo

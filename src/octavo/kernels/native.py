@@ -1,0 +1,284 @@
+"""The binding: csrc/octavo.h by ctypes. Owns the choice of the library and of the instruction set.
+
+The C structs are mirrored field by field; `Plan` keeps every array it points to alive. Knows nothing of models. ctypes
+releases the GIL during every call. Environment: OCTAVO_ISA forces one of `isas()`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import octavo.kernels
+from octavo.kernels.weight import Weight
+
+LIBRARY = "liboctavo_native.so"
+KINDS = {"embed": 0, "norm": 1, "qkv": 2, "attend": 3, "proj": 4, "ffn_in": 5, "head": 6}
+
+Array = npt.NDArray[Any]
+
+
+class CWeight(ctypes.Structure):
+    """octavo_weight"""
+
+    _fields_ = [("layout", c_int32), ("rows", c_int32), ("cols", c_int32), ("group", c_int32), ("data", c_void_p)]
+
+
+class CAct(ctypes.Structure):
+    """octavo_act"""
+
+    _fields_ = [("bits", c_int32), ("group", c_int32)]
+
+
+class COp(ctypes.Structure):
+    """octavo_op"""
+
+    _fields_ = [
+        ("kind", c_int32),
+        ("layer", c_int32),
+        ("act", CAct),
+        ("act_out", CAct),
+        ("eps", c_float),
+        ("scale", c_float),
+        ("weight", CWeight * 3),
+        ("vec", c_void_p * 3),
+        ("rope_cos", c_void_p),
+        ("rope_sin", c_void_p),
+    ]
+
+
+class Config(ctypes.Structure):
+    """octavo_config: shape of the model and of the largest step."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            "width",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "layers",
+            "vocab",
+            "kv_float32",
+            "max_tokens",
+            "max_len",
+            "head_rows",
+            "threads",
+        )
+    ]
+
+
+BATCH_ARRAYS = {
+    "ids": np.int32,
+    "positions": np.int32,
+    "starts": np.int32,
+    "kv_lens": np.int32,
+    "slots": np.int32,
+    "tables": np.int32,
+    "rows": np.int32,
+    "target": np.int32,
+    "top": np.int32,
+    "top_k": np.int32,
+    "temperature": np.float32,
+    "top_p": np.float32,
+    "min_p": np.float32,
+    "presence": np.float32,
+    "frequency": np.float32,
+    "repetition": np.float32,
+    "seed": np.uint64,
+    "position": np.int64,
+    "history_starts": np.int64,
+    "history": np.int32,
+    "prompt_lens": np.int32,
+    "bias_starts": np.int64,
+    "bias_ids": np.int32,
+    "bias_values": np.float32,
+}
+DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits")
+
+
+class CBatch(ctypes.Structure):
+    """octavo_batch"""
+
+    _fields_ = [
+        ("tokens", c_int32),
+        ("runs", c_int32),
+        ("head", c_int32),
+        ("table_stride", c_int64),
+        *((name, c_void_p) for name in BATCH_ARRAYS),
+    ]
+
+
+class CDrawn(ctypes.Structure):
+    """octavo_drawn"""
+
+    _fields_ = [("alternatives", c_int32), *((name, c_void_p) for name in DRAWN_ARRAYS)]
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The native library, loaded once. Raises ImportError where it was not built."""
+    for folder in octavo.kernels.__path__:
+        path = Path(folder) / LIBRARY
+        if path.exists():
+            return _declare(ctypes.CDLL(str(path)))
+    raise ImportError(f"{LIBRARY} is not beside octavo.kernels: install octavo with `pip install .` to build it")
+
+
+def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
+    """Give every function its types."""
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "octavo_isas": (c_char_p, []),
+        "octavo_create": (c_void_p, [POINTER(Config), POINTER(COp), c_int32, c_char_p]),
+        "octavo_destroy": (None, [c_void_p]),
+        "octavo_workspace": (c_int64, [POINTER(Config), POINTER(COp), c_int32]),
+        "octavo_bind_pages": (None, [c_void_p, c_void_p, c_int64]),
+        "octavo_run": (None, [c_void_p, POINTER(CBatch), POINTER(CDrawn)]),
+        "octavo_measure": (c_int32, [c_char_p, c_int32, POINTER(c_double)]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, name)
+        function.restype = result
+        function.argtypes = arguments
+    return lib
+
+
+def isas() -> list[str]:
+    """Instruction sets this processor can run, best first: avx512bf16, avx512, avx2, portable."""
+    names: bytes = library().octavo_isas()
+    return names.decode().split()
+
+
+def isa() -> str:
+    """The instruction set in use: OCTAVO_ISA, or the best. Raises ValueError where that cannot run here."""
+    available = isas()
+    chosen = os.environ.get("OCTAVO_ISA") or available[0]
+    if chosen not in available:
+        raise ValueError(f"OCTAVO_ISA: {chosen!r} cannot run on this processor; one of {', '.join(available)} can")
+    return chosen
+
+
+def features() -> list[str]:
+    """The processor's flags that kernels are chosen by, as Linux names them."""
+    wanted = (
+        "avx2",
+        "fma",
+        "f16c",
+        "avx_vnni",
+        "avx512f",
+        "avx512bw",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx_int8",
+        "asimd",
+    )
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    flags = {word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split()}
+    return [name for name in wanted if name in flags]
+
+
+def measure(threads: int) -> dict[str, float]:
+    """What this machine can do with `threads` threads, best of three: memory read and arithmetic peaks."""
+    rates = (c_double * 4)()
+    if library().octavo_measure(isa().encode(), threads, rates) != 0:
+        raise MemoryError(f"no memory to measure with: {threads} times 256 MiB are needed")
+    return dict(zip(("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s"), rates, strict=True))
+
+
+@dataclass(frozen=True)
+class OpArgs:
+    """One operation for the native executor; the fields are those of octavo_op."""
+
+    kind: str
+    layer: int = 0
+    act: tuple[int, int] = (32, 0)
+    act_out: tuple[int, int] = (32, 0)
+    eps: float = 0.0
+    scale: float = 1.0
+    weights: tuple[Weight, ...] = ()
+    vecs: tuple[Array | None, ...] = ()
+    rope: tuple[Array, Array] | None = None
+
+
+def _pack(op: OpArgs) -> COp:
+    out = COp(kind=KINDS[op.kind], layer=op.layer, eps=op.eps, scale=op.scale)
+    out.act, out.act_out = CAct(*op.act), CAct(*op.act_out)
+    for i, weight in enumerate(op.weights):
+        assert weight.data.ctypes.data % 64 == 0, "a weight does not start on a cache line"
+        out.weight[i] = CWeight(weight.layout, weight.rows, weight.cols, weight.group, weight.data.ctypes.data)
+    for i, vec in enumerate(op.vecs):
+        out.vec[i] = None if vec is None else _pointer(vec, np.float32)
+    if op.rope is not None:
+        out.rope_cos, out.rope_sin = (_pointer(table, np.float32) for table in op.rope)
+    return out
+
+
+def _pointer(array: Array, dtype: Any) -> int:
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise TypeError(
+            f"an array of {array.dtype}, contiguous: {array.flags.c_contiguous}; contiguous {dtype} is needed"
+        )
+    return int(array.ctypes.data)
+
+
+class Plan:
+    """A native executor and all it points to. Not thread-safe."""
+
+    def __init__(self, config: Config, ops: Sequence[OpArgs], isa_name: str) -> None:
+        self._ops = tuple(ops)  # keeps weights, vectors and tables alive
+        self._pages: npt.NDArray[np.uint8] | None = None
+        self._vocab = int(config.vocab)
+        packed = (COp * len(ops))(*(_pack(op) for op in ops))
+        self.workspace_bytes = int(library().octavo_workspace(config, packed, len(ops)))
+        self._handle: int | None = library().octavo_create(config, packed, len(ops), isa_name.encode())
+        if not self._handle:
+            raise MemoryError(f"no {self.workspace_bytes} bytes of working memory for the {isa_name} executor")
+
+    def bind_pages(self, pages: npt.NDArray[np.uint8], layer_stride: int) -> None:
+        """Give the memory of the pages: [layers][pages][kv_heads][K | V], `layer_stride` bytes a layer."""
+        assert pages.ctypes.data % 64 == 0
+        self._pages = pages
+        library().octavo_bind_pages(self._handle, pages.ctypes.data, layer_stride)
+
+    def run(self, arrays: dict[str, Array], alternatives: int, logits: bool) -> dict[str, Array]:
+        """One step. `arrays` holds BATCH_ARRAYS; gives tokens, ranks, ..., or `logits` [H, vocab] alone if asked."""
+        assert self._pages is not None, "no pages are bound"
+        heads = len(arrays["rows"])
+        batch = CBatch(tokens=len(arrays["ids"]), runs=len(arrays["slots"]), head=heads)
+        batch.table_stride = arrays["tables"].shape[1]
+        for name, dtype in BATCH_ARRAYS.items():
+            setattr(batch, name, _pointer(arrays[name], dtype))
+        out: dict[str, Array] = {
+            "tokens": np.empty(heads, np.int32),
+            "ranks": np.empty(heads, np.int32),
+            "top_ids": np.empty((heads, alternatives), np.int32),
+            "logprobs": np.empty(heads, np.float32),
+            "top_logprobs": np.empty((heads, alternatives), np.float32),
+            "bad": np.empty(heads, np.uint8),
+        }
+        if logits:
+            out["logits"] = np.empty((heads, self._vocab), np.float32)
+        drawn = CDrawn(alternatives=alternatives, **{name: array.ctypes.data for name, array in out.items()})
+        library().octavo_run(self._handle, batch, drawn)
+        return out
+
+    def close(self) -> None:
+        """Stop the threads. May be called twice."""
+        if self._handle:
+            library().octavo_destroy(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,154 @@
+"""The native executor: a Program handed once to the library in csrc, then one call a step.
+
+Knows the ops and how the library wants them; the arithmetic is in csrc.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.cache.store import KvStore
+from octavo.core.errors import ModelError
+from octavo.kernels import native
+from octavo.kernels.weight import Layout, Weight
+from octavo.program.batch import Batch, Drawn
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv
+
+HEAD_ROWS = 64  # rows of logits held at once
+ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
+
+
+class Cpu:
+    """Runs a program on `threads` pinned threads. `max_tokens` bounds the rows of one step."""
+
+    def __init__(self, program: Program, threads: int, *, max_tokens: int = 512, isa: str | None = None) -> None:
+        """Raises ModelError for shapes the kernels do not take, MemoryError without working memory."""
+        check(program)
+        self.isa = isa or native.isa()
+        self.threads = threads
+        self.max_tokens = max_tokens
+        self.pages: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._kv = program.kv
+        self._plan = native.Plan(config(program, threads, max_tokens), [native_op(op) for op in program.ops], self.isa)
+
+    def allocate(self, pages: int) -> None:
+        """Take memory for this many pages and touch it. Raises MemoryError."""
+        store = KvStore(self._kv, pages)
+        self.pages = store.data
+        self._plan.bind_pages(store.data, store.layer_stride)
+
+    def run(self, batch: Batch) -> Drawn:
+        """Compute one step: write keys and values to their pages, draw from the rows of `batch.head`."""
+        top = batch.head.top
+        return Drawn(**self._plan.run(self._arrays(batch), int(top.max(initial=0)), logits=False))
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """As `run`, but give the raw logits of the head's rows. [H, vocab]"""
+        logits: npt.NDArray[np.float32] = self._plan.run(self._arrays(batch), 0, logits=True)["logits"]
+        return logits
+
+    def workspace_bytes(self) -> int:
+        """Bytes of working memory beside weights and pages."""
+        return self._plan.workspace_bytes
+
+    def close(self) -> None:
+        """Stop the threads. May be called twice."""
+        self._plan.close()
+
+    def _arrays(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
+        assert len(batch.ids) <= self.max_tokens, f"{len(batch.ids)} tokens in a step made for {self.max_tokens}"
+        head = batch.head
+        return {
+            "ids": batch.ids,
+            "positions": batch.positions,
+            "starts": batch.starts,
+            "kv_lens": batch.kv_lens,
+            "slots": batch.slots,
+            "tables": batch.tables,
+            **{name: getattr(head, name) for name in head.__slots__},
+        }
+
+
+def config(program: Program, threads: int, max_tokens: int) -> native.Config:
+    """The shapes the library needs."""
+    return native.Config(
+        width=program.width,
+        heads=program.heads,
+        kv_heads=program.kv.kv_heads,
+        head_dim=program.kv.head_dim,
+        layers=program.kv.layers,
+        vocab=program.vocab,
+        kv_float32=program.kv.dtype == "float32",
+        max_tokens=max_tokens,
+        max_len=program.max_len,
+        head_rows=HEAD_ROWS,
+        threads=threads,
+    )
+
+
+def native_op(op: Op) -> native.OpArgs:
+    """One op in the library's terms."""
+    match op:
+        case Embed():
+            return native.OpArgs("embed", scale=op.scale, weights=(op.table,))
+        case Norm():
+            return native.OpArgs("norm", act=_act(op.act), eps=op.eps, vecs=(op.weight,))
+        case Qkv():
+            return native.OpArgs(
+                "qkv",
+                layer=op.layer,
+                act=_act(op.act),
+                weights=(op.q, op.k, op.v),
+                vecs=(op.q_bias, op.k_bias, op.v_bias),
+                rope=(op.rope.cos, op.rope.sin),
+            )
+        case Attend():
+            return native.OpArgs("attend", layer=op.layer, act=_act(op.act), scale=op.scale)
+        case Proj():
+            return native.OpArgs("proj", act=_act(op.act), weights=(op.weight,), vecs=(op.bias,))
+        case FfnIn():
+            return native.OpArgs(
+                "ffn_in",
+                act=_act(op.act),
+                act_out=_act(op.act_out),
+                weights=(op.gate, op.up),
+                vecs=(op.gate_bias, op.up_bias),
+            )
+        case Head():
+            return native.OpArgs("head", act=_act(op.act), eps=op.eps, weights=(op.weight,), vecs=(op.norm,))
+
+
+def check(program: Program) -> None:
+    """Refuse what the kernels do not take. Raises ModelError."""
+    if program.kv.head_dim % 32:
+        raise ModelError(f"head_dim {program.kv.head_dim}: the cpu executor takes multiples of 32")
+    for op in program.ops:
+        match op:
+            case Qkv():
+                reads = [op.q, op.k, op.v]
+            case FfnIn():
+                reads = [op.gate, op.up]
+            case Proj() | Head():
+                reads = [op.weight]
+            case _:
+                continue
+        for weight in reads:
+            _check_act(type(op).__name__, weight, op.act)
+
+
+def _check_act(name: str, weight: Weight, act: Act) -> None:
+    fits = act.bits == ACT_BITS[weight.layout]
+    if act.bits == 8:
+        fits = fits and act.group == weight.group
+    if act.bits == 32 and weight.layout is Layout.F32:
+        fits = True
+    if not fits:
+        raise ModelError(
+            f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "
+            f"in groups of {act.group}; all weights of one operation must have the same kind of layout"
+        )
+
+
+def _act(act: Act) -> tuple[int, int]:
+    return act.bits, act.group

@@ -1,0 +1,139 @@
+"""Drawing a token from a row of logits: the definition that batch.py describes, one plain function for each step.
+
+Bias and penalties are single float32 operations, so that every executor has the same bits before it compares; sums
+and exponentials are float64. Knows rows of logits, not how they came to be.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.program.batch import Drawn, Floats, HeadRows
+
+Doubles = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+LARGEST = np.finfo(np.float32).max
+WORD = 2**32 - 1
+
+
+def philox(seed: int, position: int) -> tuple[int, int, int, int]:
+    """Four random words. Key: the seed's low and high word; counter: the position's low and high word, 0, 0."""
+    return philox4x32((seed & WORD, seed >> 32 & WORD), (position & WORD, position >> 32 & WORD, 0, 0))
+
+
+def philox4x32(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10 on words of 32 bits (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")."""
+    (k0, k1), (c0, c1, c2, c3) = key, counter
+    for _ in range(10):
+        product0, product1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = product1 >> 32 ^ c1 ^ k0, product1 & WORD, product0 >> 32 ^ c3 ^ k1, product0 & WORD
+        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
+    return c0, c1, c2, c3
+
+
+def uniform(seed: int, position: int) -> float:
+    """The number in [0, 1) that decides the token at `position`: 24 bits, exact in float32."""
+    return (philox(seed, position)[0] >> 8) * 2.0**-24
+
+
+def adjusted(logits: Floats, head: HeadRows, row: int) -> Floats:
+    """One row's logits after bias and penalties. logits, result  # [vocab]"""
+    x = np.array(logits, np.float32)
+    span = slice(head.bias_starts[row], head.bias_starts[row + 1])
+    x[head.bias_ids[span]] += head.bias_values[span]
+    history = head.history[head.history_starts[row] : head.history_starts[row + 1]]
+    seen = np.unique(history)
+    penalty = head.repetition[row]
+    with np.errstate(all="ignore"):
+        x[seen] = np.where(x[seen] > 0, x[seen] / penalty, x[seen] * penalty)
+    generated, counts = np.unique(history[head.prompt_lens[row] :], return_counts=True)
+    x[generated] -= head.frequency[row] * counts.astype(np.float32)
+    x[generated] -= head.presence[row]
+    return np.clip(x, -LARGEST, LARGEST)
+
+
+def shares(x: Floats, temperature: float) -> Doubles:
+    """Probabilities at a temperature above 0. x, result  # [vocab]"""
+    likeness = np.exp((x.astype(np.float64) - float(x.max())) / float(temperature))
+    return np.asarray(likeness / likeness.sum(), np.float64)
+
+
+def kept(x: Floats, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Mask:
+    """Which tokens may be drawn. x, result  # [vocab]"""
+    mask = np.zeros(len(x), np.bool_)
+    order = np.argsort(-x, kind="stable")  # likeliest first, lowest id first on a tie
+    if temperature == 0:
+        mask[order[0]] = True
+        return mask
+    ranked = shares(x, temperature)[order]
+    count = int(np.count_nonzero(ranked >= float(min_p) * ranked[0]))
+    if top_k > 0:
+        count = min(count, int(top_k))
+    if top_p < 1:
+        sums = np.cumsum(ranked[:count])
+        count = int(np.searchsorted(sums, float(top_p) * sums[-1])) + 1
+    mask[order[:count]] = True
+    return mask
+
+
+def probabilities(x: Floats, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Doubles:
+    """The distribution that a token is drawn from: shares of the kept tokens. x, result  # [vocab]"""
+    mask = kept(x, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    if temperature == 0:
+        return mask.astype(np.float64)
+    weights = np.where(mask, shares(x, temperature), 0.0)
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def choose(distribution: Doubles, u: float) -> int:
+    """The first token, in order of id, whose cumulative share exceeds u."""
+    index = int(np.searchsorted(np.cumsum(distribution), u, side="right"))
+    return min(index, int(np.flatnonzero(distribution)[-1]))  # a sum may end a rounding short of 1
+
+
+def token(logits: Floats, head: HeadRows, row: int) -> int:
+    """The token drawn from one row of finite logits. [vocab]"""
+    x = adjusted(logits, head, row)
+    distribution = probabilities(
+        x,
+        temperature=float(head.temperature[row]),
+        top_k=int(head.top_k[row]),
+        top_p=float(head.top_p[row]),
+        min_p=float(head.min_p[row]),
+    )
+    return choose(distribution, uniform(int(head.seed[row]), int(head.position[row])))
+
+
+def log_probabilities(logits: Floats) -> Doubles:
+    """logits - logsumexp(logits). [vocab]"""
+    x = logits.astype(np.float64)
+    top = x.max()
+    return np.asarray(x - top - np.log(np.exp(x - top).sum()), np.float64)
+
+
+def draw(logits: Floats, head: HeadRows) -> Drawn:
+    """Draw from each row and report what it asks for. logits  # [H, vocab]"""
+    rows, vocab = logits.shape
+    width = max(0, int(head.top.max(initial=-1)))
+    drawn = Drawn(
+        tokens=np.zeros(rows, np.int32),
+        logprobs=np.zeros(rows, np.float32),
+        ranks=np.zeros(rows, np.int32),
+        top_ids=np.full((rows, width), -1, np.int32),
+        top_logprobs=np.zeros((rows, width), np.float32),
+        bad=np.asarray(~np.isfinite(logits).all(axis=1), np.uint8),
+    )
+    for row in np.flatnonzero(drawn.bad == 0).tolist():
+        target, top = int(head.target[row]), int(head.top[row])
+        drawn.tokens[row] = target if target >= 0 else token(logits[row], head, row)
+        if top < 0:
+            continue
+        logprobs = log_probabilities(logits[row])
+        drawn.logprobs[row] = logprobs[drawn.tokens[row]]
+        drawn.ranks[row] = 1 + np.count_nonzero(logits[row] > logits[row, drawn.tokens[row]])
+        count = min(top, vocab)
+        drawn.top_ids[row, :count] = np.argsort(-logits[row], kind="stable")[:count]
+        drawn.top_logprobs[row, :count] = logprobs[drawn.top_ids[row, :count]]
+    return drawn

@@ -1,0 +1,301 @@
+"""Small random programs and batches that reach every operation, layout and border: what executors are compared on.
+
+`cases()` is the list. The same seed gives the same bytes everywhere. A case's batches run in order on one executor
+with `pages` pages; running a batch twice changes nothing. Names read "kind/details"; those of kind "exact" read
+quantized weights with float32 activations, which an executor made for speed may refuse.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from octavo.core.layout import PAGE, KvLayout, pages_for
+from octavo.kernels.weight import Layout, Weight, to_bfloat16
+from octavo.program.batch import Batch, HeadRows
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Rope
+
+SHORT = (1, 2, 31, 32, 33, 65)  # lengths of a case's sequences: around one page
+LONG = (511, 512, 513, 33, 7)  # around the split of 512 tokens
+VOCAB = 211
+QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What varies between the programs."""
+
+    layout: Layout = Layout.F32
+    width: int = 64
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 32
+    inner: int = 96
+    group: int = 32  # inputs that share a weight's scale
+    act_group: int = 32
+    bias: bool = False
+    kv_dtype: str = "float32"
+    act_bits: int = 0  # 0: the layout's own
+    layers: int = 1
+
+
+def act(shape: Shape) -> Act:
+    """The input form that belongs to a shape's layout."""
+    bits = shape.act_bits or {Layout.F32: 32, Layout.BF16: 16}.get(shape.layout, 8)
+    return Act(bits, shape.act_group if bits == 8 else 0)
+
+
+def random_weight(rng: np.random.Generator, shape: Shape, rows: int, cols: int) -> Weight:
+    """A matrix whose product with unit inputs has about unit size."""
+    size = cols**-0.5
+    if shape.layout not in QUANTIZED:
+        values = rng.normal(0, size, (rows, cols)).astype(np.float32)
+        return Weight.float32(values) if shape.layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
+    steps = 73.0 if shape.layout is Layout.W8 else 4.6  # the standard deviation of the codes
+    scale = (rng.uniform(0.5, 1.5, (rows, cols // shape.group)) * size / steps).astype(np.float16)
+    if shape.layout is Layout.W8:
+        return Weight.int8(rng.integers(-127, 128, (rows, cols)).astype(np.int8), scale)
+    codes = rng.integers(0, 16, (rows, cols)).astype(np.uint8)
+    if shape.layout is Layout.W4:
+        return Weight.int4(codes, scale)
+    return Weight.int4_min(codes, scale, (scale * rng.uniform(-9, -6, scale.shape)).astype(np.float16))
+
+
+def plain_rope(head_dim: int, positions: int) -> Rope:
+    """Rotation tables without scaling."""
+    angles = np.outer(np.arange(positions), 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim))
+    return Rope(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+
+
+def vector(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Norm weights: near one."""
+    return rng.uniform(0.5, 1.5, size).astype(np.float32)
+
+
+def bias(rng: np.random.Generator, shape: Shape, size: int) -> np.ndarray | None:
+    """A random bias, where the shape has biases."""
+    return rng.normal(0, 0.3, size).astype(np.float32) if shape.bias else None
+
+
+def attention(rng: np.random.Generator, shape: Shape, layer: int, rope: Rope) -> list[Op]:
+    """Norm, Qkv, Attend, Proj."""
+    form, inputs, keys = act(shape), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    q, k, v = (random_weight(rng, shape, rows, shape.width) for rows in (inputs, keys, keys))
+    biases = [bias(rng, shape, rows) for rows in (inputs, keys, keys)]
+    return [
+        Norm(vector(rng, shape.width), 1e-5, form),
+        Qkv(q, k, v, *biases, rope=rope, layer=layer, act=form),
+        Attend(layer, 2 * shape.head_dim**-0.5, form),  # sharper than usual, so that places matter
+        Proj(random_weight(rng, shape, shape.width, inputs), bias(rng, shape, shape.width), form),
+    ]
+
+
+def feed_forward(rng: np.random.Generator, shape: Shape) -> list[Op]:
+    """Norm, FfnIn, Proj."""
+    form = act(shape)
+    gate, up = (random_weight(rng, shape, shape.inner, shape.width) for _ in range(2))
+    gate_bias, up_bias = (bias(rng, shape, shape.inner) for _ in range(2))
+    return [
+        Norm(vector(rng, shape.width), 1e-6, form),
+        FfnIn(gate, up, gate_bias, up_bias, form, form),
+        Proj(random_weight(rng, shape, shape.width, shape.inner), bias(rng, shape, shape.width), form),
+    ]
+
+
+def make_program(rng: np.random.Generator, shape: Shape, parts: str, max_len: int = 544) -> Program:
+    """A program of Embed, the `parts` of each layer ("a": attention, "f": feed-forward), and Head.
+
+    "e" in parts: the embedding has the shape's layout, "h": the head has it, "t": they are one weight, tied. What is
+    not named is float32, so that an error is an error of the part under test.
+    """
+    plain = Shape(width=shape.width)
+    table = random_weight(rng, shape if "e" in parts or "t" in parts else plain, VOCAB, shape.width)
+    head = table if "t" in parts else random_weight(rng, shape if "h" in parts else plain, VOCAB, shape.width)
+    rope = plain_rope(shape.head_dim, max_len)
+    ops: list[Op] = [Embed(table, 1.0 if "t" in parts else 3.5)]
+    for layer in range(shape.layers):
+        ops += attention(rng, shape, layer, rope) if "a" in parts else []
+        ops += feed_forward(rng, shape) if "f" in parts else []
+    ops.append(Head(vector(rng, shape.width), 1e-5, head, act(shape if "h" in parts or "t" in parts else plain)))
+    kv = KvLayout(shape.layers, shape.kv_heads, shape.head_dim, shape.kv_dtype)
+    return Program(tuple(ops), shape.width, shape.heads, kv, VOCAB, max_len)
+
+
+def head_rows(rng: np.random.Generator, rows: np.ndarray, positions: np.ndarray, vocab: int = VOCAB) -> HeadRows:
+    """Rows with random ways to draw: half of them greedy, some with penalties, biases, targets, alternatives."""
+    count = len(rows)
+
+    def mixed(off: float, low: float, high: float, share: float = 0.5) -> np.ndarray:
+        return np.where(rng.random(count) < share, rng.uniform(low, high, count), off).astype(np.float32)
+
+    presence, frequency = mixed(0, -2, 2, 0.3), mixed(0, -2, 2, 0.3)
+    repetition = mixed(1, 0.5, 2, 0.3)
+    punished = (presence != 0) | (frequency != 0) | (repetition != 1)
+    lengths = np.where(punished, rng.integers(1, 60, count), 0)
+    biases = np.where(rng.random(count) < 0.3, rng.integers(1, 9, count), 0)
+    bias_ids = [rng.choice(vocab, n, replace=False) for n in biases]
+    return HeadRows(
+        rows=rows.astype(np.int32),
+        target=np.where(rng.random(count) < 0.2, rng.integers(0, vocab, count), -1).astype(np.int32),
+        top=np.where(rng.random(count) < 0.5, rng.integers(0, 21, count), -1).astype(np.int32),
+        temperature=mixed(0, 0.2, 2),
+        top_k=np.where(rng.random(count) < 0.5, rng.integers(1, 50, count), 0).astype(np.int32),
+        top_p=mixed(1, 0.05, 1),
+        min_p=mixed(0, 0, 0.3, 0.3),
+        presence=presence,
+        frequency=frequency,
+        repetition=repetition,
+        seed=rng.integers(0, 2**64, count, dtype=np.uint64),
+        position=(positions + 1).astype(np.int64),
+        history_starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        history=rng.integers(0, vocab, int(lengths.sum())).astype(np.int32),
+        prompt_lens=rng.integers(0, lengths + 1).astype(np.int32),
+        bias_starts=np.concatenate([[0], np.cumsum(biases)]).astype(np.int64),
+        bias_ids=np.concatenate([np.zeros(0), *bias_ids]).astype(np.int32),
+        bias_values=rng.uniform(-10, 10, int(biases.sum())).astype(np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sequences with their places: `tables` name each one's pages, scattered; entries beyond its end are others'."""
+
+    tokens: list[np.ndarray]
+    tables: np.ndarray  # [slots, pages per sequence]
+    pages: int
+
+    @staticmethod
+    def random(rng: np.random.Generator, lengths: tuple[int, ...], shared: int = 0) -> Texts:
+        """Random sequences of these lengths."""
+        return Texts.placed(rng, [rng.integers(0, VOCAB, length).astype(np.int32) for length in lengths], shared)
+
+    @staticmethod
+    def placed(rng: np.random.Generator, tokens: list[np.ndarray], shared: int = 0) -> Texts:
+        """Sequences in slots 0, 1, ..; the first `shared` pages of slot 0 are those of slot 1 too."""
+        need = [pages_for(len(text)) for text in tokens]
+        pages = sum(need) + 2
+        order = iter(rng.permutation(pages).tolist())
+        tables = rng.integers(0, pages, (len(tokens) + 2, max(need))).astype(np.int32)
+        for slot, count in enumerate(need):
+            tables[slot, :count] = [next(order) for _ in range(count)]
+        if shared:
+            tables[1, :shared] = tables[0, :shared]
+            tokens[1][: shared * PAGE] = tokens[0][: shared * PAGE]
+        return Texts(tokens, tables, pages)
+
+    def batch(
+        self, rng: np.random.Generator, runs: list[tuple[int, int, int]], more: float = 0, last: bool = True
+    ) -> Batch:
+        """One step over runs of (slot, first position, count). Wanted: each run's `last` row, a share `more` of all."""
+        counts = [count for _, _, count in runs]
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        positions = np.concatenate([np.arange(first, first + count) for _, first, count in runs]).astype(np.int32)
+        wanted = np.union1d(starts[1:] - 1 if last else [], np.flatnonzero(rng.random(starts[-1]) < more)).astype(int)
+        return Batch(
+            ids=np.concatenate([self.tokens[slot][first : first + count] for slot, first, count in runs]),
+            positions=positions,
+            starts=starts,
+            kv_lens=np.array([first + count for _, first, count in runs], np.int32),
+            slots=np.array([slot for slot, _, _ in runs], np.int32),
+            tables=self.tables,
+            head=head_rows(rng, wanted, positions[wanted]),
+        )
+
+    def steps(self, rng: np.random.Generator, budget: int) -> Iterator[Batch]:
+        """Steps of at most `budget` tokens until all is computed: each sequence stops by turns for single tokens."""
+        done = dict.fromkeys(range(len(self.tokens)), 0)
+        while any(done[slot] < len(self.tokens[slot]) for slot in done):
+            runs, left = [], budget
+            for slot in rng.permutation(len(self.tokens)).tolist():
+                missing = len(self.tokens[slot]) - done[slot]
+                count = min(missing, left, 1 if missing <= 3 or rng.random() < 0.3 else max(1, missing - 3))
+                if count:
+                    runs.append((slot, done[slot], count))
+                    done[slot] += count
+                    left -= count
+            last = rng.random() < 0.8  # or none at all: a step of prefill alone
+            yield self.batch(rng, runs, more=0.2 * rng.integers(2) * last, last=last)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program and the steps to run on it."""
+
+    name: str
+    program: Program
+    texts: Texts
+    batches: list[Batch]
+
+    @property
+    def pages(self) -> int:
+        """Pages that an executor allocates for it."""
+        return self.texts.pages
+
+
+def make_case(name: str, shape: Shape, parts: str, lengths: tuple[int, ...] = SHORT, budget: int = 48) -> Case:
+    """A case whose randomness comes from its name."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    texts = Texts.random(rng, lengths)
+    return Case(name, make_program(rng, shape, parts), texts, list(texts.steps(rng, budget)))
+
+
+def shared_prefix(kv_dtype: str) -> Case:
+    """Slot 1 computes only what follows the two pages that slot 0 wrote; then both together read them."""
+    rng = np.random.default_rng(5)
+    shape = Shape(kv_dtype=kv_dtype, layers=2)
+    texts = Texts.random(rng, (80, 75), shared=2)
+    batches = [texts.batch(rng, [(0, 0, 80)]), texts.batch(rng, [(1, 64, 11)], more=1)]
+    batches.append(texts.batch(rng, [(1, 70, 5), (0, 64, 16)], more=1))
+    return Case(f"attention/shared-prefix/{kv_dtype}", make_program(rng, shape, "af"), texts, batches)
+
+
+def _heads() -> Iterator[Case]:
+    for heads, kv_heads, head_dim in (
+        (4, 4, 32),
+        (4, 1, 64),
+        (6, 2, 16),
+        (9, 3, 64),
+        (7, 1, 32),
+        (2, 2, 80),
+        (3, 1, 128),
+    ):
+        for dtype in ("bfloat16", "float32"):
+            shape = Shape(heads=heads, kv_heads=kv_heads, head_dim=head_dim, kv_dtype=dtype)
+            yield make_case(f"attention/{heads}-{kv_heads}-{head_dim}/{dtype}", shape, "a")
+    for dtype in ("bfloat16", "float32"):
+        yield make_case(f"attention/long/{dtype}", Shape(kv_dtype=dtype), "a", LONG, 160)
+        yield shared_prefix(dtype)
+
+
+def _layouts() -> Iterator[Case]:
+    for layout in Layout:
+        name = layout.name
+        for has_bias in (False, True):
+            shape = Shape(layout, bias=has_bias)
+            yield make_case(f"attention/{name}/bias-{has_bias}", shape, "a")
+            yield make_case(f"ffn/{name}/bias-{has_bias}", shape, "f")
+        yield make_case(f"embed/{name}", Shape(layout), "e")
+        yield make_case(f"head/{name}", Shape(layout), "h")
+        yield make_case(f"tied/{name}", Shape(layout), "t")
+        yield make_case(f"whole/{name}", Shape(layout, layers=2, bias=True, kv_dtype="bfloat16"), "teafh")
+        wide = Shape(layout, width=256, inner=384, head_dim=64, act_group=128, layers=2, kv_dtype="bfloat16")
+        yield make_case(f"whole/{name}/wide", wide, "eafh", (1, 33, 70), 67)
+
+
+def _forms() -> Iterator[Case]:
+    for layout in QUANTIZED:
+        for group, act_group in ((32, 32), (32, 64), (32, 128), (64, 64), (64, 128), (128, 128)):
+            shape = Shape(layout, 128, 2, 1, 64, 256, group, act_group)
+            yield make_case(f"groups/{layout.name}/{group}-{act_group}", shape, "eafh", (1, 5, 34))
+        yield make_case(f"exact/{layout.name}", Shape(layout, act_bits=32), "eafh", (1, 5, 34))
+    yield make_case("exact/BF16", Shape(Layout.BF16, act_bits=32), "eafh", (1, 5, 34))
+    for layout in (Layout.F32, Layout.BF16):  # sizes that no tile divides
+        yield make_case(f"odd/{layout.name}", Shape(layout, 50, 3, 1, 32, 75, bias=True), "eafh", (1, 5, 34))
+
+
+def cases() -> list[Case]:
+    """All cases, each with its own name."""
+    return [*_layouts(), *_heads(), *_forms()]

@@ -1,0 +1,183 @@
+"""Drawing in the native executor against program/sampling.py, on the same logits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from op_cases import QUANTIZED, Shape, Texts, head_rows, make_program, vector
+
+from octavo.core.layout import KvLayout
+from octavo.kernels import native
+from octavo.kernels.weight import Layout, Weight
+from octavo.program import sampling
+from octavo.program.batch import Batch, HeadRows
+from octavo.program.cpu import HEAD_ROWS, Cpu
+from octavo.program.ops import Act, Embed, Head, Program
+
+ISAS = native.isas()
+
+
+def peaked(vocab: int, spread: float, seed: int = 0) -> Program:
+    """Embedding and head only: logits of about this spread, some of them equal."""
+    rng = np.random.default_rng(seed)
+    width = 64
+    table = Weight.float32(rng.normal(0, 1, (vocab, width)).astype(np.float32))
+    matrix = (rng.normal(0, spread * width**-0.5, (vocab, width))).astype(np.float32)
+    matrix[vocab // 3 : vocab // 3 + 9] = matrix[vocab // 2]  # ties
+    head = Head(vector(rng, width), 1e-5, Weight.float32(matrix), Act(32))
+    return Program((Embed(table), head), width, 2, KvLayout(1, 1, 32), vocab, 4096)
+
+
+def rows_of(vocab: int, count: int, seed: int = 1) -> Batch:
+    """One run with every row wanted, each to be drawn in its own way."""
+    rng = np.random.default_rng(seed)
+    texts = Texts.placed(rng, [rng.integers(0, vocab, count).astype(np.int32)])
+    batch = texts.batch(rng, [(0, 0, count)])
+    rows = np.arange(count)
+    return dataclasses.replace(batch, head=head_rows(rng, rows, rows, vocab))
+
+
+def executor(program: Program, isa: str, threads: int = 2) -> Cpu:
+    """With enough pages for every test here."""
+    cpu = Cpu(program, threads, max_tokens=512, isa=isa)
+    cpu.allocate(20)
+    return cpu
+
+
+def near_edge(logits: np.ndarray, head: HeadRows, row: int) -> bool:
+    """Whether float32 sums may rightly decide this row otherwise than float64 ones."""
+    exact = (float(head.temperature[row]), int(head.top_k[row]), float(head.top_p[row]), float(head.min_p[row]))
+    x = sampling.adjusted(logits, head, row)
+    kept = sampling.kept(x, temperature=exact[0], top_k=exact[1], top_p=exact[2], min_p=exact[3])
+    for top_p, min_p in (
+        (exact[2] * (1 - 2e-6), exact[3]),
+        (exact[2] * (1 + 2e-6), exact[3]),
+        (exact[2], exact[3] * 1.00001),
+    ):
+        other = sampling.kept(x, temperature=exact[0], top_k=exact[1], top_p=top_p, min_p=min_p)
+        if exact[2] < 1 and not np.array_equal(kept, other):
+            return True
+    shares = sampling.probabilities(x, temperature=exact[0], top_k=exact[1], top_p=exact[2], min_p=exact[3])
+    u = sampling.uniform(int(head.seed[row]), int(head.position[row]))
+    return bool(np.abs(np.cumsum(shares) - u).min() < 2e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("vocab", "spread"), [(211, 2.0), (5003, 3.0), (5003, 0.01), (49153, 1.5)])
+def test_every_row_draws_what_the_reference_draws(isa: str, vocab: int, spread: float) -> None:
+    cpu = executor(peaked(vocab, spread), isa)
+    batch = rows_of(vocab, 150)
+    logits = cpu.logits(batch)
+    want, got = sampling.draw(logits, batch.head), cpu.run(batch)
+    reported = batch.head.top >= 0
+    same = want.tokens == got.tokens
+    for row in np.flatnonzero(~same):
+        assert near_edge(logits[row], batch.head, row), (row, want.tokens[row], got.tokens[row])
+    assert same.mean() > 0.97
+    assert np.array_equal(want.bad, got.bad)
+    both = same & reported
+    assert np.array_equal(want.ranks[both], got.ranks[both])
+    np.testing.assert_allclose(got.logprobs[both], want.logprobs[both], rtol=1e-5, atol=1e-5)
+    assert np.array_equal(want.top_ids, got.top_ids)
+    np.testing.assert_allclose(got.top_logprobs, want.top_logprobs, rtol=1e-5, atol=1e-5)
+    assert not got.logprobs[~reported].any()
+    assert not got.ranks[~reported].any()
+
+
+def test_draws_follow_the_distribution() -> None:
+    """Chi-square over many seeds of one row."""
+    program = peaked(64, 1.0)
+    cpu = executor(program, ISAS[0])
+    batch = rows_of(64, 1)
+    plain = {"temperature": 0.8, "top_k": 0, "top_p": 0.9, "min_p": 0.0, "presence": 0, "frequency": 0, "repetition": 1}
+    counts, seeds = np.zeros(64), np.random.default_rng(3).integers(0, 2**63, 8000)
+    head = dataclasses.replace(
+        batch.head,
+        target=np.array([-1], np.int32),
+        top=np.array([-1], np.int32),
+        bias_starts=np.zeros(2, np.int64),
+        history_starts=np.zeros(2, np.int64),
+        **{name: np.array([value], getattr(batch.head, name).dtype) for name, value in plain.items()},
+    )
+    logits = cpu.logits(batch)
+    for seed in seeds:  # drawn one by one, as the engine does
+        drawn = cpu.run(dataclasses.replace(batch, head=dataclasses.replace(head, seed=np.array([seed], np.uint64))))
+        counts[drawn.tokens[0]] += 1
+    shares = sampling.probabilities(logits[0], temperature=0.8, top_p=0.9)
+    assert not counts[shares == 0].any()
+    likely = shares > 0
+    expected = shares[likely] * len(seeds)
+    statistic = ((counts[likely] - expected) ** 2 / expected).sum()
+    degrees = likely.sum() - 1
+    assert statistic < degrees + 5 * np.sqrt(2 * degrees)
+
+
+PER_ROW = {field.name for field in dataclasses.fields(HeadRows)} - {
+    "history_starts",
+    "history",
+    "bias_starts",
+    "bias_ids",
+    "bias_values",
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_more_rows_than_are_held_at_once(isa: str) -> None:
+    count = 2 * HEAD_ROWS + 7
+    cpu = executor(peaked(300, 2.0), isa)
+    batch = rows_of(300, count)
+    whole = cpu.run(batch)
+    for row in (0, HEAD_ROWS - 1, HEAD_ROWS, count - 1):
+        one = batch.head
+        span = slice(one.history_starts[row], one.history_starts[row + 1])
+        biases = slice(one.bias_starts[row], one.bias_starts[row + 1])
+        alone = HeadRows(
+            **{name: getattr(one, name)[row : row + 1] for name in PER_ROW},
+            history_starts=np.array([0, span.stop - span.start], np.int64),
+            history=one.history[span].copy(),
+            bias_starts=np.array([0, biases.stop - biases.start], np.int64),
+            bias_ids=one.bias_ids[biases].copy(),
+            bias_values=one.bias_values[biases].copy(),
+        )
+        drawn = cpu.run(dataclasses.replace(batch, head=alone))
+        width = drawn.top_ids.shape[1]
+        assert drawn.tokens[0] == whole.tokens[row]
+        assert drawn.logprobs[0] == whole.logprobs[row]
+        assert np.array_equal(drawn.top_logprobs[0], whole.top_logprobs[row][:width])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_marked_and_alone(isa: str, fault: float) -> None:
+    program = peaked(300, 2.0)
+    table = program.ops[0].table.dequantize()  # type: ignore[union-attr]
+    table[7, 5] = fault
+    ops = (Embed(Weight.float32(table)), program.ops[1])
+    batch = rows_of(300, 20)
+    ids = np.where(batch.ids == 7, 8, batch.ids).astype(np.int32)
+    clean = executor(program, isa).run(dataclasses.replace(batch, ids=ids))
+    ids = ids.copy()
+    ids[13] = 7
+    dirty = executor(dataclasses.replace(program, ops=ops), isa).run(dataclasses.replace(batch, ids=ids))
+    assert np.flatnonzero(dirty.bad).tolist() == [13]
+    rest = np.arange(20) != 13
+    assert np.array_equal(clean.tokens[rest], dirty.tokens[rest])
+    assert np.array_equal(clean.logprobs[rest], dirty.logprobs[rest])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", QUANTIZED)
+def test_a_fault_survives_int8_and_stays_with_its_sequence(layout: Layout, isa: str) -> None:
+    """A NaN in the residual stream must not be lost where inputs are rounded to integers, nor reach the others."""
+    rng = np.random.default_rng(2)
+    program = make_program(rng, Shape(layout, layers=2), "afh")
+    embed = program.ops[0]
+    assert isinstance(embed, Embed)
+    table = embed.table.dequantize()
+    table[3] = np.nan
+    broken = dataclasses.replace(program, ops=(Embed(Weight.float32(table)), *program.ops[1:]))
+    texts = Texts.placed(rng, [np.array(ids, np.int32) for ids in ([1, 2, 3, 4, 5], [5, 4, 2, 1], [3])])
+    batch = texts.batch(rng, [(0, 0, 5), (1, 0, 4), (2, 0, 1)])
+    assert executor(broken, isa).run(batch).bad.tolist() == [1, 0, 1]
