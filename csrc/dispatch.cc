@@ -1,14 +1,14 @@
 // Which variants this processor can run, and the C interface.
+#include <sys/mman.h>
+
 #include <chrono>
-#include <functional>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <sys/mman.h>
 
 #include "plan.h"
 
@@ -69,7 +69,8 @@ using octavo::Executor;
 const char* octavo_isas(void) {
   static const std::string names = [] {
     std::string all;
-    for (const octavo::Kernels* kernels : octavo::available()) all += (all.empty() ? "" : " ") + std::string(kernels->name);
+    for (const octavo::Kernels* kernels : octavo::available())
+      all += (all.empty() ? "" : " ") + std::string(kernels->name);
     return all;
   }();
   return names.c_str();
@@ -85,7 +86,9 @@ void* octavo_create(const octavo_config* config, const octavo_op* ops, int32_t c
   }
 }
 
-void octavo_destroy(void* executor) { delete static_cast<Executor*>(executor); }
+void octavo_destroy(void* executor) {
+  delete static_cast<Executor*>(executor);
+}
 
 int64_t octavo_workspace(const octavo_config* config, const octavo_op* ops, int32_t count) {
   return int64_t(Executor::workspace(*config, ops, count));
@@ -109,7 +112,8 @@ int32_t octavo_measure(const char* isa, int32_t threads, double out[4]) {
   madvise(memory, share * threads, MADV_HUGEPAGE);
   uint8_t* bytes = static_cast<uint8_t*>(memory);
   octavo::seconds_of(pool, [&](int tid) { std::memset(bytes + share * tid, 1, share); });
-  out[0] = double(share) * threads / octavo::seconds_of(pool, [&](int tid) { kernels->read(bytes + share * tid, share); }) / 1e9;
+  out[0] = double(share) * threads /
+           octavo::seconds_of(pool, [&](int tid) { kernels->read(bytes + share * tid, share); }) / 1e9;
   munmap(memory, share * threads);
   const int64_t rounds = 1000000;
   const double dots = 12.0 * double(rounds) * threads;

@@ -154,8 +154,8 @@ int32_t draw_token(const Kernels& kernels, const octavo_batch& b, int i, const f
 }
 
 // The `wanted` likeliest tokens and their log-probabilities.
-void report_top(const Kernels& kernels, const octavo_drawn& drawn, int i, int wanted, const float* row, int vocab, int n,
-                float top, double log_sum, DrawScratch& s) {
+void report_top(const Kernels& kernels, const octavo_drawn& drawn, int i, int wanted, const float* row, int vocab,
+                int n, float top, double log_sum, DrawScratch& s) {
   int32_t* ids = drawn.top_ids + int64_t(i) * drawn.alternatives;
   float* logprobs = drawn.top_logprobs + int64_t(i) * drawn.alternatives;
   s.ids.resize(n);

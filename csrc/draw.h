@@ -13,7 +13,8 @@ struct DrawScratch {
   std::vector<std::pair<int32_t, float>> changed;
 };
 
-// Draws for head row `i`, whose raw logits are row[0, vocab); row[vocab, padded) is overwritten, the rest left as found.
+// Draws for head row `i`, whose raw logits are row[0, vocab); row[vocab, padded) is overwritten, the rest left as
+// found.
 void draw_row(const Kernels& kernels, const Step& step, int i, float* row, int vocab, int padded, DrawScratch& scratch);
 
 // Uniform in [0, 1) with 24 bits: Philox4x32-10 (Salmon et al. 2011), key seed, counter position.

@@ -29,23 +29,23 @@ typedef struct {
   octavo_act act, act_out;
   float eps, scale;
   octavo_weight weight[3];
-  const float* vec[3];         // norm weight, or biases of the three weights
+  const float* vec[3];               // norm weight, or biases of the three weights
   const float *rope_cos, *rope_sin;  // [positions, head_dim / 2]
 } octavo_op;
 
 typedef struct {
   int32_t width, heads, kv_heads, head_dim, layers, vocab;
-  int32_t kv_float32;   // 0: bfloat16 pages
-  int32_t max_tokens;   // rows of the largest step
-  int32_t max_len;      // positions of the longest sequence
-  int32_t head_rows;    // rows of logits held at once
+  int32_t kv_float32;  // 0: bfloat16 pages
+  int32_t max_tokens;  // rows of the largest step
+  int32_t max_len;     // positions of the longest sequence
+  int32_t head_rows;   // rows of logits held at once
   int32_t threads;
 } octavo_config;
 
 // program/batch.py
 typedef struct {
-  int32_t tokens, runs, head;   // T, R, H
-  int64_t table_stride;         // pages of one row of `tables`
+  int32_t tokens, runs, head;  // T, R, H
+  int64_t table_stride;        // pages of one row of `tables`
   const int32_t *ids, *positions, *starts, *kv_lens, *slots, *tables;
   const int32_t *rows, *target, *top, *top_k;
   const float *temperature, *top_p, *min_p, *presence, *frequency, *repetition;

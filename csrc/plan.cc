@@ -1,10 +1,10 @@
 #include "plan.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <new>
-
-#include <sys/mman.h>
 
 namespace octavo {
 
@@ -13,7 +13,9 @@ namespace {
 // Splitting keys among items pays only while there are fewer items than this for each thread.
 constexpr int ITEMS_FOR_EACH_THREAD = 4;
 
-int blocks_of(int keys) { return (keys + BLOCK - 1) / BLOCK; }
+int blocks_of(int keys) {
+  return (keys + BLOCK - 1) / BLOCK;
+}
 
 float half_value(const uint8_t* p) {
   uint16_t h;
@@ -89,7 +91,8 @@ struct Executor::Sizes {
     const size_t places = size_t(ITEMS_FOR_EACH_THREAD) * c.threads * blocks_of(c.max_len);
     partials = lines(places * TILE * (D + 2) * 4);
     logits = lines(size_t(c.head_rows) * padded(c.vocab, PANEL) * 4);
-    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * TILE * unit_cols, TILE * D, TILE * BLOCK + 3 * TILE * D}));
+    scratch =
+        lines(4 * std::max({TILE * size_t(c.width), 2 * TILE * unit_cols, TILE * D, TILE * BLOCK + 3 * TILE * D}));
     total = x + q + 2 * (data + 3 * sums) + partials + logits + scratch * c.threads;
   }
 };
@@ -125,7 +128,9 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
   memory_.scratch_bytes = sizes.scratch;
 }
 
-Executor::~Executor() { munmap(arena_, arena_bytes_); }
+Executor::~Executor() {
+  munmap(arena_, arena_bytes_);
+}
 
 void Executor::bind_pages(uint8_t* pages, int64_t layer_stride) {
   memory_.pages = pages;
@@ -213,17 +218,23 @@ void Executor::walk(int tid) {
   Rows h{};
   for (const octavo_op& op : ops_) {
     switch (op.kind) {
-      case OCTAVO_EMBED: embed(op, context, tid); break;
+      case OCTAVO_EMBED:
+        embed(op, context, tid);
+        break;
       case OCTAVO_NORM:
         h = view(at, op.act, T, config_.width);
         kernels_->norm(op, context, h, tid);
         break;
-      case OCTAVO_QKV: kernels_->qkv(op, context, h, tid); break;
+      case OCTAVO_QKV:
+        kernels_->qkv(op, context, h, tid);
+        break;
       case OCTAVO_ATTEND:
         h = view(at, op.act, T, config_.heads * config_.head_dim);
         kernels_->attend(op, context, h, tid);
         break;
-      case OCTAVO_PROJ: kernels_->proj(op, context, h, tid); break;
+      case OCTAVO_PROJ:
+        kernels_->proj(op, context, h, tid);
+        break;
       case OCTAVO_FFN_IN: {
         at ^= 1;
         Rows out = view(at, op.act_out, T, op.weight[0].rows);
@@ -245,7 +256,7 @@ void Executor::walk(int tid) {
 
 void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
   prepare(batch);
-  step_ = {batch,         drawn,          row_run_.data(),     row_page_.data(),     row_last_.data(),
+  step_ = {batch,         drawn,          row_run_.data(),    row_page_.data(),    row_last_.data(),
            items_.data(), merges_.data(), int(items_.size()), int(merges_.size()), 0};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);
 }

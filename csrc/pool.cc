@@ -1,11 +1,11 @@
 #include "pool.h"
 
-#include <algorithm>
-
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <algorithm>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -14,7 +14,7 @@ namespace octavo {
 
 namespace {
 
-constexpr int SPINS = 2000;   // of about 10-40 ns: longer than any barrier between equal shares
+constexpr int SPINS = 2000;  // of about 10-40 ns: longer than any barrier between equal shares
 constexpr int YIELDS = 50;
 
 void relax() {

@@ -1,11 +1,11 @@
 // Threads that walk the same list of work and meet at barriers. The caller is thread 0.
 #pragma once
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 #include <thread>
 #include <vector>
-
-#include <sched.h>
 
 namespace octavo {
 

@@ -9,17 +9,22 @@
 
 namespace octavo {
 
-constexpr int PAGE = 32;        // tokens in a page
-constexpr int PANEL = 32;       // outputs in a panel
-constexpr int TILE = 8;         // most rows in a row tile
-constexpr int BLOCK = 512;      // tokens of keys whose softmax is taken at once; partial results meet at its multiples
-constexpr int SUM_GROUP = 32;   // inputs whose code sum is kept
+constexpr int PAGE = 32;       // tokens in a page
+constexpr int PANEL = 32;      // outputs in a panel
+constexpr int TILE = 8;        // most rows in a row tile
+constexpr int BLOCK = 512;     // tokens of keys whose softmax is taken at once; partial results meet at its multiples
+constexpr int SUM_GROUP = 32;  // inputs whose code sum is kept
 
 // Rows are cut into tiles of at most TILE rows whose sizes differ by at most one.
-inline int tiles_of(int rows) { return (rows + TILE - 1) / TILE; }
-inline int tile_start(int rows, int tiles, int tile) { return static_cast<int>(int64_t(rows) * tile / tiles); }
+inline int tiles_of(int rows) {
+  return (rows + TILE - 1) / TILE;
+}
+inline int tile_start(int rows, int tiles, int tile) {
+  return static_cast<int>(int64_t(rows) * tile / tiles);
+}
 
-// Inputs of a projection, tile by tile; int8 codes share scales in the groups of the weights that read them; a tile of `mr` rows starting at row r0 occupies
+// Inputs of a projection, tile by tile; int8 codes share scales in the groups of the weights that read them; a tile of
+// `mr` rows starting at row r0 occupies
 //   bits 8:  codes  int8  [cols/4][mr][4]  at r0 * cols;   bits 16, 32: see vec.h (PAIRS)
 //   scale  float [cols/group][mr] at r0 * (cols/group);  comp, msum [cols/32][mr] at r0 * (cols/32)
 // comp = -8 * sum of codes; msum = scale * sum of codes, each over 32 inputs.
@@ -52,7 +57,7 @@ struct Step {
   const Item* items;
   const Merge* merges;
   int item_count, merge_count;
-  int head0;                // first row of the block of head rows at work
+  int head0;  // first row of the block of head rows at work
 };
 
 struct Memory {
@@ -85,9 +90,10 @@ struct Kernels {
   // Passes over one row of n values (n a multiple of 16, padded with -infinity).
   float (*row_max)(const float* row, int n, bool* finite);
   double (*row_exp_sum)(const float* row, int n, float max, float factor);  // sum of exp((row - max) * factor)
-  int (*row_collect)(const float* row, int n, float from, int32_t* ids);     // ids of values >= from, ascending
-  int (*row_count)(const float* row, int n, float above);                    // number of values > above
-  void (*peak)(int kind, int64_t rounds);  // 0: int8, 1: bfloat16, 2: float32; 2 * 32 * 12 dots (kind 0, 1) or FMAs a round
+  int (*row_collect)(const float* row, int n, float from, int32_t* ids);    // ids of values >= from, ascending
+  int (*row_count)(const float* row, int n, float above);                   // number of values > above
+  void (*peak)(int kind,
+               int64_t rounds);  // 0: int8, 1: bfloat16, 2: float32; 2 * 32 * 12 dots (kind 0, 1) or FMAs a round
   int64_t (*read)(const uint8_t* data, int64_t bytes);
 };
 
@@ -100,17 +106,26 @@ extern const Kernels* const kernels_portable;
 const Kernels* kernels_for(const char* isa);
 
 // Outputs of the gated feed-forward that one unit of work makes: whole groups of the next projection's inputs.
-inline int ffn_unit(const octavo_op& op) { return op.act_out.group > 2 * PANEL ? op.act_out.group : 2 * PANEL; }
+inline int ffn_unit(const octavo_op& op) {
+  return op.act_out.group > 2 * PANEL ? op.act_out.group : 2 * PANEL;
+}
 
-inline size_t padded(int n, int to) { return size_t(n + to - 1) / to * to; }
+inline size_t padded(int n, int to) {
+  return size_t(n + to - 1) / to * to;
+}
 inline size_t panel_bytes(const octavo_weight& w) {
   size_t k = w.cols;
   switch (w.layout) {
-    case OCTAVO_F32: return k * PANEL * 4;
-    case OCTAVO_BF16: return (k + 1) / 2 * 2 * PANEL * 2;
-    case OCTAVO_W8: return k / w.group * (64 + size_t(w.group) * 32);
-    case OCTAVO_W4: return k / w.group * (64 + size_t(w.group) * 16);
-    default: return k / w.group * (128 + size_t(w.group) * 16);
+    case OCTAVO_F32:
+      return k * PANEL * 4;
+    case OCTAVO_BF16:
+      return (k + 1) / 2 * 2 * PANEL * 2;
+    case OCTAVO_W8:
+      return k / w.group * (64 + size_t(w.group) * 32);
+    case OCTAVO_W4:
+      return k / w.group * (64 + size_t(w.group) * 16);
+    default:
+      return k / w.group * (128 + size_t(w.group) * 16);
   }
 }
 

@@ -5,12 +5,15 @@
 //   float32   K [D][32 tokens]        V [D/32][32 tokens][32 dims]
 // so that q k^T and p v are the micro-kernels of the projections.
 
-INLINE size_t element_bytes(const octavo_config& config) { return config.kv_float32 ? 4 : 2; }
+INLINE size_t element_bytes(const octavo_config& config) {
+  return config.kv_float32 ? 4 : 2;
+}
 
 INLINE uint8_t* page_head(const Context& context, int layer, int page, int kv_head) {
   const octavo_config& config = *context.config;
   const size_t size = size_t(2) * PAGE * config.head_dim * element_bytes(config);
-  return context.memory->pages + layer * context.memory->layer_stride + (size_t(page) * config.kv_heads + kv_head) * size;
+  return context.memory->pages + layer * context.memory->layer_stride +
+         (size_t(page) * config.kv_heads + kv_head) * size;
 }
 
 INLINE uint16_t bf16_bits(float x) {
@@ -92,10 +95,10 @@ static void qkv(const octavo_op& op, const Context& context, const Rows& in, int
 
 // Working memory of one attention item.
 struct Scratch {
-  float* scores;   // [TILE][BLOCK]: scores, then probabilities in the form the dots read
-  float* q;        // [D][TILE] in that form
-  float* out;      // [TILE][D]
-  float* part;     // [TILE][D] of one block
+  float* scores;  // [TILE][BLOCK]: scores, then probabilities in the form the dots read
+  float* q;       // [D][TILE] in that form
+  float* out;     // [TILE][D]
+  float* part;    // [TILE][D] of one block
   float top[TILE], sum[TILE];
 };
 
@@ -159,15 +162,15 @@ static void attend_block(const Context& context, const octavo_op& op, const int3
     for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
     for (int i = 0; i < pages; ++i) {
       const int tokens = most - i * PAGE < PAGE ? most - i * PAGE : PAGE;
-      const uint8_t* values = page_head(context, op.layer, page_ids[i], kv_head) + size_t(PAGE) * D * element_bytes(config);
+      const uint8_t* values =
+          page_head(context, op.layer, page_ids[i], kv_head) + size_t(PAGE) * D * element_bytes(config);
       if (config.kv_float32) {
         const float* v = reinterpret_cast<const float*>(values) + p * PAGE * PANEL;
         for (int t = 0; t < tokens; ++t) f32_step<N>(c, v + t * PANEL, s.scores + i * PAGE + t, BLOCK);
       } else {
         const uint8_t* v = values + p * PAGE * PANEL * 2;
         const uint32_t* a = reinterpret_cast<const uint32_t*>(s.scores) + i * (PAIRS ? PAGE / 2 : PAGE);
-        for (int t = 0; t < (tokens + 1) / 2; ++t)
-          bf16_step<N>(c, v + t * 128, a + t * (PAIRS ? 1 : 2), BLOCK, 1);
+        for (int t = 0; t < (tokens + 1) / 2; ++t) bf16_step<N>(c, v + t * 128, a + t * (PAIRS ? 1 : 2), BLOCK, 1);
       }
     }
     for (int m = 0; m < N; ++m) {

@@ -156,29 +156,50 @@ static void f32_panel(const octavo_weight&, const uint8_t* w, const Tile& tile, 
 template <int N>
 static void panel_rows(const octavo_weight& weight, const uint8_t* w, const Tile& tile, int m0, float* out, long ldo) {
   switch (weight.layout) {
-    case OCTAVO_F32: return f32_panel<N>(weight, w, tile, m0, out, ldo);
-    case OCTAVO_BF16: return bf16_panel<N>(weight, w, tile, m0, out, ldo);
-    case OCTAVO_W8: return int_panel<N, false, false>(weight, w, tile, m0, out, ldo);
-    case OCTAVO_W4: return int_panel<N, true, false>(weight, w, tile, m0, out, ldo);
-    default: return int_panel<N, true, true>(weight, w, tile, m0, out, ldo);
+    case OCTAVO_F32:
+      return f32_panel<N>(weight, w, tile, m0, out, ldo);
+    case OCTAVO_BF16:
+      return bf16_panel<N>(weight, w, tile, m0, out, ldo);
+    case OCTAVO_W8:
+      return int_panel<N, false, false>(weight, w, tile, m0, out, ldo);
+    case OCTAVO_W4:
+      return int_panel<N, true, false>(weight, w, tile, m0, out, ldo);
+    default:
+      return int_panel<N, true, true>(weight, w, tile, m0, out, ldo);
   }
 }
 
 // A call of `f` with N rows known at compile time.
-#define WITH_ROWS(n, f, ...)        \
-  switch (n) {                      \
-    case 1: f<1>(__VA_ARGS__); break; \
-    case 2: f<2>(__VA_ARGS__); break; \
-    OCTAVO_MORE_ROWS(f, __VA_ARGS__) \
+#define WITH_ROWS(n, f, ...)           \
+  switch (n) {                         \
+    case 1:                            \
+      f<1>(__VA_ARGS__);               \
+      break;                           \
+    case 2:                            \
+      f<2>(__VA_ARGS__);               \
+      break;                           \
+      OCTAVO_MORE_ROWS(f, __VA_ARGS__) \
   }
 #if defined(OCTAVO_AVX512) || defined(OCTAVO_AVX512BF16)
-#define OCTAVO_MORE_ROWS(f, ...)    \
-  case 3: f<3>(__VA_ARGS__); break; \
-  case 4: f<4>(__VA_ARGS__); break; \
-  case 5: f<5>(__VA_ARGS__); break; \
-  case 6: f<6>(__VA_ARGS__); break; \
-  case 7: f<7>(__VA_ARGS__); break; \
-  case 8: f<8>(__VA_ARGS__); break;
+#define OCTAVO_MORE_ROWS(f, ...) \
+  case 3:                        \
+    f<3>(__VA_ARGS__);           \
+    break;                       \
+  case 4:                        \
+    f<4>(__VA_ARGS__);           \
+    break;                       \
+  case 5:                        \
+    f<5>(__VA_ARGS__);           \
+    break;                       \
+  case 6:                        \
+    f<6>(__VA_ARGS__);           \
+    break;                       \
+  case 7:                        \
+    f<7>(__VA_ARGS__);           \
+    break;                       \
+  case 8:                        \
+    f<8>(__VA_ARGS__);           \
+    break;
 #else
 #define OCTAVO_MORE_ROWS(f, ...)
 #endif

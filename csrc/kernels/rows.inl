@@ -1,9 +1,10 @@
 // Rows of float32 into the form a projection reads, norms, and passes over rows of logits.
 
-// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of 2,
-// but for the last inputs. `poison` (per row, or null) marks rows whose values are not finite: their scales become NaN,
-// so that the fault is not lost in integers.
-static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds, const bool* poison) {
+// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of
+// 2, but for the last inputs. `poison` (per row, or null) marks rows whose values are not finite: their scales become
+// NaN, so that the fault is not lost in integers.
+static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds,
+                       const bool* poison) {
   uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0));
   if (out.act.bits == 8) {
     const int group = out.act.group;

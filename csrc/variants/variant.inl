@@ -29,9 +29,12 @@ void peak(int kind, int64_t rounds) {
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
     for (int i = 0; i < 12; ++i) {
-      if (kind == 0) c[i] = dot4(c[i], w, 1);
-      else if (kind == 1 && PAIRS) f[i] = dot_pairs(f[i], w, 1);
-      else f[i] = f_fma(f[i], x, x);
+      if (kind == 0)
+        c[i] = dot4(c[i], w, 1);
+      else if (kind == 1 && PAIRS)
+        f[i] = dot_pairs(f[i], w, 1);
+      else
+        f[i] = f_fma(f[i], x, x);
     }
   }
   float sink[LANES];
@@ -48,8 +51,8 @@ int64_t read(const uint8_t* data, int64_t bytes) {
   return int64_t(f_hsum(sum[0] + sum[1] + sum[2] + sum[3]));
 }
 
-const Kernels table = {OCTAVO_NAME, norm,    qkv,         attend,    proj,      ffn_in, head,
-                       row_max,     row_exp_sum, row_collect, row_count, peak,      read};
+const Kernels table = {OCTAVO_NAME, norm,        qkv,         attend,    proj, ffn_in, head,
+                       row_max,     row_exp_sum, row_collect, row_count, peak, read};
 
 }  // namespace
 }  // namespace octavo

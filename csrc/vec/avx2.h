@@ -1,0 +1,161 @@
+// Sixteen lanes in two registers. See vec.h.
+
+constexpr int ROWS = 2;
+constexpr int W8_OFFSET = 0;
+constexpr bool PAIRS = false;
+
+struct F {
+  __m256 a, b;
+};
+struct I {
+  __m256i a, b;
+};
+struct B {
+  __m256i a, b;
+};
+
+INLINE F f_set(float x) {
+  return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+INLINE F f_load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+INLINE void f_store(float* p, F x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+INLINE F operator+(F x, F y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+INLINE F operator-(F x, F y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+INLINE F operator*(F x, F y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+INLINE F operator/(F x, F y) {
+  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+INLINE F f_fma(F x, F y, F z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+INLINE F f_max(F x, F y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+INLINE F f_min(F x, F y) {
+  return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
+INLINE F f_abs(F x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+INLINE F f_half(const uint8_t* p) {
+  const __m128i* h = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+INLINE I f_round(F x) {
+  return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+}
+INLINE F f_scale2(F x, I n) {
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.a), _mm256_slli_epi32(n.a, 23))),
+          _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.b), _mm256_slli_epi32(n.b, 23)))};
+}
+INLINE F f_keep_from(F x, F low, F y) {
+  return {_mm256_and_ps(_mm256_cmp_ps(x.a, low.a, _CMP_GE_OQ), y.a),
+          _mm256_and_ps(_mm256_cmp_ps(x.b, low.b, _CMP_GE_OQ), y.b)};
+}
+INLINE uint32_t f_above(F x, F low) {
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, low.a, _CMP_GT_OQ))) |
+         uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.b, low.b, _CMP_GT_OQ))) << 8;
+}
+INLINE uint32_t f_from(F x, F low) {
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, low.a, _CMP_GE_OQ))) |
+         uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.b, low.b, _CMP_GE_OQ))) << 8;
+}
+INLINE I i_zero() {
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+INLINE I i_set(int32_t x) {
+  return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+INLINE I operator+(I x, I y) {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+INLINE F i_float(I x) {
+  return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+INLINE void i_store8(int8_t* p, I x) {
+  __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8);
+  __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+INLINE int32_t i_sum(I x) {
+  alignas(32) int32_t lane[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi32(x.a, x.b));
+  return lane[0] + lane[1] + lane[2] + lane[3] + lane[4] + lane[5] + lane[6] + lane[7];
+}
+INLINE B b_load(const uint8_t* p) {
+  const __m256i* h = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(h), _mm256_loadu_si256(h + 1)};
+}
+INLINE B b_low(B x) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+}
+INLINE B b_high(B x) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, 4), mask)};
+}
+INLINE __m256i dot_unsigned(__m256i c, __m256i w, __m256i a) {  // |w| * |a| pairs must fit 16 bits
+  return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+}
+INLINE __m256i dot_signed(__m256i c, __m256i w, __m256i a) {  // w biased by 128; 128 * 127 * 2 fits 16 bits
+  const __m256i plain = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
+  return dot_unsigned(c, _mm256_abs_epi8(plain), _mm256_sign_epi8(a, plain));
+}
+INLINE I dot4(I c, B w, int32_t a) {
+  const __m256i v = _mm256_set1_epi32(a);
+  return {dot_unsigned(c.a, w.a, v), dot_unsigned(c.b, w.b, v)};
+}
+INLINE I dot8(I c, B w, int32_t a) {
+  const __m256i v = _mm256_set1_epi32(a);
+  return {dot_signed(c.a, w.a, v), dot_signed(c.b, w.b, v)};
+}
+INLINE float f_hmax(F x) {
+  alignas(32) float lane[8];
+  _mm256_store_ps(lane, _mm256_max_ps(x.a, x.b));
+  float best = lane[0];
+  for (int i = 1; i < 8; ++i) best = lane[i] > best ? lane[i] : best;
+  return best;
+}
+INLINE float f_hsum(F x) {  // the order of _mm512_reduce_add_ps
+  __m256 y = _mm256_add_ps(x.a, x.b);
+  __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+  return _mm_cvtss_f32(_mm_add_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+INLINE __m256 bf16_half(__m256 a) {
+  __m256i x = _mm256_castps_si256(a);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
+  x = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(int(0xFFFF0000))));
+}
+INLINE F f_bf16(F x) {
+  return {bf16_half(x.a), bf16_half(x.b)};
+}
+INLINE void f_store_bf16(uint16_t* p, F x) {
+  const F y = f_bf16(x);
+  const __m256i a = _mm256_srli_epi32(_mm256_castps_si256(y.a), 16);
+  const __m256i b = _mm256_srli_epi32(_mm256_castps_si256(y.b), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8));
+}
+INLINE F b_even(B w) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))};
+}
+INLINE F b_odd(B w) {
+  const __m256i mask = _mm256_set1_epi32(int(0xFFFF0000));
+  return {_mm256_castsi256_ps(_mm256_and_si256(w.a, mask)), _mm256_castsi256_ps(_mm256_and_si256(w.b, mask))};
+}
+INLINE F dot_pairs(F c, B, uint32_t) {
+  return c;
+}

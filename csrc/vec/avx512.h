@@ -1,0 +1,138 @@
+// Sixteen lanes in one register. See vec.h.
+
+constexpr int ROWS = 8;
+constexpr int W8_OFFSET = 128;  // what the dot of W8 codes must be corrected by
+
+struct F {
+  __m512 v;
+};
+struct I {
+  __m512i v;
+};
+struct B {
+  __m512i v;
+};
+
+INLINE F f_set(float x) {
+  return {_mm512_set1_ps(x)};
+}
+INLINE F f_load(const float* p) {
+  return {_mm512_loadu_ps(p)};
+}
+INLINE void f_store(float* p, F x) {
+  _mm512_storeu_ps(p, x.v);
+}
+INLINE F operator+(F a, F b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+INLINE F operator-(F a, F b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+INLINE F operator*(F a, F b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+INLINE F operator/(F a, F b) {
+  return {_mm512_div_ps(a.v, b.v)};
+}
+INLINE F f_fma(F a, F b, F c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+INLINE F f_max(F a, F b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}
+INLINE F f_min(F a, F b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}
+INLINE F f_abs(F a) {
+  return {_mm512_abs_ps(a.v)};
+}
+INLINE F f_half(const uint8_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+INLINE I f_round(F a) {
+  return {_mm512_cvtps_epi32(a.v)};
+}
+INLINE F f_scale2(F a, I n) {  // a * 2^n
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(n.v, 23)))};
+}
+INLINE F f_keep_from(F x, F low, F y) {  // y where x >= low, else 0
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, low.v, _CMP_GE_OQ), y.v)};
+}
+INLINE uint32_t f_above(F x, F low) {
+  return _mm512_cmp_ps_mask(x.v, low.v, _CMP_GT_OQ);
+}
+INLINE uint32_t f_from(F x, F low) {
+  return _mm512_cmp_ps_mask(x.v, low.v, _CMP_GE_OQ);
+}
+INLINE I i_zero() {
+  return {_mm512_setzero_si512()};
+}
+INLINE I i_set(int32_t x) {
+  return {_mm512_set1_epi32(x)};
+}
+INLINE I operator+(I a, I b) {
+  return {_mm512_add_epi32(a.v, b.v)};
+}
+INLINE F i_float(I a) {
+  return {_mm512_cvtepi32_ps(a.v)};
+}
+INLINE void i_store8(int8_t* p, I a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v));
+}
+INLINE int32_t i_sum(I a) {
+  return _mm512_reduce_add_epi32(a.v);
+}
+INLINE B b_load(const uint8_t* p) {
+  return {_mm512_loadu_si512(p)};
+}
+INLINE B b_low(B a) {
+  return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))};
+}
+INLINE B b_high(B a) {
+  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
+}
+INLINE I dot_words(I c, B w, int32_t a) {
+  // GCC 12 copies registers around the intrinsic; the plain instruction does not.
+  asm("vpdpbusd %2,%1,%0" : "+v"(c.v) : "v"(w.v), "v"(_mm512_set1_epi32(a)));
+  return c;
+}
+INLINE I dot4(I c, B w, int32_t a) {
+  return dot_words(c, w, a);
+}  // codes 0..15
+INLINE I dot8(I c, B w, int32_t a) {
+  return dot_words(c, w, a);
+}  // codes 0..255, offset W8_OFFSET
+INLINE float f_hmax(F a) {
+  return _mm512_reduce_max_ps(a.v);
+}
+INLINE float f_hsum(F a) {
+  return _mm512_reduce_add_ps(a.v);
+}
+INLINE F f_bf16(F a) {  // nearest bfloat16, ties to even, as float32
+  __m512i x = _mm512_castps_si512(a.v);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
+  x = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  return {_mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(int(0xFFFF0000))))};
+}
+INLINE void f_store_bf16(uint16_t* p, F a) {
+  __m512i x = _mm512_srli_epi32(_mm512_castps_si512(f_bf16(a).v), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
+}
+INLINE F b_even(B w) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16))};
+}
+INLINE F b_odd(B w) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32(int(0xFFFF0000))))};
+}
+
+#if defined(OCTAVO_AVX512BF16)
+constexpr bool PAIRS = true;
+INLINE F dot_pairs(F c, B w, uint32_t a) {
+  return {_mm512_dpbf16_ps(c.v, (__m512bh)w.v, (__m512bh)_mm512_set1_epi32(int(a)))};
+}
+#else
+constexpr bool PAIRS = false;
+INLINE F dot_pairs(F c, B, uint32_t) {
+  return c;
+}
+#endif
