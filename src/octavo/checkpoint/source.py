@@ -1,0 +1,79 @@
+"""A checkpoint as one thing, whatever its format: settings, tensors, the files beside them. Knows no model.
+
+A source is a GGUF file, or a folder of safetensors with its config.json. It stays open, its tensors lazy, until
+`close`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from octavo.checkpoint.gguf import open_gguf
+from octavo.checkpoint.safetensors import INDEX, SINGLE, read_json, read_tensors
+from octavo.checkpoint.tensor import Mapped, Tensor
+from octavo.core.errors import ModelError
+
+__all__ = ["Source", "Tensor", "open_source"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """An open checkpoint. kind: "gguf", with `metadata`; or "safetensors", with `config` (config.json)."""
+
+    path: Path
+    kind: str
+    metadata: Mapping[str, Any]
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    files: tuple[Mapped, ...] = field(default=(), repr=False)
+
+    def file(self, name: str) -> Path | None:
+        """A file beside the weights, such as tokenizer.json; None where there is none, and for GGUF."""
+        found = self.path / name
+        return found if self.kind == "safetensors" and found.is_file() else None
+
+    def close(self) -> None:
+        """Unmap the files. Arrays read before stay valid; reading afterwards is an error."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_source(path: Path) -> Source:
+    """Open a .gguf file, a folder of safetensors, or a folder that holds one .gguf. Raises ModelError, of one line."""
+    path = Path(path)
+    if os.path.isdir(path):  # unlike Path.is_dir, false for names no file system can hold
+        return _open_folder(path)
+    if not os.path.isfile(path):
+        raise ModelError(f"{path}: no such file or folder; expected a .gguf file or a folder with config.json")
+    if path.suffix == ".safetensors":
+        raise ModelError(f"{path}: give the folder that holds it and its config.json")
+    file, metadata, tensors = open_gguf(path)
+    return Source(path, "gguf", metadata, {}, tensors, (file,))
+
+
+def _open_folder(path: Path) -> Source:
+    """A Hugging Face model folder, or the only .gguf in a folder."""
+    if (path / SINGLE).exists() or (path / INDEX).exists():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path}: config.json is missing")
+        config = read_json(path / "config.json")
+        files, tensors = read_tensors(path)
+        return Source(path, "safetensors", {}, config, tensors, tuple(files))
+    found = sorted(path.glob("*.gguf"))
+    if len(found) == 1:
+        return open_source(found[0])
+    if found:
+        raise ModelError(f"{path}: holds {len(found)} .gguf files, name one of them: {found[0]}, ...")
+    pickled = any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth"))
+    hint = "; its pickled weights (.bin, .pt) are not read: convert them to safetensors" if pickled else ""
+    raise ModelError(f"{path}: holds neither {SINGLE} nor {INDEX} nor a .gguf file{hint}")

@@ -1,0 +1,72 @@
+"""One tensor of a checkpoint, and the mapped file it lies in: names, types, shapes, lazy bytes. No model.
+
+Invariant: a `Tensor` exists only if its bytes lie inside its file, so `read` cannot reach outside.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.core.errors import ModelError
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Mapped:
+    """A file in memory, read-only, paged in as it is touched. Raises ModelError for what cannot be mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: mmap.mmap | bytes
+        try:
+            with path.open("rb") as file:
+                self.size = file.seek(0, 2)
+                # An empty file cannot be mapped; slices of a map are bytes, as slices of bytes are.
+                self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ModelError(f"{path}: cannot be read: {reason}") from error
+
+    def release(self, start: int, nbytes: int) -> None:
+        """Say that these bytes were used: their pages need not stay in memory, and are read again if touched."""
+        if isinstance(self.data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self.data.madvise(mmap.MADV_DONTNEED, first, start + nbytes - first)
+
+    def close(self) -> None:
+        """Let go of the file; the pages stay valid as long as an array over them lives."""
+        self.data = b""
+        self.size = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A named array in a file.
+
+    `dtype` is the format's own word ("F32", "BF16", "Q4_1", ...). `shape` is row-major: a matrix is (outputs, inputs).
+    `start` counts bytes from the beginning of the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    file: Mapped = field(repr=False)
+    start: int = 0
+
+    def read(self) -> Bytes:
+        """The stored bytes, a read-only view of the mapped file. uint8 [nbytes]"""
+        if self.file.size < self.start + self.nbytes:
+            raise ModelError(f"{self.file.path}: {shown(self.name)} cannot be read: the file was closed")
+        return np.frombuffer(self.file.data, np.uint8, self.nbytes, self.start)
+
+
+def shown(text: str) -> str:
+    """A name from a file, quoted, on one line and not too long."""
+    quoted = repr(text if len(text) <= 80 else text[:77] + "...")
+    return quoted if quoted.isprintable() else ascii(text)

@@ -1,0 +1,74 @@
+"""Which stored type becomes which packed form: one row a format, and nothing of it survives past load.
+
+Rows of a matrix are packed a few panels at a time, so packing takes little memory beside its result. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.kernels.weight import PANEL, Array, Layout, Weight, aligned, panel_bytes
+from octavo.quant.ggml import q4_0, q4_1, q8_0
+from octavo.quant.plain import PLAIN, bfloat16_bits, float32_values
+
+STEP = 1 << 17  # values packed at a time, about: the working set stays in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A stored type in its packed form.
+
+    `group` inputs share a scale (0: none). `pack` makes a Weight of rows of stored bytes, uint8 [rows, bytes of a row].
+    """
+
+    layout: Layout
+    group: int
+    pack: Callable[[Array], Weight]
+
+    def packed_bytes(self, rows: int, cols: int) -> int:
+        """Bytes of a packed matrix: `Weight.nbytes`, known before packing."""
+        return -(-rows // PANEL) * panel_bytes(self.layout, cols, self.group)
+
+
+QUANTIZED = {
+    "Q8_0": Format(Layout.W8, 32, q8_0),
+    "Q4_0": Format(Layout.W4, 32, q4_0),
+    "Q4_1": Format(Layout.W4M, 32, q4_1),
+}
+SUPPORTED = (*PLAIN, *QUANTIZED)
+
+
+def format_of(stored: str, dtype: str) -> Format | None:
+    """How a matrix of the stored type is kept; None for a type that cannot be.
+
+    `dtype` speaks of unquantized weights: "auto" and "bfloat16" keep them as bfloat16, "float32" as float32.
+    """
+    if stored not in PLAIN:
+        return QUANTIZED.get(stored)
+    if dtype == "float32":
+        return Format(Layout.F32, 0, lambda raw: Weight.float32(float32_values(raw, stored)))
+    return Format(Layout.BF16, 0, lambda raw: Weight.bfloat16(bfloat16_bits(raw, stored)))
+
+
+def pack(form: Format, raw: Array, cols: int) -> Weight:
+    """Pack a whole matrix. raw  # uint8 [rows, bytes of a row]. Raises ValueError for NaN or infinity."""
+    rows = raw.shape[0]
+    step = max(PANEL, STEP // cols // PANEL * PANEL)
+    data = aligned(form.packed_bytes(rows, cols))
+    at = 0
+    for first in range(0, rows, step):
+        part = form.pack(raw[first : first + step])
+        data[at : at + part.nbytes] = part.data
+        at += part.nbytes
+    data.flags.writeable = False
+    return Weight(form.layout, rows, cols, form.group, data)
+
+
+def vector(raw: Array, stored: str) -> npt.NDArray[np.float32]:
+    """Norm weights and biases: the values of an unquantized tensor. float32. Raises ValueError for NaN or infinity."""
+    values: npt.NDArray[np.float32] = float32_values(raw.reshape(1, -1), stored)[0]
+    return values
