@@ -10,7 +10,8 @@ class Rope:
     """Rotary positions: angle of pair i at position p is p * theta^(-2i/head_dim), slowed down by `scaling`.
 
     scaling "none", "linear" (positions divided by factor) or "llama3" (Llama 3.1: long wavelengths divided by factor,
-    smooth between the two marks, which are in units of original_len over wavelength).
+    smooth between the two marks, which are in units of original_len over wavelength). `divisors`, one for each pair,
+    divide the angles further; empty: none.
     """
 
     theta: float = 10000.0
@@ -19,6 +20,7 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_len: int = 8192
+    divisors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,74 @@
+"""A folder written by tests/data/make_llama_fixtures.py: read by our loader, answered by our reference executor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from op_cases import Texts
+
+from octavo.checkpoint.source import open_source
+from octavo.models.load import load
+from octavo.models.lower import lower
+from octavo.models.registry import read_spec
+from octavo.program.ops import Program
+from octavo.program.reference import Reference
+
+
+def program_of(folder: Path) -> Program:
+    """The model of a folder, lowered so that nothing is rounded below float32."""
+    source = open_source(folder)
+    try:
+        spec = read_spec(source)
+        return lower(spec, load(source, spec, dtype="float32"), kv_dtype="float32", max_len=128, exact=True)
+    finally:
+        source.close()
+
+
+def prompts_of(folder: Path) -> list[np.ndarray]:
+    """The prompts, token ids."""
+    return [np.array(ids, np.int32) for ids in json.loads((folder / "prompts.json").read_text())]
+
+
+def logits_of(folder: Path) -> list[np.ndarray]:
+    """What transformers answered for each prompt. float32 [tokens, vocab]"""
+    source = open_tensors(folder / "logits.safetensors")
+    return [source[str(index)] for index in range(len(source))]
+
+
+def open_tensors(path: Path) -> dict[str, np.ndarray]:
+    """A safetensors file of float32 tensors."""
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    out = {}
+    for name, entry in json.loads(raw[8 : 8 + size]).items():
+        if name != "__metadata__":
+            assert entry["dtype"] == "F32", entry
+            first, last = (8 + size + offset for offset in entry["data_offsets"])
+            out[name] = np.frombuffer(raw[first:last], np.float32).reshape(entry["shape"])
+    return out
+
+
+def largest_error(folder: Path, chunk: int, seed: int = 0) -> float:
+    """Largest difference of any logit of any prompt, all computed in one batch, `chunk` tokens of each in a step.
+
+    The last five tokens of a prompt are single steps, as in decoding. Pages are scattered.
+    """
+    rng = np.random.default_rng(seed)
+    texts, expected = Texts.placed(rng, prompts_of(folder)), logits_of(folder)
+    executor = Reference(program_of(folder))
+    executor.allocate(texts.pages)
+    done, worst = [0] * len(texts.tokens), 0.0
+    while any(first < len(tokens) for first, tokens in zip(done, texts.tokens, strict=True)):
+        runs = []
+        for slot in rng.permutation(len(done)).tolist():
+            left = len(texts.tokens[slot]) - done[slot]
+            if left:
+                runs.append((slot, done[slot], min(chunk, max(1, left - 5))))
+        batch = texts.batch(rng, runs, more=1)
+        want = np.concatenate([expected[slot][first : first + count] for slot, first, count in runs])
+        worst = max(worst, float(np.abs(executor.logits(batch) - want).max()))
+        for slot, _, count in runs:
+            done[slot] += count
+    return worst
