@@ -1,0 +1,363 @@
+"""What the next step computes, and what came of it.
+
+The whole idea: there is no prefill and no decode. A sequence has tokens and `computed`. Each step hands out a budget of
+tokens so that computed catches up: running sequences first (those that need one token, then the longer ones, in order),
+then waiting ones, while budget, slots and pages last. A sequence takes the pages its granted tokens need, no others. A
+running one that cannot grow preempts the last in order, itself included: pages and slot are given back, computed is 0,
+and it waits again at its old place. Its full pages stay findable, so that computing them again is cheap.
+
+**Admission.** The head of the queue is admitted when the pages nobody holds would let it and every running sequence
+compute all tokens they have *and* grow by 2**p pages each (or as far as their max_tokens allow), p being how often the
+head was preempted. Nobody passes the head, and nobody is admitted in a step that preempted. Nothing of this is
+reserved: it is a test, not a claim. It follows that
+  - the first in order is never preempted by others and always fits, so it always finishes;
+  - each return of a sequence needs twice the room of the one before, so under fcfs a sequence is preempted at most
+    1 + log2(pages of one sequence) times, whatever the load: there is no thrash. (With priorities, more important
+    requests that keep arriving may add to this.)
+
+Priorities order the queue and choose victims; a waiting request never preempts a running one.
+
+Invariants: every accepted request ends with exactly one final output; the blocks held are those of running sequences;
+a plan is followed by its commit before the next plan. An abort may come between the two: pages it gives back are taken
+again by the next plan at the earliest, when the step that may still write to them is over. Knows no tensors, no model,
+no text, no time.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from octavo.cache.pool import BlockPool
+from octavo.core.config import SchedulerConfig
+from octavo.core.errors import InvalidValue, QueueFull
+from octavo.core.layout import PAGE, pages_for
+from octavo.core.plan import Output, Plan, Run, RunResult, Start, StepResult, StepStats
+from octavo.core.request import Request
+from octavo.sched.queue import WaitingQueue, place
+from octavo.sched.sequence import Sequence, State
+
+
+@dataclass(slots=True)
+class Tally:
+    """Totals since the start. Prompt tokens count when their prompt is done, lookups at the first admission only."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    finished: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Step:
+    """A plan in the making; `sequences` go with `runs`."""
+
+    starts: list[Start] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)
+
+    def run(self, sequence: Sequence, blocks: list[int]) -> None:
+        """Compute what the sequence was granted; `blocks` are those its slot's table does not have yet."""
+        first, count = sequence.computed, sequence.granted
+        sample = first + count == len(sequence.tokens)
+        self.runs.append(Run(sequence.slot, first, count, tuple(blocks), sample))
+        self.sequences.append(sequence)
+
+
+class Scheduler:
+    """Owner of all sequences and of the pool. Not thread-safe: one caller, add and abort between its steps."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
+        self.config = config
+        self.pool = pool
+        self._sequences: dict[str, Sequence] = {}  # by id, all that are not finished
+        self._waiting = WaitingQueue()
+        self._running: list[Sequence] = []  # in order; victims are taken from the end
+        self._slots = list(range(config.max_seqs - 1, -1, -1))  # free ones
+        self._frees: list[int] = []  # slots the worker has not been told to free
+        self._plan: Plan | None = None  # given out and not committed
+        self._planned: list[Sequence] = []  # its sequences, in the order of its runs
+        self._passed_over = False  # the last plan left somebody waiting
+        self._arrivals = 0
+        self._tally = Tally()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `plan` would give one."""
+        return bool(self._sequences)
+
+    @property
+    def longest(self) -> int:
+        """Longest sequence that can be computed, prompt and output together."""
+        return min(self.config.max_len, self.pool.pages * PAGE)
+
+    def add(self, request: Request) -> None:
+        """Accept a request: from here on it ends with exactly one final output.
+
+        Raises InvalidValue for an id in use, an empty prompt, or one that leaves no room for an answer (of min_tokens),
+        and QueueFull when max_queued requests wait. Requests that the next plan can give a free slot do not count.
+        An answer of more tokens than fit is not refused: it ends there, with "length".
+        """
+        self._check_room(request)
+        room = 0 if self._passed_over and self._waiting else len(self._slots)
+        if len(self._waiting) >= self.config.max_queued + room:
+            raise QueueFull(f"{len(self._waiting)} requests wait already; at most {self.config.max_queued} may wait")
+        sampling = request.sampling
+        limit = self.longest
+        if sampling.max_tokens is not None:
+            limit = min(limit, len(request.prompt) + sampling.max_tokens)
+        ends = frozenset(sampling.stop_token_ids or ()) | frozenset(() if sampling.ignore_eos else request.eos_ids)
+        order = place(self.config, request, self._arrivals)
+        sequence = Sequence(request=request, order=order, limit=limit, tokens=list(request.prompt), ends=ends)
+        self._sequences[request.id] = sequence
+        self._waiting.push(sequence)
+        self._arrivals += 1
+
+    def abort(self, request_id: str) -> Output | None:
+        """End a request in any state; its pages and slot are free at once. None: no such request, or it has ended."""
+        sequence = self._sequences.get(request_id)
+        return None if sequence is None else self._finish(sequence, Output(id=request_id), "abort")
+
+    def plan(self) -> Plan | None:
+        """The next step, or None when there is no work; every plan must be committed before the next.
+
+        Slots that ended since the last plan are freed by this one. They wait for the next where there is no work.
+        """
+        assert self._plan is None, "the last plan was not committed"
+        step = Step()
+        budget = self._grant()
+        preemptions = self._tally.preemptions
+        self._continue(step)
+        if preemptions == self._tally.preemptions:
+            self._admit(step, budget)
+        self._passed_over = len(self._waiting) > 0
+        if not step.runs:
+            assert not self.has_work, "there is work and nobody can go on"
+            return None
+        self._plan = Plan(self._tally.steps, tuple(self._frees), tuple(step.starts), tuple(step.runs))
+        self._planned = step.sequences
+        self._frees.clear()
+        return self._plan
+
+    def commit(self, plan: Plan, result: StepResult) -> list[Output]:
+        """Take in what the step gave. Returns an output for each sequence with new tokens or an end."""
+        assert plan is self._plan, "not the plan under way"
+        assert len(result.runs) == len(plan.runs)
+        sequences, self._plan, self._planned = self._planned, None, []
+        self._tally.steps += 1
+        outputs = []
+        for sequence, run, news in zip(sequences, plan.runs, result.runs, strict=True):
+            if sequence.state is not State.RUNNING:
+                continue  # aborted while the step ran
+            sequence.granted = 0
+            if news.failed is not None:
+                self.pool.forget(sequence.blocks)
+                outputs.append(self._finish(sequence, Output(id=sequence.request.id, error=news.failed), "error"))
+                continue
+            sequence.computed += run.count
+            if sequence.computed // PAGE > sequence.sealed:
+                self._seal(sequence)
+            sequence.prompt_logprobs += news.prompt_logprobs
+            if run.sample:
+                outputs.append(self._accept(sequence, news))
+        return outputs
+
+    def stats(self) -> StepStats:
+        """State and totals; `step_seconds` is left to who holds the clock."""
+        tally, pool = self._tally, self.pool
+        # Pages held twice are full, and full pages have no slack: summing over the sequences counts each place once.
+        slack = sum(len(sequence.blocks) * PAGE - sequence.computed for sequence in self._running)
+        return StepStats(
+            steps=tally.steps,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            pages_total=pool.pages,
+            pages_free=pool.free,
+            pages_cached=pool.cached,
+            pages_held=pool.held,
+            slack_tokens=slack,
+            prompt_tokens=tally.prompt_tokens,
+            generated_tokens=tally.generated_tokens,
+            prefix_queries=tally.prefix_queries,
+            prefix_hits=tally.prefix_hits,
+            preemptions=tally.preemptions,
+            finished=dict(tally.finished),
+        )
+
+    def check(self) -> None:
+        """Assert every invariant; O(pages + sequences). For tests, and for an idle engine in debug."""
+        self.pool.check()
+        references: dict[int, int] = {}
+        for sequence in self._sequences.values():
+            sequence.check()
+            for block in sequence.blocks:
+                references[block] = references.get(block, 0) + 1
+        assert references == self.pool.references(), "blocks are held by nobody, or used and not held"
+        running = [sequence for sequence in self._sequences.values() if sequence.state is State.RUNNING]
+        assert sorted(running, key=lambda sequence: sequence.order) == self._running
+        assert len(running) + len(self._waiting) == len(self._sequences)
+        slots = [sequence.slot for sequence in running] + self._slots
+        assert sorted(slots) == list(range(self.config.max_seqs)), "a slot used twice or lost"
+        assert len(set(self._frees)) == len(self._frees), "a slot to be freed twice"
+        assert set(self._frees) <= set(self._slots), "a slot in use is to be freed"
+
+    def _check_room(self, request: Request) -> None:
+        """Refuse what can never be served."""
+        if request.id in self._sequences:
+            raise InvalidValue("id", request.id, "an id that no request in flight has")
+        room = self.longest - len(request.prompt)
+        least = request.sampling.min_tokens
+        if not request.prompt:
+            raise InvalidValue("prompt", request.prompt, "at least one token")
+        places = f"max_len is {self.config.max_len}, the pages hold {self.pool.pages * PAGE}"
+        if room < 1:
+            accepted = f"at most {self.longest - 1} tokens, so that one can be generated ({places})"
+            raise InvalidValue("prompt", f"{len(request.prompt)} tokens", accepted)
+        if least > room:
+            raise InvalidValue("min_tokens", least, f"at most {room} fit behind {len(request.prompt)} ({places})")
+
+    def _grant(self) -> int:
+        """Share the budget among the running. Returns what is left of it.
+
+        There are at least as many tokens as slots, so that the first in order always gets one.
+        """
+        budget = self.config.max_step_tokens
+        longer = []
+        for sequence in self._running:
+            if sequence.pending > 1:
+                longer.append(sequence)
+            else:
+                sequence.granted = 1
+                budget -= 1
+        for sequence in longer:
+            sequence.granted = min(sequence.pending, budget)
+            budget -= sequence.granted
+        return budget
+
+    def _continue(self, step: Step) -> None:
+        """Plan the running in order, the last of them making room where pages run out.
+
+        Victims come from the end and are not planned yet, so nothing planned is ever taken back.
+        """
+        running = self._running
+        index = 0
+        while index < len(running):
+            sequence = running[index]
+            index += 1
+            missing = pages_for(sequence.computed + sequence.granted) - len(sequence.blocks)
+            fresh: list[int] | None = []
+            while missing > 0 and (fresh := self.pool.take(missing)) is None:
+                victim = running.pop()
+                self._preempt(victim)
+                if victim is sequence:
+                    break
+            if fresh is not None and sequence.granted:
+                sequence.blocks += fresh
+                step.run(sequence, fresh)
+
+    def _preempt(self, victim: Sequence) -> None:
+        """Back to the queue, to be computed again."""
+        victim.preemptions += 1
+        self._tally.preemptions += 1
+        self._vacate(victim)
+        victim.state = State.WAITING
+        self._waiting.push(victim)
+
+    def _admit(self, step: Step, budget: int) -> None:
+        """Start waiting sequences in order, while budget, slots and the rule of admission allow."""
+        claims: dict[int, int] = {}  # growth in pages -> pages the running may take to grow by so much
+        while budget and self._slots and (sequence := self._waiting.peek()) is not None:
+            found = self._find(sequence)
+            growth = 1 << sequence.preemptions
+            if growth not in claims:
+                claims[growth] = sum(other.claim(growth) for other in self._running)
+            if claims[growth] + sequence.claim(growth) - self.pool.in_use(found) > self.pool.available:
+                break
+            self._waiting.pop()
+            self._start(sequence, found, budget, step)
+            budget -= sequence.granted
+            for others in claims:
+                claims[others] += sequence.claim(others)
+
+    def _find(self, sequence: Sequence) -> list[int]:
+        """Known pages of its prefix; at least one token is left to compute, so that there is a row to draw from.
+
+        Empty where log-probabilities of the whole prompt are still owed.
+        """
+        owed = sequence.request.sampling.prompt_logprobs is not None and not sequence.generated
+        if owed or not self.pool.prefix_cache:
+            return []
+        return self.pool.lookup(sequence.chain((len(sequence.tokens) - 1) // PAGE))
+
+    def _start(self, sequence: Sequence, found: list[int], budget: int, step: Step) -> None:
+        """Give the sequence a slot, the pages found, and those of its first tokens."""
+        self.pool.hold(found)
+        sequence.computed = len(found) * PAGE
+        sequence.sealed = len(found)
+        sequence.granted = min(sequence.pending, budget)
+        fresh = self.pool.take(pages_for(sequence.computed + sequence.granted) - len(found))
+        assert fresh is not None, "admitted without room"
+        sequence.blocks = found + fresh
+        sequence.slot = self._slots.pop()
+        sequence.state = State.RUNNING
+        insort(self._running, sequence, key=lambda other: other.order)
+        if sequence.cached < 0:
+            sequence.cached = sequence.computed
+            if self.pool.prefix_cache and sequence.request.sampling.prompt_logprobs is None:
+                self._tally.prefix_queries += len(sequence.tokens)
+                self._tally.prefix_hits += sequence.cached
+        step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens)))
+        step.run(sequence, sequence.blocks)
+
+    def _seal(self, sequence: Sequence) -> None:
+        """Offer the pages that have become full to the prefix index."""
+        full = sequence.computed // PAGE
+        if self.pool.prefix_cache:
+            hashes = sequence.chain(full)
+            for page in range(sequence.sealed, full):
+                self.pool.seal(sequence.blocks[page], hashes[page])
+        sequence.sealed = full
+
+    def _accept(self, sequence: Sequence, news: RunResult) -> Output:
+        """Append the drawn tokens, up to the one that ends the sequence."""
+        assert news.tokens, f"nothing was drawn for {sequence.request.id}"
+        first = not sequence.generated
+        kept, finish = 0, None
+        while finish is None and kept < len(news.tokens):
+            finish = sequence.append(news.tokens[kept])
+            kept += 1
+        self._tally.generated_tokens += kept
+        output = Output(id=sequence.request.id, tokens=list(news.tokens[:kept]), logprobs=list(news.logprobs[:kept]))
+        if first:
+            self._tally.prompt_tokens += len(sequence.request.prompt)
+            output.cached = sequence.cached
+            output.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, []
+        if finish is None:
+            return output
+        output.stop_reason = sequence.stop_reason if finish == "stop" else None
+        return self._finish(sequence, output, finish)
+
+    def _finish(self, sequence: Sequence, output: Output, finish: str) -> Output:
+        """The one end of a sequence: everything it holds is given back, and its last output says why."""
+        if not sequence.generated:
+            output.cached = max(sequence.cached, 0)
+        output.finish = finish
+        if sequence.state is State.RUNNING:
+            self._running.remove(sequence)
+            self._vacate(sequence)
+        else:
+            self._waiting.cancel(sequence)
+        sequence.state = State.FINISHED
+        del self._sequences[sequence.request.id]
+        self._tally.finished[finish] = self._tally.finished.get(finish, 0) + 1
+        return output
+
+    def _vacate(self, sequence: Sequence) -> None:
+        """Give back pages and slot."""
+        self.pool.release(sequence.blocks)
+        self._slots.append(sequence.slot)
+        self._frees.append(sequence.slot)
+        sequence.rewind()

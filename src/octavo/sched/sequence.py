@@ -1,0 +1,106 @@
+"""A request on its way: the tokens it has, and how many of them have keys and values in pages.
+
+Owns the state of one sequence and the rules by which it ends. Invariant: 0 <= computed <= len(tokens), its blocks cover
+the computed positions, and it holds blocks and a slot only while it runs. There is no prefill and no decode: computed
+catches up with the tokens. (Drafts, when they come, stand behind the tokens: `pending` counts them in.) Knows no pool,
+no queue and no budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from octavo.cache.hash import block_hashes, root_hash
+from octavo.core.layout import PAGE, pages_for
+from octavo.core.plan import TokenLogprob
+from octavo.core.request import Request
+
+
+class State(Enum):
+    """Where a sequence is. One that was preempted is waiting again."""
+
+    WAITING = 0
+    RUNNING = 1
+    FINISHED = 2
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Made by the scheduler when a request is accepted, and changed by it alone."""
+
+    request: Request
+    order: tuple[int, int]  # the smaller goes first; see queue.place
+    limit: int  # length at which it ends, prompt included
+    tokens: list[int]  # prompt, then what was generated
+    ends: frozenset[int]  # tokens that end it: stop_token_ids, and the model's own unless ignored
+    computed: int = 0  # leading tokens whose keys and values exist
+    granted: int = 0  # tokens the plan under way computes
+    blocks: list[int] = field(default_factory=list)  # block i holds positions 32 i .. 32 i + 31
+    hashes: list[bytes] = field(default_factory=list)  # of the leading full pages, as far as they were wanted
+    sealed: int = 0  # leading blocks that were found or offered to the prefix index
+    slot: int = -1
+    state: State = State.WAITING
+    preemptions: int = 0
+    cached: int = -1  # prompt tokens found at the first admission, -1 before it
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # kept until the first token is drawn
+
+    @property
+    def pending(self) -> int:
+        """Tokens still to compute before the next one can be drawn."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    def claim(self, growth: int) -> int:
+        """Pages it may still take to compute what it has and grow by `growth` pages, or as far as it is allowed to.
+
+        The token that ends a sequence is never computed, so it needs no place.
+        """
+        return min(pages_for(len(self.tokens)) + growth, pages_for(self.limit - 1)) - len(self.blocks)
+
+    def chain(self, pages: int) -> list[bytes]:
+        """Digests of the first `pages` pages, all of them full; each is computed once."""
+        known = len(self.hashes)
+        if known < pages:
+            parent = self.hashes[-1] if known else root_hash(self.request.adapter, self.request.salt)
+            self.hashes += block_hashes(self.tokens, parent, known)
+        return self.hashes[:pages]
+
+    def append(self, token: int) -> str | None:
+        """Accept a drawn token. Returns why the sequence ends with it, "stop" or "length", or None."""
+        self.tokens.append(token)
+        if token in self.ends and self.generated >= self.request.sampling.min_tokens:
+            return "stop"
+        return "length" if len(self.tokens) >= self.limit else None
+
+    @property
+    def stop_reason(self) -> int | None:
+        """The last token, of a sequence that stopped at it, unless it is the model's own end of text."""
+        request, token = self.request, self.tokens[-1]
+        return None if token in request.eos_ids and not request.sampling.ignore_eos else token
+
+    def rewind(self) -> None:
+        """Forget what was computed: its pages and its slot belong to others now. The tokens and their chain stay."""
+        self.computed = self.granted = self.sealed = 0
+        self.blocks = []
+        self.slot = -1
+        self.prompt_logprobs = []
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert 0 <= self.computed <= len(self.tokens)
+        assert len(self.tokens) < self.limit or self.state is State.FINISHED
+        assert self.computed < len(self.tokens) or self.state is State.FINISHED
+        assert len(self.hashes) <= len(self.tokens) // PAGE
+        assert self.sealed <= self.computed // PAGE
+        if self.state is State.RUNNING:
+            assert self.slot >= 0
+            assert len(self.blocks) == pages_for(self.computed + self.granted)
+        else:
+            assert self.slot == -1
+            assert not self.blocks
+            assert not self.computed

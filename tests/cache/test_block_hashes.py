@@ -1,0 +1,77 @@
+"""The chain of page digests: equal exactly where tokens, adapter and salt are equal from the start."""
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octavo.cache.hash import block_hashes, root_hash
+from octavo.core.layout import PAGE
+
+TOKENS = st.lists(st.integers(0, 3), max_size=5 * PAGE)
+
+
+def obvious(tokens: list[int], parent: bytes) -> list[bytes]:
+    """The definition, page by page."""
+    digests = []
+    for page in range(len(tokens) // PAGE):
+        words = np.array(tokens[page * PAGE : (page + 1) * PAGE], dtype="<i4")
+        parent = hashlib.sha256(parent + words.tobytes()).digest()
+        digests.append(parent)
+    return digests
+
+
+@given(TOKENS, st.integers(-(2**63), 2**63 - 1), st.text(max_size=8))
+def test_equals_the_definition(tokens, adapter, salt):
+    root = root_hash(adapter, salt)
+    assert block_hashes(tokens, root) == obvious(tokens, root)
+
+
+@given(TOKENS, st.data())
+def test_grown_in_parts_is_the_same_chain(tokens, data):
+    root = root_hash(0, "")
+    cut = data.draw(st.integers(0, len(tokens) // PAGE))
+    hashes = block_hashes(tokens[: cut * PAGE], root)
+    hashes += block_hashes(tokens, hashes[-1] if hashes else root, cut)
+    assert hashes == block_hashes(tokens, root)
+
+
+@given(TOKENS, TOKENS)
+def test_equal_exactly_as_far_as_the_tokens_are(one, other):
+    root = root_hash(0, "")
+    pairs = zip(block_hashes(one, root), block_hashes(other, root), strict=False)
+    for page, (left, right) in enumerate(pairs):
+        assert (left == right) == (one[: (page + 1) * PAGE] == other[: (page + 1) * PAGE])
+
+
+def test_adapters_and_salts_share_nothing():
+    tokens = list(range(3 * PAGE))
+    roots = [
+        root_hash(adapter, salt) for adapter in (0, 1, 256, -1) for salt in ("", "a", "\x00", "a\x00", "ä", "\ud800")
+    ]
+    chains = [block_hashes(tokens, root) for root in roots]
+    assert len({digest for chain in chains for digest in chain}) == 3 * len(roots)
+
+
+def test_largest_token_ids():
+    tokens = [2**31 - 1, 0] * (PAGE // 2)
+    assert block_hashes(tokens, root_hash(0, "")) == obvious(tokens, root_hash(0, ""))
+
+
+@pytest.mark.parametrize("length", [0, 1, PAGE - 1, PAGE, PAGE + 1])
+def test_only_full_pages(length):
+    assert len(block_hashes([1] * length, root_hash(0, ""))) == length // PAGE
+
+
+def test_a_long_prompt_is_hashed_fast():
+    tokens = list(range(8192))
+    root = root_hash(0, "")
+    seconds = []
+    for _ in range(20):
+        start = time.thread_time()
+        block_hashes(tokens, root)
+        seconds.append(time.thread_time() - start)
+    assert min(seconds) < 2e-3
