@@ -1,0 +1,98 @@
+"""Engines over tiny models, of the size a test asks for: the pool in pages, not in bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from octavo.cache.pool import BlockPool
+from octavo.checkpoint.source import open_source
+from octavo.core.config import SchedulerConfig
+from octavo.core.plan import Output
+from octavo.core.request import Request, SamplingParams
+from octavo.engine.engine import Engine
+from octavo.models.load import load
+from octavo.models.lower import lower
+from octavo.models.registry import read_spec
+from octavo.program.cpu import Cpu
+from octavo.program.ops import Program
+from octavo.program.reference import Reference
+from octavo.sched.scheduler import Scheduler
+from octavo.worker.worker import Worker
+
+
+def program_of(path: Path, *, max_len: int = 256, exact: bool = False) -> Program:
+    """exact: all in float32, pages too, so that only the order of additions is left to differ."""
+    source = open_source(path)
+    try:
+        spec = read_spec(source)
+        weights = load(source, spec, dtype="float32" if exact else "auto")
+        return lower(spec, weights, kv_dtype="float32" if exact else "bfloat16", max_len=max_len, exact=exact)
+    finally:
+        source.close()
+
+
+def engine_of(
+    program: Program,
+    executor: str,
+    *,
+    pages: int = 128,
+    seqs: int = 16,
+    step_tokens: int = 512,
+    threads: int = 2,
+    prefix_cache: bool = True,
+    max_queued: int = 1024,
+) -> Engine:
+    runs = Cpu(program, threads, max_tokens=step_tokens) if executor == "cpu" else Reference(program)
+    runs.allocate(pages)
+    config = SchedulerConfig(max_seqs=seqs, max_step_tokens=step_tokens, max_len=program.max_len, max_queued=max_queued)
+    worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab)
+    return Engine(Scheduler(config, BlockPool(pages, prefix_cache)), worker, vocab=program.vocab)
+
+
+def mixed_requests(
+    count: int = 8, *, vocab: int = 256, seed: int = 0, longest: int = 150, tokens: int = 24
+) -> list[Request]:
+    """Requests that differ in everything that may change an answer; half of the prompts share a beginning."""
+    random = np.random.default_rng(seed)
+    shared = random.integers(3, vocab, longest).tolist()
+    requests = []
+    for number in range(count):
+        length = int(random.integers(1, longest))
+        prompt = shared[:length] if number % 2 else random.integers(3, vocab, length).tolist()
+        sampling = SamplingParams(
+            temperature=(0.0, 1.0, 0.8, 1.2)[number % 4],
+            top_k=(0, 20)[number % 2],
+            top_p=(1.0, 0.9, 0.95)[number % 3],
+            min_p=(0.0, 0.0, 0.02)[number % 3],
+            presence_penalty=(0.0, 0.5)[number % 2],
+            frequency_penalty=(0.0, 0.0, 0.3)[number % 3],
+            repetition_penalty=(1.0, 1.0, 1.0, 1.2)[number % 4],
+            logit_bias=(None, {5: 2.0, 9: -100.0})[number % 2],
+            min_tokens=(0, 10)[number % 2],
+            max_tokens=tokens + number,
+            logprobs=(None, 3)[number % 2],
+            prompt_logprobs=2 if number % 4 == 1 else None,
+        )
+        requests.append(Request(id=f"r{number}", prompt=prompt, sampling=sampling, eos_ids=[2], seed=seed + number))
+    return requests
+
+
+def gathered(engine: Engine, requests: list[Request]) -> dict[str, Output]:
+    """All outputs of each request, joined into one; the engine is checked after each step."""
+    whole = {request.id: Output(id=request.id) for request in requests}
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        for output in engine.step():
+            total = whole[output.id]
+            assert total.finish is None, "an output after the last"
+            total.tokens += output.tokens
+            total.logprobs += output.logprobs
+            total.prompt_logprobs += output.prompt_logprobs
+            total.cached = max(total.cached, output.cached)
+            total.finish, total.stop_reason, total.error = output.finish, output.stop_reason, output.error
+        engine.check()
+    assert all(output.finish is not None for output in whole.values())
+    return whole
