@@ -1,3 +1,4 @@
+// Any processor: plain C++ that the compiler vectorizes as it can.
 #define OCTAVO_PORTABLE
 #define OCTAVO_NAME "portable"
 #include "variant.inl"

@@ -80,7 +80,8 @@ def test_stale_memory_never_leaks_into_an_answer() -> None:
         clean, dirty = Cpu(case.program, 2, max_tokens=192), Cpu(case.program, 2, max_tokens=192)
         clean.allocate(case.pages)
         dirty.allocate(case.pages)
-        dirty.pages.fill(0xFF)
+        assert dirty.store is not None
+        dirty.store.data.fill(0xFF)
         for batch in case.batches:
             assert np.array_equal(clean.logits(batch), dirty.logits(batch))
         clean.close()

@@ -1,11 +1,16 @@
 """The memory of the pages: one block, cache-line aligned, in huge pages where the system gives them.
 
-Knows nothing of who holds which page; the layout within a page is the executor's.
+All of it is touched from the start on, so that a shortage shows early and not under load: the first part before the
+store is handed out, the rest in the background, since the system may need seconds for many gigabytes. Knows nothing of
+who holds which page; the layout within a page is the executor's.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
+import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -13,23 +18,64 @@ import numpy.typing as npt
 from octavo.core.layout import KvLayout
 
 HUGE = 2 << 20  # bytes of a huge page
+PART = 256 << 20  # bytes touched at a time
+MADV_POPULATE_WRITE = 23  # Linux 5.14; maps pages for writing and leaves what they hold
 
 
 class KvStore:
-    """Pages of all layers: layer by layer, `layer_stride` bytes each."""
+    """Pages of all layers: layer by layer, `layer_stride` bytes each, zero at first."""
 
     def __init__(self, layout: KvLayout, pages: int) -> None:
-        """Take and touch the memory. Raises MemoryError, naming the size."""
+        """Take the memory. Raises MemoryError, naming the size."""
         self.pages = pages
         self.layer_stride = layout.page_bytes // layout.layers * pages
-        size = layout.page_bytes * pages
+        self.size = layout.page_bytes * pages
+        self._closed = False
+        self._fault: str | None = None
         try:
-            self._map = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._map = mmap.mmap(-1, self.size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError, OverflowError) as error:
-            raise MemoryError(f"no {size} bytes for {pages} pages of keys and values: {error}") from None
+            raise MemoryError(f"no {self.size} bytes for {pages} pages of keys and values: {error}") from None
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(self._map, np.uint8)
         start = -whole.ctypes.data % HUGE
-        self.data: npt.NDArray[np.uint8] = whole[start : start + size]
-        self.data.fill(0)  # now, so that a shortage shows at the start and not under load
+        self.data: npt.NDArray[np.uint8] = whole[start : start + self.size]
+        self._populate(0)
+        self.check()
+        self._toucher = threading.Thread(target=self._populate_rest, name="octavo-touch", daemon=True)
+        self._toucher.start()
+
+    def check(self) -> None:
+        """Raises MemoryError where the system had less memory than it promised."""
+        if self._fault is not None:
+            raise MemoryError(f"no {self.size} bytes for {self.pages} pages of keys and values: {self._fault}")
+
+    def close(self) -> None:
+        """Stop touching. The memory goes when nobody refers to it any more."""
+        self._closed = True
+        self._toucher.join()
+
+    def touched(self) -> None:
+        """Wait until all memory is touched. Raises MemoryError as `check`."""
+        self._toucher.join()
+        self.check()
+
+    def _populate_rest(self) -> None:
+        for start in range(PART, self.size, PART):
+            if self._closed or self._fault is not None:
+                return
+            self._populate(start)
+
+    def _populate(self, start: int) -> None:
+        """Touch one part. What it holds stays, so that pages may be in use already."""
+        madvise = ctypes.CDLL(None, use_errno=True).madvise
+        madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        length = min(PART, self.size - start)
+        if madvise(self.data.ctypes.data + start, length, MADV_POPULATE_WRITE) == 0:
+            return
+        error = ctypes.get_errno()
+        if start == 0 and error == 22:  # EINVAL: an older system; nobody uses the pages yet
+            self.data.fill(0)
+        elif error != 22:
+            self._fault = os.strerror(error)

@@ -28,18 +28,22 @@ class Cpu:
         self.isa = isa or native.isa()
         self.threads = threads
         self.max_tokens = max_tokens
-        self.pages: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self.store: KvStore | None = None
         self._kv = program.kv
         self._plan = native.Plan(config(program, threads, max_tokens), [native_op(op) for op in program.ops], self.isa)
 
     def allocate(self, pages: int) -> None:
-        """Take memory for this many pages and touch it. Raises MemoryError."""
-        store = KvStore(self._kv, pages)
-        self.pages = store.data
-        self._plan.bind_pages(store.data, store.layer_stride)
+        """Take memory for this many pages; it is touched from now on, see KvStore. Raises MemoryError."""
+        self.store = KvStore(self._kv, pages)
+        self._plan.bind_pages(self.store.data, self.store.layer_stride)
 
     def run(self, batch: Batch) -> Drawn:
-        """Compute one step: write keys and values to their pages, draw from the rows of `batch.head`."""
+        """Compute one step: write keys and values to their pages, draw from the rows of `batch.head`.
+
+        Raises MemoryError where the pages turn out to have less memory than the system promised.
+        """
+        assert self.store is not None, "allocate comes before run"
+        self.store.check()
         top = batch.head.top
         return Drawn(**self._plan.run(self._arrays(batch), int(top.max(initial=0)), logits=False))
 
@@ -55,6 +59,8 @@ class Cpu:
     def close(self) -> None:
         """Stop the threads. May be called twice."""
         self._plan.close()
+        if self.store is not None:
+            self.store.close()
 
     def _arrays(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
         assert len(batch.ids) <= self.max_tokens, f"{len(batch.ids)} tokens in a step made for {self.max_tokens}"
