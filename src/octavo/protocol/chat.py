@@ -1,0 +1,231 @@
+"""/v1/chat/completions: what may be asked, and the shapes of the answer, whole and streamed.
+
+Invariant: `conversation()` gives plain messages whose content is a text or a list of texts, as a chat template takes
+them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from pydantic import BaseModel, Field, field_validator
+
+from octavo.core.errors import InvalidValue, UserError
+from octavo.core.request import MAX_LOGPROBS, SamplingParams
+from octavo.protocol.generation import GenerationRequest
+from octavo.protocol.usage import Usage
+from octavo.protocol.wire import STRICT, brief, unicode
+
+MAX_MESSAGES = 4096
+
+# known, not honoured: the values (besides null) under which there is nothing to honour
+NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none",),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none",),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": ("medium",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "web_search_options": (),
+    "prompt_cache_retention": ("in_memory", "in-memory"),
+}
+NEUTRAL_MESSAGE = ("refusal", "annotations", "audio", "tool_calls", "function_call")  # null, empty or refused
+
+
+class Message(BaseModel):
+    """One message. `content` is a text or a list of {"type": "text", "text": ...} parts."""
+
+    model_config = STRICT
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Any
+    name: str | None = None
+    tool_call_id: str | None = None
+    # what an assistant message of an earlier answer carries; only empty is honoured
+    refusal: Any = None
+    annotations: Any = None
+    audio: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class ChatRequest(GenerationRequest):
+    """A conversation to continue. `max_completion_tokens` is the newer name of `max_tokens`."""
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+
+    # labels
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    # of vLLM
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return template_variables(value)
+
+    def sampling(self) -> SamplingParams:
+        """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
+        self.check_stream()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidValue("top_logprobs", self.top_logprobs, "only together with logprobs=true")
+        tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        if self.max_tokens not in (None, tokens):
+            raise InvalidValue("max_tokens", self.max_tokens, f"the value of max_completion_tokens, {tokens}, or none")
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return self.params(max_tokens=tokens, logprobs=logprobs, prompt_logprobs=self.prompt_logprobs)
+
+
+RESERVED = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "tokenize",
+            "chat_template", "conversation", "self"}  # fmt: skip
+
+
+def template_variables(value: dict[str, Any]) -> dict[str, Any]:
+    """Variables for a chat template, without those that have another way in. Raises InvalidValue."""
+    for name in value:
+        if name in RESERVED or not name.isidentifier():
+            raise InvalidValue(f"chat_template_kwargs.{brief(name)}", brief(name), "a name of the template's own")
+    return value
+
+
+def conversation(messages: list[Message]) -> list[dict[str, Any]]:
+    """The messages as a template takes them. Raises InvalidValue, UserError for anything that is not text."""
+    return [_plain(f"messages[{place}]", message) for place, message in enumerate(messages)]
+
+
+def _plain(field: str, message: Message) -> dict[str, Any]:
+    for name in NEUTRAL_MESSAGE:
+        if getattr(message, name) not in (None, [], ""):
+            raise InvalidValue(f"{field}.{name}", brief(getattr(message, name)), "this server accepts only null")
+    plain: dict[str, Any] = {"role": message.role, "content": _content(f"{field}.content", message.content)}
+    if message.name is not None:
+        plain["name"] = unicode(f"{field}.name", message.name)
+    if message.tool_call_id is not None:
+        if message.role != "tool":
+            raise InvalidValue(f"{field}.tool_call_id", message.tool_call_id, "only in a message of role tool")
+        plain["tool_call_id"] = unicode(f"{field}.tool_call_id", message.tool_call_id)
+    return plain
+
+
+def _content(field: str, content: Any) -> str | list[dict[str, str]]:
+    if isinstance(content, str):
+        return unicode(field, content)
+    if not isinstance(content, list) or not content:
+        raise InvalidValue(field, brief(content), "a text, or a list of text parts")
+    parts = []
+    for place, part in enumerate(content):
+        where = f"{field}[{place}]"
+        if not isinstance(part, dict):
+            raise InvalidValue(where, brief(part), 'an object such as {"type": "text", "text": "..."}')
+        if part.get("type") != "text":
+            raise InvalidValue(f"{where}.type", brief(part.get("type")), 'this model reads only parts of type "text"')
+        if not isinstance(part.get("text"), str):
+            raise InvalidValue(f"{where}.text", brief(part.get("text")), "a text")
+        for name in part:
+            if name not in ("type", "text"):
+                raise UserError(f"{where}.{brief(name)} is not a parameter here", where, "unknown_parameter")
+        parts.append({"type": "text", "text": unicode(f"{where}.text", part["text"])})
+    return parts
+
+
+class TopLogprob(msgspec.Struct):
+    """One alternative. `bytes` are the token's UTF-8 bytes; a token may hold a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLogprob(msgspec.Struct):
+    """One token of the answer with its alternatives, the likeliest first."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct):
+    """Log-probabilities of the content's tokens."""
+
+    content: list[ChatLogprob]
+    refusal: None = None
+
+
+class Answer(msgspec.Struct):
+    """The assistant's message."""
+
+    content: str
+    role: str = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct):
+    """One choice. `stop_reason` is the stop string or token that ended it (vLLM)."""
+
+    index: int
+    message: Answer
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChatCompletion(msgspec.Struct):
+    """The whole answer."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    object: str = "chat.completion"
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: list[Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class AnswerDelta(msgspec.Struct):
+    """What a chunk adds to the assistant's message."""
+
+    role: str | msgspec.UnsetType = msgspec.UNSET
+    content: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChatChunkChoice(msgspec.Struct):
+    """What a chunk adds to one choice."""
+
+    index: int
+    delta: AnswerDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | msgspec.UnsetType | None = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChatChunk(msgspec.Struct):
+    """One event of a streamed answer."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    object: str = "chat.completion.chunk"
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET

@@ -1,0 +1,133 @@
+"""What both generation endpoints ask: sampling fields with OpenAI's and vLLM's names, and their translation.
+
+Invariant: types are checked here, ranges in `SamplingParams`; each error names the field as the caller wrote it.
+
+Parameters of OpenAI that this server does not honour are refused unless they hold a value under which there is nothing
+to honour (`NEUTRAL_*` tables of the endpoints). Labels (`LABELS`) are accepted, checked for their type, and change
+nothing: they name the caller for the caller's own purposes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field, field_validator
+
+from octavo.core.errors import InvalidValue, UserError
+from octavo.core.request import SamplingParams
+from octavo.protocol.wire import STRICT, brief, unicode
+
+
+class StreamOptions(BaseModel):
+    """include_usage: a last chunk with the usage. continuous_usage_stats (vLLM): usage so far in every chunk."""
+
+    model_config = STRICT
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool = False
+
+    @field_validator("include_obfuscation")
+    @classmethod
+    def _plain(cls, value: bool) -> bool:
+        if value:
+            raise InvalidValue("stream_options.include_obfuscation", True, "this server accepts only false")
+        return value
+
+
+class GenerationRequest(BaseModel):
+    """The fields that completions and chat completions share."""
+
+    model_config = STRICT
+
+    model: str | None = None  # None: the model that is served
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: Any = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+
+    # labels
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+
+    # of vLLM
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    prompt_logprobs: int | None = None
+    priority: int = Field(0, ge=-(2**31), lt=2**31)
+    cache_salt: str = Field("", max_length=256)
+    return_token_ids: bool = False
+
+    @field_validator("stop")
+    @classmethod
+    def _stops(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return unicode("stop", value)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise InvalidValue("stop", brief(value), "a string or a list of strings")
+        return [unicode(f"stop[{place}]", item) for place, item in enumerate(value[:100])]
+
+    @field_validator("cache_salt")
+    @classmethod
+    def _salt(cls, value: str) -> str:
+        if not value:
+            raise InvalidValue("cache_salt", value, "1 to 256 characters")
+        return unicode("cache_salt", value)
+
+    def check_stream(self) -> None:
+        """Refuse what has no meaning without, or with, a stream."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidValue("stream_options", "given", "only together with stream=true")
+        if self.stream and self.prompt_logprobs is not None:
+            raise InvalidValue("prompt_logprobs", self.prompt_logprobs, "only without stream")
+
+    def params(self, *, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
+        """How to draw. Raises InvalidValue for anything out of range."""
+        return SamplingParams(
+            n=self.n,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=_biases(self.logit_bias),
+            seed=self.seed,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            ignore_eos=self.ignore_eos,
+            min_tokens=self.min_tokens,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            skip_special_tokens=self.skip_special_tokens,
+        )
+
+
+def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
+    """Token ids are strings in JSON."""
+    if given is None:
+        return None
+    if len(given) > 1024:
+        raise InvalidValue("logit_bias", f"{len(given)} entries", "at most 1024 entries")
+    biases = {}
+    for name, bias in given.items():
+        if not (name.isascii() and name.isdecimal() and len(name) <= 10):
+            raise UserError(f"logit_bias: {brief(name)!r} is not a token id", "logit_bias", "invalid_value")
+        biases[int(name)] = bias
+    return biases

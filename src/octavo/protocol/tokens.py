@@ -1,0 +1,73 @@
+"""/tokenize and /detokenize, in vLLM's shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, Field, field_validator
+
+from octavo.core.errors import InvalidValue, UserError
+from octavo.protocol.chat import MAX_MESSAGES, Message, template_variables
+from octavo.protocol.completions import token_ids
+from octavo.protocol.wire import STRICT, unicode
+
+
+class TokenizeRequest(BaseModel):
+    """Either `prompt` or `messages`. `add_special_tokens` is true for a prompt, false for messages, unless given."""
+
+    model_config = STRICT
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] = {}
+    return_token_strs: bool = False
+
+    @field_validator("prompt")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        return unicode("prompt", value)
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return template_variables(value)
+
+    def check(self) -> None:
+        """Exactly one of the two. Raises UserError."""
+        if self.prompt is None and self.messages is None:
+            raise UserError("prompt or messages is required", "prompt", "missing_required_parameter")
+        if self.prompt is not None and self.messages is not None:
+            raise InvalidValue("messages", "given", "either prompt or messages, not both")
+
+
+class DetokenizeRequest(BaseModel):
+    """Token ids to turn into text, special tokens included."""
+
+    model_config = STRICT
+
+    model: str | None = None
+    tokens: Any
+
+    @field_validator("tokens")
+    @classmethod
+    def _ids(cls, value: Any) -> list[int]:
+        return token_ids("tokens", value) if value != [] else []
+
+
+class Tokenized(msgspec.Struct):
+    """`max_model_len` is null until the engine is loaded."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class Detokenized(msgspec.Struct):
+    """The text of the tokens."""
+
+    prompt: str

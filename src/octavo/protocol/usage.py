@@ -1,0 +1,25 @@
+"""Token counts, as every generation endpoint reports them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PromptDetails(msgspec.Struct):
+    """`cached_tokens`: prompt tokens whose keys and values were found in the prefix cache."""
+
+    cached_tokens: int = 0
+
+
+class Usage(msgspec.Struct):
+    """Counts over all prompts and choices; a prompt with several choices counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+    @classmethod
+    def of(cls, prompt: int, completion: int, cached: int) -> Usage:
+        """Usage from its three counts."""
+        return cls(prompt, completion, prompt + completion, PromptDetails(cached))

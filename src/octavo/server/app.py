@@ -1,0 +1,213 @@
+"""The ASGI application: routes, errors, and the life of engine and language behind them.
+
+Invariant: status is answered from the first moment to the last, whatever the engine does; every error, from wherever it
+is raised, has the OpenAI API's error body. The application holds no model and does no arithmetic.
+
+/live says that this process answers; /ready (and /health) that requests are accepted now. /v1/*, /tokenize and
+/detokenize want a key where keys are set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+import octavo
+from octavo.core.errors import OctavoError
+from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest
+from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
+from octavo.protocol.errors import body_of, error_body
+from octavo.protocol.models import ModelCard, ModelList
+from octavo.protocol.tokens import DetokenizeRequest, TokenizeRequest
+from octavo.protocol.wire import decode, read
+from octavo.server.body import read_body
+from octavo.server.chat import ChatCall
+from octavo.server.completions import CompletionCall
+from octavo.server.config import ServerConfig
+from octavo.server.front import Front
+from octavo.server.guard import Guard
+from octavo.server.sse import ClientGone, EventStream, events, unless_gone
+from octavo.server.text import Language
+from octavo.server.tokens import detokenized, tokenized
+from octavo.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from octavo.engine.client import EngineClient
+
+M = TypeVar("M", bound=BaseModel)
+logger = logging.getLogger("octavo.server")
+JSON_INLINE = 2**16  # bytes of a body that is read in the event loop: about a millisecond
+RETRY_SECONDS = {429: "1", 503: "5"}
+
+
+def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], config: ServerConfig) -> FastAPI:
+    """The application. `load` gives the model's tokenizer; it runs in a thread, beside the engine's start.
+
+    The lifespan starts both in the background and, at the end, drains. `app.state.front` is the Front.
+    """
+    front = Front(client, Language(load), config)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(front.start())
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await front.drain(0.0 if front.draining else config.drain_seconds)
+
+    app = FastAPI(
+        title="Octavo",
+        version=octavo.__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.front = front
+    app.add_middleware(Guard, front=front)
+    for kind in (OctavoError, HTTPException, ClientGone):
+        app.add_exception_handler(kind, _refused)
+    routes = Routes(front)
+    for path, get in routes.gets().items():
+        app.add_api_route(path, get, methods=["GET", "HEAD"], response_model=None)
+    for path, post in routes.posts().items():
+        app.add_api_route(path, post, methods=["POST"], response_model=None)
+    return app
+
+
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """The answer to what was raised."""
+    if isinstance(error, ClientGone):
+        return Response(status_code=499)  # nobody reads it; nginx' number for this case, for the count
+    if isinstance(error, HTTPException):
+        status, headers = error.status_code, dict(error.headers or {})
+        return _json(
+            error_body(status, f"{request.method} {request.scope['path'][:200]}: {error.detail}"), status, headers
+        )
+    status, body = body_of(error)
+    if status == 500:
+        logger.error("a request failed: %s", error)
+    return _json(body, status, {"retry-after": RETRY_SECONDS[status]} if status in RETRY_SECONDS else None)
+
+
+class Routes:
+    """The endpoints of one front."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    def gets(self) -> dict[str, Callable[..., Any]]:
+        """Endpoints by path that answer GET."""
+        return {
+            "/live": self.live,
+            "/ready": self.ready,
+            "/health": self.ready,
+            "/version": self.version,
+            "/metrics": self.metrics,
+            "/v1/models": self.models,
+            "/v1/models/{name:path}": self.model,
+        }
+
+    def posts(self) -> dict[str, Callable[..., Any]]:
+        """Endpoints by path that answer POST."""
+        return {
+            "/v1/completions": self.completions,
+            "/v1/chat/completions": self.chat,
+            "/tokenize": self.tokenize,
+            "/detokenize": self.detokenize,
+        }
+
+    async def live(self) -> Response:
+        """The process answers."""
+        return _json(b'{"status":"live"}')
+
+    async def ready(self) -> Response:
+        """Whether requests are accepted now, and how far loading is."""
+        front, status = self._front, self._front.status()
+        trouble = front.trouble()
+        failure = front.failure
+        state = "draining" if front.draining else "failed" if failure is not None else status.state
+        report = {
+            "status": ("stalled" if state == "ready" else state) if trouble else "ready",
+            "detail": str(failure) if isinstance(failure, OctavoError) else trouble,
+            "progress": status.progress,
+            "tokenizer": front.language.state,
+            "heartbeat_age_seconds": round(status.heartbeat_age, 3),
+            "restarts": status.restarts,
+        }
+        headers = {"retry-after": RETRY_SECONDS[503]} if trouble else None
+        return _json(msgspec.json.encode(report), 503 if trouble else 200, headers)
+
+    async def version(self) -> Response:
+        """Our version."""
+        return _json(msgspec.json.encode({"version": octavo.__version__}))
+
+    async def metrics(self) -> Response:
+        """The page for Prometheus."""
+        return Response(self._front.meter.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def models(self) -> Response:
+        """All names of the model."""
+        return _json(msgspec.json.encode(ModelList([self._card(name) for name in self._front.config.names])))
+
+    async def model(self, name: str) -> Response:
+        """One name of the model."""
+        return _json(msgspec.json.encode(self._card(self._front.model(name))))
+
+    def _card(self, name: str) -> ModelCard:
+        front = self._front
+        info = front.status().info
+        return ModelCard(name, front.created, front.config.names[0], None if info is None else info.max_len)
+
+    async def completions(self, request: Request) -> Response:
+        """Continue prompts."""
+        info = self._front.accept()
+        asked = await self._asked(request, CompletionRequest, NEUTRAL_COMPLETION)
+        call = await CompletionCall.open(self._front, info, asked)
+        return await self._answer(request, call, asked.stream)
+
+    async def chat(self, request: Request) -> Response:
+        """Continue a conversation."""
+        info = self._front.accept()
+        asked = await self._asked(request, ChatRequest, NEUTRAL_CHAT)
+        call = await ChatCall.open(self._front, info, asked)
+        return await self._answer(request, call, asked.stream)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Text to token ids."""
+        return _json(await tokenized(self._front, await self._asked(request, TokenizeRequest)))
+
+    async def detokenize(self, request: Request) -> Response:
+        """Token ids to text."""
+        return _json(await detokenized(self._front, await self._asked(request, DetokenizeRequest)))
+
+    async def _asked(self, request: Request, kind: type[M], neutral: dict[str, tuple[Any, ...]] | None = None) -> M:
+        """The checked request in a body."""
+        config, language = self._front.config, self._front.language
+        body = await read_body(request, limit=config.max_body_bytes, seconds=config.body_seconds)
+        return await language.work(len(body), lambda: read(kind, decode(body), neutral), inline=JSON_INLINE)
+
+    async def _answer(self, request: Request, call: CompletionCall | ChatCall, stream: bool) -> Response:
+        """The whole answer, or its stream once the engine gave the first output: until then an error has its status."""
+        if not stream:
+            return _json(await unless_gone(request.receive, call.whole()))
+        frames = events(call.chunks())
+        first = await unless_gone(request.receive, anext(frames))
+        config = self._front.config
+        return EventStream(first, frames, stall_seconds=config.stall_seconds, backlog_bytes=config.backlog_bytes)

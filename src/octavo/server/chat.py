@@ -1,0 +1,162 @@
+"""/v1/chat/completions: a conversation to token ids, pieces to chunks or to an answer.
+
+Invariant: the contents of a choice's chunks, joined, are the content of the whole answer; so are their logprobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from octavo.core.errors import UserError
+from octavo.core.status import EngineInfo
+from octavo.protocol.chat import (
+    Answer,
+    AnswerDelta,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatRequest,
+    Message,
+    conversation,
+)
+from octavo.protocol.usage import Usage
+from octavo.server.front import Front
+from octavo.server.generation import Call, Piece
+from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from octavo.server.text import Language
+
+
+async def chat_tokens(
+    language: Language,
+    messages: list[Message],
+    *,
+    add_generation_prompt: bool,
+    add_special_tokens: bool,
+    variables: dict[str, Any],
+) -> list[int]:
+    """Token ids of a conversation in the model's template. Raises UserError."""
+    tokenizer = language.required("messages")
+    template = language.template
+    if template is None:
+        raise UserError(
+            "messages: this model has no chat template; use /v1/completions", "messages", "no_chat_template"
+        )
+    plain = conversation(messages)
+    if "developer" not in (tokenizer.chat_template or ""):  # the template knows the role by its older name
+        plain = [message | {"role": "system"} if message["role"] == "developer" else message for message in plain]
+
+    def encoded() -> list[int]:
+        text = template.render(plain, add_generation_prompt=add_generation_prompt, **variables)
+        return tokenizer.encode(text, special=add_special_tokens)
+
+    return await language.work(sum(_size(message["content"]) for message in plain), encoded)
+
+
+def _size(content: str | list[dict[str, str]]) -> int:
+    """Characters of a message, and what rendering one costs besides in these terms."""
+    return 256 + (len(content) if isinstance(content, str) else sum(len(part["text"]) for part in content))
+
+
+class ChatCall:
+    """One call of the endpoint. Made by `open`; then either `whole` or `chunks`, once."""
+
+    def __init__(self, front: Front, info: EngineInfo, asked: ChatRequest) -> None:
+        self._front = front
+        self._asked = asked
+        self._sampling = asked.sampling()
+        self._call = Call(front, info, asked, self._sampling)
+        self._names = TokenNames(front.language.tokenizer)
+
+    @classmethod
+    async def open(cls, front: Front, info: EngineInfo, asked: ChatRequest) -> ChatCall:
+        """Check the request and make its prompt ready. Raises UserError."""
+        call = cls(front, info, asked)
+        tokens = await chat_tokens(
+            front.language,
+            asked.messages,
+            add_generation_prompt=asked.add_generation_prompt,
+            add_special_tokens=asked.add_special_tokens,
+            variables=asked.chat_template_kwargs,
+        )
+        call._call.add("messages", tokens, None)
+        return call
+
+    async def whole(self) -> bytes:
+        """The JSON of the answer, when all is done."""
+        async with aclosing(self._call.pieces()) as pieces:
+            async for _ in pieces:
+                pass
+        call, asked, totals = self._call, self._asked, self._call.totals
+        choices = []
+        for index in range(len(call.requests)):
+            total = totals[index]
+            logprobs = None
+            if asked.logprobs:
+                shape = partial(chat_logprobs, self._names, total.logprobs)
+                logprobs = await self._front.language.work(len(total.logprobs), shape)
+            choice = ChatChoice(index, Answer(total.text), logprobs, total.finish, total.stop_reason)
+            if asked.return_token_ids:
+                choice.token_ids = total.tokens
+            choices.append(choice)
+        answer = ChatCompletion(
+            f"chatcmpl-{call.id}", call.created, call.model, call.fingerprint, choices, self._usage()
+        )
+        if asked.return_token_ids:
+            answer.prompt_token_ids = call.requests[0].prompt
+        if asked.prompt_logprobs is not None:
+            entries = totals[0].prompt_logprobs
+            answer.prompt_logprobs = await self._front.language.work(
+                len(entries), lambda: prompt_logprobs(self._names, entries)
+            )
+        return msgspec.json.encode(answer)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The JSON of each chunk: of each choice first its role, then its text, then its end."""
+        options = self._asked.stream_options
+        wanted, each = bool(options and options.include_usage), bool(options and options.continuous_usage_stats)
+        begun: set[int] = set()
+        async with aclosing(self._call.pieces()) as pieces:
+            async for piece in pieces:
+                news = self._news(piece)
+                if piece.index not in begun:
+                    role = ChatChunkChoice(piece.index, AnswerDelta(role="assistant", content=""))
+                    news.insert(0, role)
+                for choice in news:
+                    chunk = self._chunk([choice], self._usage() if each else None if wanted else UNSET)
+                    if self._asked.return_token_ids and not begun:
+                        chunk.prompt_token_ids = self._call.requests[0].prompt
+                    begun.add(piece.index)
+                    yield msgspec.json.encode(chunk)
+        if wanted:
+            yield msgspec.json.encode(self._chunk([], self._usage()))
+
+    def _news(self, piece: Piece) -> list[ChatChunkChoice]:
+        """What a piece adds to its choice: text, an end, both or nothing."""
+        delta, news = piece.delta, []
+        logprobs = chat_logprobs(self._names, delta.logprobs) if self._asked.logprobs and delta.logprobs else None
+        if delta.text or logprobs is not None or (self._asked.return_token_ids and delta.tokens):
+            choice = ChatChunkChoice(piece.index, AnswerDelta(content=delta.text), logprobs)
+            if self._asked.return_token_ids:
+                choice.token_ids = delta.tokens
+            news.append(choice)
+        if delta.finish is not None:
+            end = ChatChunkChoice(piece.index, AnswerDelta(), finish_reason=delta.finish, stop_reason=delta.stop_reason)
+            news.append(end)
+        return news
+
+    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | msgspec.UnsetType | None) -> ChatChunk:
+        call = self._call
+        return ChatChunk(f"chatcmpl-{call.id}", call.created, call.model, call.fingerprint, choices, usage)
+
+    def _usage(self) -> Usage:
+        totals = self._call.totals
+        cached = totals[0].cached if 0 in totals else 0
+        completion = sum(len(total.tokens) for total in totals.values())
+        return Usage.of(len(self._call.requests[0].prompt), completion, cached)

@@ -1,0 +1,172 @@
+"""One API call turned into sequences, and their outputs into one flow of pieces.
+
+Invariant: leaving `pieces` in any way (end, error, cancellation) leaves no sequence of the call in the engine.
+Each choice of each prompt is one engine request with an id of our own; the prefix cache shares the prompt. A choice's
+seed is the call's plus the choice's number, so a prompt's choices do not depend on what else the call asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from octavo.core.errors import EngineFault, InvalidValue, Unavailable, UserError
+from octavo.core.request import Request, SamplingParams
+from octavo.core.status import EngineInfo
+from octavo.protocol.generation import GenerationRequest
+from octavo.server.front import Front
+from octavo.server.metrics import Meter
+from octavo.text.assemble import Assembler, Delta
+from octavo.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from octavo.engine.client import EngineClient
+
+MAX_CHOICES = 512  # choices of one call: prompts times n
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one engine output adds to choice `index` (prompt number times n, plus choice number), and its totals."""
+
+    index: int
+    delta: Delta
+    total: Assembler
+
+
+class Call:
+    """The sequences of one API call. `index` of a piece counts over all prompts."""
+
+    def __init__(self, front: Front, info: EngineInfo, asked: GenerationRequest, sampling: SamplingParams) -> None:
+        self.id = secrets.token_hex(12)
+        self.created = int(time.time())
+        self.model = front.model(asked.model)
+        self.fingerprint = front.fingerprint(info)
+        self.requests: list[Request] = []
+        self.totals: dict[int, Assembler] = {}
+        self._client: EngineClient = front.client
+        self._meter: Meter = front.meter
+        self._tokenizer: Tokenizer | None = front.language.tokenizer
+        self._info = info
+        self._asked = asked
+        self._sampling = sampling
+        self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
+        self._began = time.monotonic()
+        if asked.priority and not front.config.priorities:
+            raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
+        for field, tokens in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+            for token in tokens or ():
+                if token >= info.vocab:
+                    raise InvalidValue(field, token, f"token ids from 0 to {info.vocab - 1}")
+
+    def add(self, field: str, prompt: list[int], default_tokens: int | None) -> None:
+        """Add the choices of one prompt; `default_tokens` None: as many as fit. Raises UserError."""
+        sampling = msgspec.structs.replace(self._sampling, n=1, max_tokens=self._room(field, prompt, default_tokens))
+        if len(self.requests) + self._sampling.n > MAX_CHOICES:
+            raise UserError(f"prompts times n may be at most {MAX_CHOICES}", "n", "too_many_choices")
+        eos = sorted({*self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())})
+        for choice in range(self._sampling.n):
+            request = Request(
+                id=f"{self.id}-{len(self.requests)}",
+                prompt=prompt,
+                sampling=sampling,
+                eos_ids=eos,
+                seed=(self._seed + choice + 2**63) % 2**64 - 2**63,
+                priority=self._asked.priority,
+                salt=self._asked.cache_salt,
+            )
+            self.requests.append(request)
+
+    def _room(self, field: str, prompt: list[int], default_tokens: int | None) -> int:
+        """The most tokens to generate. Raises UserError where prompt and what was asked do not fit."""
+        longest = self._info.max_len
+        if self._info.pages:
+            longest = min(longest, self._info.pages * self._info.page)
+        room = longest - len(prompt)
+        asked = self._sampling.max_tokens
+        if not prompt:
+            raise InvalidValue(field, "", "a prompt of at least one token")
+        if room < (asked or 1):
+            wanted = f" and {asked} tokens to generate" if asked is not None else ""
+            message = f"{field}: {len(prompt)} prompt tokens{wanted} do not fit; the model takes {longest} in all"
+            raise UserError(message, field, "context_length_exceeded")
+        for place, token in enumerate(prompt) if max(prompt) >= self._info.vocab else ():
+            if token >= self._info.vocab:
+                raise InvalidValue(f"{field}[{place}]", token, f"token ids from 0 to {self._info.vocab - 1}")
+        return asked if asked is not None else min(room, default_tokens or room)
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Everything the engine gives, as it comes.
+
+        Raises QueueFull, InvalidValue and Unavailable as the engine does, EngineFault where it fails.
+        """
+        streams = [self._one(index, request) for index, request in enumerate(self.requests)]
+        async with aclosing(streams[0] if len(streams) == 1 else _merged(streams)) as merged:
+            async for piece in merged:
+                yield piece
+        self._meter.request_seconds.observe(time.monotonic() - self._began)
+
+    async def _one(self, index: int, request: Request) -> AsyncGenerator[Piece, None]:
+        """One choice to its end."""
+        total = self.totals[index] = Assembler(self._tokenizer, request.sampling, request.prompt)
+        last, reason = self._began, "abort"
+        try:
+            async with aclosing(self._client.generate(request)) as outputs:
+                async for output in outputs:
+                    first, delta = not total.tokens, total.push(output)
+                    reason = delta.finish or reason
+                    _check_end(delta)
+                    if delta.tokens:
+                        now = time.monotonic()
+                        self._meter.tokens(len(delta.tokens), now - last, first=first)
+                        last = now
+                    yield Piece(index, delta, total)
+                    if delta.finish is not None:
+                        return
+        finally:
+            self._meter.finished(reason)
+
+
+def _check_end(delta: Delta) -> None:
+    """Raise what an output says that is not the end of an answer."""
+    if delta.finish == "error":
+        raise EngineFault(delta.error or "the engine failed")
+    if delta.finish == "abort":
+        raise Unavailable("the request was ended because the server is shutting down")
+
+
+async def _merged(streams: list[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
+    """The pieces of all streams in the order they come; the first error ends all."""
+    queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+
+    async def feed(stream: AsyncGenerator[Piece, None]) -> None:
+        try:
+            async with aclosing(stream):
+                async for piece in stream:
+                    queue.put_nowait(piece)
+            queue.put_nowait(None)
+        except Exception as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.ensure_future(feed(stream)) for stream in streams]
+    try:
+        running = len(tasks)
+        while running:
+            piece = await queue.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
+                running -= 1
+            else:
+                yield piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
