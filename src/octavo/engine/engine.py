@@ -1,0 +1,85 @@
+"""The loop: plan, run, commit. One thread, one caller; what is added between steps takes part in the next.
+
+Invariant: every request that `add` accepts ends with exactly one final output, from `step` or from `abort`. What
+cannot be served is refused before anything is touched, so no request can make a step fail. Whatever `step` raises is an
+engine fault, after which the engine is not to be used: who drives it tells those in flight. Knows no text, no socket.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from octavo.core.errors import EngineFault, InvalidValue
+from octavo.core.plan import Output, StepStats
+from octavo.core.request import Request
+from octavo.sched.scheduler import Scheduler
+from octavo.worker.worker import Worker
+
+
+def check_tokens(request: Request, vocab: int) -> None:
+    """Raise InvalidValue for any token id of a request that the vocabulary does not have."""
+    accepted = f"token ids from 0 to {vocab - 1}"
+    prompt = request.prompt
+    if any(type(token) is not int for token in prompt) or (prompt and not 0 <= min(prompt) <= max(prompt) < vocab):
+        index, token = next((i, t) for i, t in enumerate(prompt) if type(t) is not int or not 0 <= t < vocab)
+        raise InvalidValue(f"prompt[{index}]", token, accepted)
+    for token in request.sampling.logit_bias or ():
+        if token >= vocab:
+            raise InvalidValue("logit_bias", token, accepted)
+    for token in request.sampling.stop_token_ids or ():
+        if token >= vocab:
+            raise InvalidValue("stop_token_ids", token, accepted)
+
+
+class Engine:
+    """Scheduler and worker, stepping together. `vocab` bounds the token ids of requests."""
+
+    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int) -> None:
+        self._scheduler = scheduler
+        self._worker = worker
+        self._vocab = vocab
+        self._step_seconds = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+        return self._scheduler.has_work
+
+    def add(self, request: Request) -> None:
+        """Accept a request. Raises InvalidValue or QueueFull, and then nothing has changed."""
+        check_tokens(request, self._vocab)
+        self._scheduler.add(request)
+
+    def abort(self, request_id: str) -> Output | None:
+        """End a request in any state; its last output, or None where there is no such request (any more)."""
+        return self._scheduler.abort(request_id)
+
+    def step(self) -> list[Output]:
+        """One step, if there is work. The outputs of requests with new tokens or an end."""
+        began = time.monotonic()
+        plan = self._scheduler.plan()
+        if plan is None:
+            return []
+        outputs = self._scheduler.commit(plan, self._worker.run(plan))
+        self._step_seconds = time.monotonic() - began
+        return outputs
+
+    def stats(self) -> StepStats:
+        """State and totals after the last step."""
+        return msgspec.structs.replace(self._scheduler.stats(), step_seconds=self._step_seconds)
+
+    def check(self) -> None:
+        """Self-check of an idle engine: nothing is held, and the books add up. Raises EngineFault."""
+        try:
+            self._scheduler.check()
+        except AssertionError as error:
+            raise EngineFault(f"the scheduler's books are wrong: {error}") from error
+        held = self._scheduler.stats().pages_held
+        if held and not self.has_work:
+            raise EngineFault(f"{held} pages are held and there is no request")
+
+    def close(self) -> None:
+        """Release threads and memory. May be called twice."""
+        self._worker.close()

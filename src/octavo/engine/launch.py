@@ -1,0 +1,143 @@
+"""From settings to a running engine: the one place that sees all settings, and splits them.
+
+A launch is the same in the engine process, in `LLM` and in `octavo plan`, which stops after the headers. Knows no
+socket and no text.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from octavo.cache.pool import BlockPool
+from octavo.checkpoint.source import Source, open_source
+from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
+from octavo.core.errors import InvalidValue
+from octavo.core.layout import PAGE
+from octavo.core.status import EngineInfo
+from octavo.engine.engine import Engine
+from octavo.engine.limits import cores, memory_limit, resident_bytes
+from octavo.engine.memory import MemoryPlan, fit
+from octavo.models.load import footprint, load
+from octavo.models.lower import lower
+from octavo.models.registry import read_spec
+from octavo.models.spec import ModelSpec
+from octavo.program.cpu import Cpu
+from octavo.program.executor import Executor
+from octavo.program.ops import Program
+from octavo.program.reference import Reference
+from octavo.sched.scheduler import Scheduler
+from octavo.worker.worker import Worker
+
+Progress = Callable[[float, str], None]  # share done from 0 to 1, and what is being done
+
+UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchConfig:
+    """Everything an engine is started with.
+
+    model: path of a folder or a .gguf file. name: what it is called in statuses. max_len None: as long as model and
+    memory allow; it is this field that counts, `scheduler.max_len` is replaced by it.
+    """
+
+    model: str
+    name: str = ""
+    max_len: int | None = None
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    exec: ExecConfig = field(default_factory=ExecConfig)
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes of "2GiB", "512 MiB", "1.5G" or a plain number. kB, MB, GB are powers of 1000; KiB and bare K of 1024."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)(b?)", str(text).strip().lower())
+    value = 0
+    if match is not None:
+        number, unit, binary, byte = match.groups()
+        thousand = bool(unit and byte and not binary)
+        value = int(float(number) * (1000 ** (UNITS[unit] // 10) if thousand else 2 ** UNITS[unit] if unit else 1))
+    if not 0 < value < 2**63:
+        raise InvalidValue("memory", text, "a number of bytes such as 2GiB, 512MiB or 4096")
+    return value
+
+
+def memory_plan(launch: LaunchConfig) -> MemoryPlan:
+    """What this launch would take, from headers alone. Raises ModelError and InvalidValue as the launch would."""
+    source = open_source(Path(launch.model))
+    try:
+        return _plan(launch, source, read_spec(source))
+    finally:
+        source.close()
+
+
+def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tuple[Engine, EngineInfo]:
+    """Load the model and make ready to serve; all memory of the plan is taken and touched.
+
+    Raises ModelError for a model that cannot be served and InvalidValue for a setting that cannot be met, both before
+    any memory is taken where headers tell; MemoryError where the plan was too hopeful.
+    """
+    began = time.monotonic()
+    report = progress or (lambda share, what: None)
+    report(0.0, "reading the headers")
+    source = open_source(Path(launch.model))
+    try:
+        spec = read_spec(source)
+        plan = _plan(launch, source, spec)
+        weights = load(
+            source, spec, dtype=launch.exec.dtype, progress=lambda share: report(0.9 * share, "packing the weights")
+        )
+    finally:
+        source.close()
+    report(0.9, "binding the weights")
+    program = lower(spec, weights, kv_dtype=launch.cache.kv_dtype, max_len=plan.max_len)
+    del weights
+    threads = launch.exec.threads or cores()
+    executor = _executor(launch, program, threads)
+    report(0.95, "taking the memory for keys and values")
+    executor.allocate(plan.pages)
+    config = replace(launch.scheduler, max_len=plan.max_len)
+    scheduler = Scheduler(config, BlockPool(plan.pages, launch.cache.prefix_cache))
+    worker = Worker(executor, slots=config.max_seqs, max_len=plan.max_len, vocab=spec.vocab)
+    info = EngineInfo(
+        model=launch.name or Path(launch.model).name,
+        max_len=plan.max_len,
+        vocab=spec.vocab,
+        eos_ids=list(spec.eos_ids),
+        bos_id=spec.bos_id,
+        pages=plan.pages,
+        page=PAGE,
+        kv_dtype=launch.cache.kv_dtype,
+        executor=launch.exec.executor,
+        isa=getattr(executor, "isa", ""),
+        threads=threads,
+        load_seconds=time.monotonic() - began,
+        memory=plan.by_category(),
+        resident_bytes=resident_bytes(),
+    )
+    report(1.0, "ready")
+    return Engine(scheduler, worker, vocab=spec.vocab), info
+
+
+def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:
+    return fit(
+        spec,
+        sum(footprint(source, spec, launch.exec.dtype).values()),
+        max_len=launch.max_len,
+        scheduler=launch.scheduler,
+        cache=launch.cache,
+        executor=launch.exec,
+        limit=memory_limit(),
+    )
+
+
+def _executor(launch: LaunchConfig, program: Program, threads: int) -> Executor:
+    if launch.exec.executor == "reference":
+        return Reference(program)
+    if launch.exec.executor == "cpu":
+        return Cpu(program, threads, max_tokens=launch.scheduler.max_step_tokens)
+    raise InvalidValue("executor", launch.exec.executor, "cpu or reference")

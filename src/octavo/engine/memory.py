@@ -1,0 +1,133 @@
+"""What serving a model takes, in bytes by category, from headers and settings alone; what fits is decided here.
+
+Invariant: the categories add up to at most the budget, and the engine allocates what the plan says. The reading of
+weights passes through a few more bytes for a moment, before the pages are taken. Opens no file and takes no memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
+from octavo.core.errors import InvalidValue, ModelError
+from octavo.core.layout import KV_BYTES, PAGE, KvLayout, pages_for
+from octavo.engine.limits import MemoryLimit, cores
+from octavo.models.spec import ModelSpec
+from octavo.worker.slots import Slots
+
+MIB = 2**20
+INTERPRETER_BYTES = 64 * MIB  # Python, numpy, this package and the native library, once all is loaded
+LEAST_LEN = 256  # tokens that must fit for a start to make sense, unless the model or the settings allow fewer
+MARGIN_BYTES = 256 * MIB  # left to the front process and the rest of the machine, with a tenth of what is available
+HEAD_ROWS = 64  # rows of logits an executor holds at once
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes by category, and what they buy: `pages` of `page_bytes`, sequences of up to `max_len` tokens."""
+
+    weights: int
+    kv_cache: int
+    workspace: int
+    slots: int
+    interpreter: int
+    budget: int
+    pages: int
+    page_bytes: int
+    max_len: int
+
+    @property
+    def total(self) -> int:
+        """All categories together."""
+        return self.weights + self.kv_cache + self.workspace + self.slots + self.interpreter
+
+    def by_category(self) -> dict[str, int]:
+        """The categories of `EngineInfo.memory`."""
+        return {name: getattr(self, name) for name in ("weights", "kv_cache", "workspace", "slots", "interpreter")}
+
+
+def budget(cache: CacheConfig, limit: MemoryLimit) -> int:
+    """Bytes the engine process may take: as set, or what is left here less a margin."""
+    if cache.memory_bytes is not None:
+        return cache.memory_bytes
+    return max(limit.available_bytes - limit.available_bytes // 10 - MARGIN_BYTES, 0)
+
+
+def fit(
+    spec: ModelSpec,
+    weights: int,
+    *,
+    max_len: int | None,
+    scheduler: SchedulerConfig,
+    cache: CacheConfig,
+    executor: ExecConfig,
+    limit: MemoryLimit,
+) -> MemoryPlan:
+    """Share the budget: what must be, then pages with the rest, at most as many as all sequences can fill.
+
+    `weights`: packed bytes. `max_len` None: as long as the model and the pages allow. Raises InvalidValue where a
+    setting cannot be met, and ModelError where the memory at hand does not suffice.
+    """
+    wanted = spec.max_len if max_len is None else max_len
+    if not 1 <= wanted <= spec.max_len:
+        raise InvalidValue("max_len", wanted, f"from 1 to {spec.max_len}, which the model was made for")
+    if cache.kv_dtype not in KV_BYTES:
+        raise InvalidValue("kv_dtype", cache.kv_dtype, " or ".join(KV_BYTES))
+    attn = spec.layers[0].attn
+    page_bytes = KvLayout(len(spec.layers), attn.kv_heads, attn.head_dim, cache.kv_dtype).page_bytes
+    workspace = _workspace(spec, wanted, scheduler, executor)
+    slots = Slots.size_bytes(scheduler.max_seqs, wanted)
+    fixed = weights + workspace + slots + INTERPRETER_BYTES
+    allowed = budget(cache, limit)
+    pages = min((allowed - fixed) // page_bytes, scheduler.max_seqs * pages_for(wanted))
+    least = min(wanted, LEAST_LEN) if max_len is None else wanted
+    if pages < pages_for(least):
+        raise _too_small(cache, limit, allowed, fixed, weights, least, page_bytes)
+    return MemoryPlan(
+        weights=weights,
+        kv_cache=pages * page_bytes,
+        workspace=workspace,
+        slots=slots,
+        interpreter=INTERPRETER_BYTES,
+        budget=allowed,
+        pages=pages,
+        page_bytes=page_bytes,
+        max_len=min(wanted, pages * PAGE),
+    )
+
+
+def _workspace(spec: ModelSpec, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
+    """What an executor takes beside weights and pages, the rotation tables included; as csrc/plan.cc counts it."""
+    attn = spec.layers[0].attn
+    queries = attn.heads * attn.head_dim
+    inner = max(layer.mlp.inner for layer in spec.layers)
+    rotations = 4 * len({layer.attn.rope for layer in spec.layers}) * max_len * attn.head_dim
+    if executor.executor == "reference":  # all weights again, in float32
+        keys = attn.kv_heads * attn.head_dim
+        layer = spec.width * (2 * queries + 2 * keys + 3 * inner)
+        return rotations + 4 * (len(spec.layers) * layer + spec.vocab * spec.width * (1 if spec.tied else 2))
+    threads = executor.threads or cores()
+    rows = max(scheduler.max_step_tokens, HEAD_ROWS)
+    cols = max(spec.width, queries, inner) + 64
+    inputs = 2 * cols * (1 + 3 / 32)  # two buffers, with scales and sums for each 32 inputs
+    partials = 4 * threads * -(-max_len // 512) * 8 * (attn.head_dim + 2)
+    scratch = threads * 8 * max(spec.width, 512 + 3 * attn.head_dim)
+    logits = HEAD_ROWS * (spec.vocab + 32)
+    return rotations + int(4 * (rows * (spec.width + queries + inputs) + partials + scratch + logits))
+
+
+def _too_small(
+    cache: CacheConfig, limit: MemoryLimit, allowed: int, fixed: int, weights: int, least: int, page_bytes: int
+) -> InvalidValue | ModelError:
+    """The error that says how much is needed and what could be lowered."""
+    needed = fixed + pages_for(least) * page_bytes
+    parts = (
+        f"{weights} for weights, {pages_for(least) * page_bytes} for {least} tokens of cache, {fixed - weights} besides"
+    )
+    advice = "lower max_model_len, max_num_seqs or max_num_batched_tokens, or take a smaller model"
+    if cache.memory_bytes is not None:
+        return InvalidValue("memory", cache.memory_bytes, f"at least {needed} bytes are needed ({parts}); or {advice}")
+    return ModelError(
+        f"the model needs at least {needed} bytes ({parts}), and {limit.source} leaves {limit.available_bytes}, "
+        f"of which {allowed} may be taken; free some memory, {advice}"
+    )

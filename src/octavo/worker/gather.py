@@ -1,0 +1,163 @@
+"""From a plan and the slots to one step's flat arrays. Vectorized: what most steps are, decoding only, is a few dozen
+array operations whatever the number of sequences.
+
+Invariant: `HeadRows.rows` ascend; run by run, first the rows that report on prompt tokens, then the row that is drawn
+from. Reads the slots, never writes them. Does not know what an executor does with a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.core.plan import Plan
+from octavo.program.batch import Batch, Floats, HeadRows, Ints
+from octavo.worker.slots import Slots
+
+Counts = npt.NDArray[np.int64]
+NO_IDS: Ints = np.zeros(0, np.int32)
+NO_VALUES: Floats = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gathered:
+    """A batch, and which head rows belong to which run.
+
+    Head rows of run r are head_starts[r]:head_starts[r + 1]; the last of them is drawn from where the run samples,
+    the others report on prompt tokens. drawn_rows are the drawn rows, drawn_slots their slots. All in run order.
+    """
+
+    batch: Batch
+    head_starts: list[int]
+    drawn_rows: Counts
+    drawn_slots: Ints
+
+
+def gather(plan: Plan, slots: Slots) -> Gathered:
+    """The step's batch. The plan's frees, starts and pages are already applied to the slots."""
+    runs = plan.runs
+    slot = np.array([run.slot for run in runs], np.int32)  # [R]
+    first = np.array([run.first for run in runs], np.int32)
+    count = np.array([run.count for run in runs], np.int32)
+    sample = np.array([run.sample for run in runs], np.bool_)
+    starts = np.zeros(len(runs) + 1, np.int32)
+    np.cumsum(count, out=starts[1:])
+    total = int(starts[-1])
+    if total == len(runs):
+        token_slot, positions = slot, first
+    else:
+        token_slot = np.repeat(slot, count)
+        positions = np.arange(total, dtype=np.int32) + np.repeat(first - starts[:-1], count)
+    kv_lens = first + count
+    reports = (slots.prompt_top[slot] >= 0) & (first + 1 < slots.prompt_lens[slot])
+    if reports.any():
+        rows, run_of, target = _rows_with_reports(slots, slot, first, count, starts, sample, reports)
+    else:
+        run_of = np.flatnonzero(sample)
+        rows = starts[1:][run_of] - 1
+        target = np.full(len(rows), -1, np.int32)
+    head = _head(slots, rows, target, slot[run_of], positions[rows] + 1)
+    drawn = np.flatnonzero(target < 0)
+    batch = Batch(
+        ids=slots.tokens[token_slot, positions],
+        positions=positions,
+        starts=starts,
+        kv_lens=kv_lens,
+        slots=slot,
+        tables=slots.tables,
+        head=head,
+    )
+    bounds = np.searchsorted(run_of, np.arange(len(runs) + 1)).tolist()
+    return Gathered(batch, bounds, drawn, slot[run_of[drawn]])
+
+
+def _rows_with_reports(
+    slots: Slots,
+    slot: Ints,
+    first: Ints,
+    count: Ints,
+    starts: Ints,
+    sample: npt.NDArray[np.bool_],
+    reports: npt.NDArray[np.bool_],
+) -> tuple[Ints, Counts, Ints]:
+    """Head rows, the run each belongs to, and its target, when some runs report on prompt tokens.
+
+    The row of position p reports on prompt token p + 1.
+    """
+    rows: list[Ints] = []
+    run_of: list[int] = []
+    lengths: list[int] = []
+    targets: list[Ints] = []
+    for run in np.flatnonzero(reports | sample).tolist():
+        begin, end = int(first[run]), int(first[run] + count[run])
+        if reports[run]:
+            last = min(end, int(slots.prompt_lens[slot[run]]) - 1)
+            rows.append(np.arange(last - begin, dtype=np.int32) + starts[run])
+            targets.append(slots.tokens[slot[run], begin + 1 : last + 1])
+            run_of.append(run)
+            lengths.append(last - begin)
+        if sample[run]:
+            rows.append(starts[run + 1 : run + 2] - 1)
+            targets.append(np.full(1, -1, np.int32))
+            run_of.append(run)
+            lengths.append(1)
+    return np.concatenate(rows), np.repeat(run_of, lengths), np.concatenate(targets)
+
+
+def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) -> HeadRows:
+    """How to draw from each row. slot  # [H]; position  # [H] of the token drawn or reported on"""
+    drawn = target < 0
+    zeros = np.zeros(len(rows) + 1, np.int64)
+    history_starts, history = zeros, NO_IDS
+    penalized = slots.penalized[slot] & drawn
+    if penalized.any():
+        history_starts, history = _history(slots, slot, position, penalized)
+    bias_starts, bias_ids, bias_values = zeros, NO_IDS, NO_VALUES
+    biased = (slots.biased[slot] | (position < slots.masked_until[slot])) & drawn
+    if biased.any():
+        bias_starts, bias_ids, bias_values = _bias(slots, slot, position, biased)
+    return HeadRows(
+        rows=rows,
+        target=target,
+        top=np.where(drawn, slots.top[slot], slots.prompt_top[slot]),
+        temperature=slots.temperature[slot],
+        top_k=slots.top_k[slot],
+        top_p=slots.top_p[slot],
+        min_p=slots.min_p[slot],
+        presence=slots.presence[slot],
+        frequency=slots.frequency[slot],
+        repetition=slots.repetition[slot],
+        seed=slots.seed[slot],
+        position=position.astype(np.int64),
+        history_starts=history_starts,
+        history=history,
+        prompt_lens=slots.prompt_lens[slot],
+        bias_starts=bias_starts,
+        bias_ids=bias_ids,
+        bias_values=bias_values,
+    )
+
+
+def _history(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bool_]) -> tuple[Counts, Ints]:
+    """All tokens before the drawn one, for the rows some penalty applies to."""
+    starts = np.zeros(len(slot) + 1, np.int64)
+    np.cumsum(np.where(wanted, position, 0), out=starts[1:])
+    parts = [slots.tokens[slot[row], : position[row]] for row in np.flatnonzero(wanted).tolist()]
+    return starts, np.concatenate(parts)
+
+
+def _bias(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bool_]) -> tuple[Counts, Ints, Floats]:
+    """The biases of the rows that have any, with the ends masked while fewer than min_tokens are generated."""
+    counts = np.zeros(len(slot) + 1, np.int64)
+    ids: list[Ints] = []
+    values: list[Floats] = []
+    for row in np.flatnonzero(wanted).tolist():
+        which = int(slot[row])
+        bias = slots.masked_bias[which] if position[row] < slots.masked_until[which] else slots.bias[which]
+        assert bias is not None
+        counts[row + 1] = len(bias.ids)
+        ids.append(bias.ids)
+        values.append(bias.values)
+    return np.cumsum(counts), np.concatenate(ids), np.concatenate(values)

@@ -1,0 +1,113 @@
+"""The live sequences as a struct of arrays: one permanent row per slot, so a step's batch is a few array reads.
+
+Invariant: the first table_lens[s] entries of tables[s] name the pages of the sequence in slot s, tokens[s, :lengths[s]]
+are its prompt and drawn tokens. Knows no page's content, no schedule and no executor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.core.layout import pages_for
+from octavo.core.plan import Start
+from octavo.core.request import Request
+from octavo.program.batch import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bias:
+    """What is added to the logits of some tokens. ids ascending, values beside them."""
+
+    ids: Ints
+    values: Floats
+
+
+class Slots:
+    """`slots` rows of at most `max_len` tokens over a vocabulary of `vocab`; the arrays are indexed by slot."""
+
+    def __init__(self, slots: int, max_len: int, vocab: int) -> None:
+        self.slots, self.max_len, self.vocab = slots, max_len, vocab
+        self.tokens: Ints = np.zeros((slots, max_len), np.int32)  # untouched rows take no memory
+        self.lengths: Ints = np.zeros(slots, np.int32)
+        self.prompt_lens: Ints = np.zeros(slots, np.int32)
+        self.tables: Ints = np.zeros((slots, pages_for(max_len)), np.int32)
+        self.table_lens: Ints = np.zeros(slots, np.int32)
+        self.temperature: Floats = np.zeros(slots, np.float32)
+        self.top_k: Ints = np.zeros(slots, np.int32)
+        self.top_p: Floats = np.ones(slots, np.float32)
+        self.min_p: Floats = np.zeros(slots, np.float32)
+        self.presence: Floats = np.zeros(slots, np.float32)
+        self.frequency: Floats = np.zeros(slots, np.float32)
+        self.repetition: Floats = np.ones(slots, np.float32)
+        self.seed: npt.NDArray[np.uint64] = np.zeros(slots, np.uint64)
+        self.top: Ints = np.full(slots, -1, np.int32)  # alternatives to report, -1: no log-probabilities
+        self.prompt_top: Ints = np.full(slots, -1, np.int32)  # the same for prompt tokens
+        self.penalized: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # some penalty applies
+        self.biased: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # `bias` is not empty
+        self.masked_until: Ints = np.zeros(slots, np.int32)  # below this length the ends are masked; 0: never
+        self.bias: list[Bias | None] = [None] * slots
+        self.masked_bias: list[Bias | None] = [None] * slots  # `bias`, and -inf on what would end the text
+
+    @staticmethod
+    def size_bytes(slots: int, max_len: int) -> int:
+        """Memory of this many slots, when all rows are touched."""
+        return slots * (4 * max_len + 4 * pages_for(max_len) + 128)
+
+    def start(self, start: Start) -> None:
+        """Fill a slot's row for a sequence that begins, or begins again."""
+        slot, request, sampling = start.slot, start.request, start.request.sampling
+        count = len(start.tokens)
+        assert 0 < count <= self.max_len
+        self.tokens[slot, :count] = start.tokens
+        self.lengths[slot] = count
+        self.prompt_lens[slot] = len(request.prompt)
+        self.table_lens[slot] = 0
+        self.temperature[slot] = 0 if sampling.greedy else sampling.temperature
+        self.top_k[slot] = max(sampling.top_k, 0)
+        self.top_p[slot] = sampling.top_p
+        self.min_p[slot] = sampling.min_p
+        self.presence[slot] = sampling.presence_penalty
+        self.frequency[slot] = sampling.frequency_penalty
+        self.repetition[slot] = sampling.repetition_penalty
+        self.seed[slot] = request.seed & 0xFFFFFFFFFFFFFFFF
+        self.top[slot] = -1 if sampling.logprobs is None else sampling.logprobs
+        self.prompt_top[slot] = -1 if sampling.prompt_logprobs is None else sampling.prompt_logprobs
+        self.penalized[slot] = (
+            sampling.presence_penalty != 0 or sampling.frequency_penalty != 0 or sampling.repetition_penalty != 1
+        )
+        bias = dict(sampling.logit_bias or {})
+        self.bias[slot] = self._bias(bias)
+        self.biased[slot] = bool(bias)
+        self._mask(slot, request, bias)
+
+    def free(self, slot: int) -> None:
+        """Leave a row; its arrays are read by nobody until the next start."""
+        self.lengths[slot] = self.table_lens[slot] = 0
+        self.bias[slot] = self.masked_bias[slot] = None
+
+    def append_pages(self, slot: int, pages: tuple[int, ...]) -> None:
+        """Put page ids at the end of a slot's table."""
+        have = int(self.table_lens[slot])
+        self.tables[slot, have : have + len(pages)] = pages
+        self.table_lens[slot] = have + len(pages)
+
+    def _mask(self, slot: int, request: Request, bias: dict[int, float]) -> None:
+        """What `min_tokens` forbids: the tokens that would end the text, while too few are generated."""
+        sampling = request.sampling
+        ends = set(sampling.stop_token_ids or ())
+        if not sampling.ignore_eos:
+            ends.update(request.eos_ids)
+        ends = {token for token in ends if 0 <= token < self.vocab}
+        wanted = sampling.min_tokens > 0 and bool(ends)
+        self.masked_until[slot] = min(len(request.prompt) + sampling.min_tokens, 2**31 - 1) if wanted else 0
+        self.masked_bias[slot] = self._bias(bias | dict.fromkeys(ends, -np.inf)) if wanted else None
+
+    @staticmethod
+    def _bias(values: dict[int, float]) -> Bias | None:
+        if not values:
+            return None
+        ids = sorted(values)
+        return Bias(np.array(ids, np.int32), np.array([values[token] for token in ids], np.float32))

@@ -1,0 +1,102 @@
+"""Runs plans: keeps the slots, gathers the batch, calls the executor once, and says what each run gave.
+
+Invariant: after `run`, a slot's tokens hold what was drawn for it, so the next plan needs to name positions only. Does
+not know why a run was planned, nor what a finish is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from octavo.core.plan import Plan, RunResult, StepResult, TokenLogprob
+from octavo.program.batch import Drawn
+from octavo.program.executor import Executor
+from octavo.worker.gather import Gathered, gather
+from octavo.worker.slots import Slots
+
+NON_FINITE = "the model's logits are not finite numbers"
+
+
+class Worker:
+    """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`."""
+
+    def __init__(self, executor: Executor, *, slots: int, max_len: int, vocab: int) -> None:
+        self._executor = executor
+        self.slots = Slots(slots, max_len, vocab)
+
+    def run(self, plan: Plan) -> StepResult:
+        """One step. Whatever it raises is an engine fault: no run's request can cause it."""
+        self._apply(plan)
+        if not plan.runs:
+            return StepResult()
+        gathered = gather(plan, self.slots)
+        drawn = self._executor.run(gathered.batch)
+        self._keep(gathered, drawn)
+        return StepResult(_results(plan, gathered, drawn))
+
+    def close(self) -> None:
+        """Release the executor."""
+        self._executor.close()
+
+    def _apply(self, plan: Plan) -> None:
+        slots = self.slots
+        for slot in plan.frees:
+            slots.free(slot)
+        for start in plan.starts:
+            slots.start(start)
+        for run in plan.runs:
+            if run.blocks:
+                slots.append_pages(run.slot, run.blocks)
+
+    def _keep(self, gathered: Gathered, drawn: Drawn) -> None:
+        """Append the drawn tokens to their slots. A token that fills its sequence has no place and no successor."""
+        rows, slot, slots = gathered.drawn_rows, gathered.drawn_slots, self.slots
+        position = gathered.batch.head.position[rows]
+        fits = position < slots.max_len
+        rows, slot, position = rows[fits], slot[fits], position[fits]
+        slots.tokens[slot, position] = drawn.tokens[rows]
+        slots.lengths[slot] = position + 1
+
+
+def _results(plan: Plan, gathered: Gathered, drawn: Drawn) -> list[RunResult]:
+    """One result for each run, in the plan's order."""
+    tokens = drawn.tokens.tolist()
+    bad = drawn.bad.tolist() if drawn.bad.any() else None
+    top = gathered.batch.head.top
+    logprobs = _logprobs(drawn, top) if len(top) and int(top.max()) >= 0 else None
+    results: list[RunResult] = []
+    bounds = gathered.head_starts
+    for index, run in enumerate(plan.runs):
+        begin, end = bounds[index], bounds[index + 1]
+        if bad is not None and any(bad[begin:end]):
+            results.append(RunResult(failed=NON_FINITE))
+            continue
+        given = end - 1 if run.sample else end  # rows begin:given report on prompt tokens
+        last = logprobs[given] if logprobs is not None and run.sample else None
+        results.append(
+            RunResult(
+                tokens=(tokens[given],) if run.sample else (),
+                logprobs=() if last is None else (last,),
+                prompt_logprobs=_present(logprobs, begin, given),
+            )
+        )
+    return results
+
+
+def _present(logprobs: list[TokenLogprob | None] | None, begin: int, end: int) -> tuple[TokenLogprob, ...]:
+    if logprobs is None or begin == end:
+        return ()
+    return tuple(entry for entry in logprobs[begin:end] if entry is not None)
+
+
+def _logprobs(drawn: Drawn, top: np.ndarray) -> list[TokenLogprob | None]:
+    """One entry for each head row; None where none was asked for."""
+    ids, values = drawn.top_ids.tolist(), drawn.top_logprobs.tolist()
+    asked, tokens = top.tolist(), drawn.tokens.tolist()
+    scores, ranks = drawn.logprobs.tolist(), drawn.ranks.tolist()
+    return [
+        TokenLogprob(tokens[i], scores[i], ranks[i], list(zip(ids[i][:n], values[i][:n], strict=True)))
+        if n >= 0
+        else None
+        for i, n in enumerate(asked)
+    ]
