@@ -5,15 +5,12 @@ Scheduler --Plan--> Worker --StepResult--> Scheduler --Output--> client
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from octavo.core.request import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """A sequence takes a slot: for the first time, or again after a preemption, with all its tokens so far."""
 
     slot: int
@@ -21,8 +18,7 @@ class Start:
     tokens: tuple[int, ...]  # prompt and what was generated before a preemption
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """`count` tokens of one slot, from position `first` on, computed in this step.
 
     `blocks` are page ids newly appended to the slot's block table (on a start: the cached ones too). `sample`: the
@@ -36,8 +32,7 @@ class Run:
     sample: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """One step. The worker applies `frees`, then `starts`, then `runs`."""
 
     step: int
@@ -55,8 +50,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: list[tuple[int, float]] = []
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(msgspec.Struct, frozen=True):
     """What one run gave, in the plan's order.
 
     `tokens`: drawn tokens, empty where nothing was sampled. `prompt_logprobs`: for prompt positions first+1 ..
@@ -69,11 +63,10 @@ class RunResult:
     failed: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(msgspec.Struct, frozen=True):
     """One `RunResult` for each run of the plan."""
 
-    runs: list[RunResult] = field(default_factory=list)
+    runs: list[RunResult] = []
 
 
 class Output(msgspec.Struct, kw_only=True, omit_defaults=True):
