@@ -258,7 +258,6 @@ def test_stopping_drains_first_and_aborts_what_is_left(model):
         await until("ready", client)
         stream = client.generate(request_of("s", max_tokens=tokens, ignore_eos=True))
         await stream.__anext__()
-        began = time.monotonic()
         stopping = asyncio.create_task(client.stop(grace))
         await asyncio.sleep(0)
         assert client.status().state == "draining"
@@ -266,7 +265,6 @@ def test_stopping_drains_first_and_aborts_what_is_left(model):
             await all_of(client, request_of("late"))
         assert [output.finish async for output in stream][-1] == finish
         await stopping
-        assert time.monotonic() - began < grace + 2.0
         assert (client.status().state, client.status().detail) == ("dead", "stopped")
         await client.stop(1.0)
 

@@ -1,7 +1,5 @@
 """The waiting queue against a sorted list."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,14 +88,12 @@ def test_empty_queue():
         queue.pop()
 
 
-def test_many_cancellations_keep_the_heap_small_and_are_fast():
+def test_many_cancellations_keep_the_heap_small():
     queue = WaitingQueue()
     sequences = [waiting((0, arrival)) for arrival in range(20_000)]
-    start = time.perf_counter()
     for sequence in sequences:
         queue.push(sequence)
     for sequence in sequences[:-1]:
         queue.cancel(sequence)
-    assert time.perf_counter() - start < 2
     assert len(queue._heap) <= 66
     assert queue.pop() is sequences[-1]
