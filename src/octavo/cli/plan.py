@@ -1,0 +1,83 @@
+"""`octavo plan`: from headers alone, the memory that serving takes, by category, and what fits into it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from octavo.checkpoint.source import open_source
+from octavo.cli import resolve
+from octavo.cli.table import binary, columns
+from octavo.core.layout import PAGE, pages_for
+from octavo.engine.launch import memory_plan
+from octavo.engine.limits import MemoryLimit, memory_limit
+from octavo.engine.memory import MemoryPlan
+from octavo.models.load import footprint
+from octavo.models.registry import read_spec
+
+MEANING = {
+    "weights": "packed weights",
+    "kv_cache": "pages of keys and values",
+    "workspace": "working memory of a step",
+    "slots": "state of the sequences",
+    "interpreter": "Python and libraries",
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan."""
+    model = resolve.path(args)
+    launch = resolve.launch(args, model)
+    plan = memory_plan(launch)
+    with open_source(model) as source:
+        parts = footprint(source, read_spec(source), launch.exec.dtype)
+    found = {"model": args.model, "path": str(model), "weights": parts}
+    found |= described(plan, memory_limit(), launch.scheduler.max_seqs)
+    print(json.dumps(found, indent=2) if args.json else show(found))
+    return 0
+
+
+def described(plan: MemoryPlan, limit: MemoryLimit, max_seqs: int) -> dict[str, Any]:
+    """The plan against this machine, as plain data; all sizes in bytes, all lengths in tokens."""
+    return {
+        "bytes": plan.by_category(),
+        "total_bytes": plan.total,
+        "budget_bytes": plan.budget,
+        "available_bytes": limit.available_bytes,
+        "limited_by": limit.source,
+        "page_bytes": plan.page_bytes,
+        "pages": plan.pages,
+        "tokens": plan.pages * PAGE,
+        "max_model_len": plan.max_len,
+        "max_num_seqs": max_seqs,
+        "full_sequences": plan.pages // pages_for(plan.max_len),
+    }
+
+
+def show(found: dict[str, Any]) -> str:
+    """The plan as text."""
+    rows = []
+    for name, size in found["bytes"].items():
+        rows.append((name, binary(size), str(size), MEANING.get(name, "")))
+        if name == "weights":
+            rows += [
+                (f"  {part}", binary(part_size), str(part_size), "") for part, part_size in found["weights"].items()
+            ]
+    rows.append(("total", binary(found["total_bytes"]), str(found["total_bytes"]), _against(found)))
+    return "\n".join(
+        [
+            f"{found['model']}: {found['path']}",
+            columns(rows, right=(1, 2), indent=2),
+            f"What fits: {found['pages']} pages of {PAGE} tokens, {found['tokens']} tokens at once: "
+            f"{found['full_sequences']} sequences of {found['max_model_len']} tokens (--max-model-len), or up to "
+            f"{found['max_num_seqs']} (--max-num-seqs) shorter ones.",
+        ]
+    )
+
+
+def _against(found: dict[str, Any]) -> str:
+    """The budget and where it comes from."""
+    return (
+        f"of {binary(found['budget_bytes'])} allowed; {found['limited_by']} leaves {binary(found['available_bytes'])}"
+    )

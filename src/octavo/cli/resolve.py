@@ -1,0 +1,76 @@
+"""From the command line to a model on disk and to what starts an engine. Environment and flags meet here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from octavo.checkpoint import hub
+from octavo.checkpoint.source import open_source
+from octavo.cli import environment, flags
+from octavo.cli.progress import Progress
+from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
+from octavo.core.errors import InvalidValue, ModelError
+from octavo.engine.launch import LaunchConfig
+
+
+def cache_dir(args: argparse.Namespace) -> Path:
+    """Where fetched models are kept."""
+    return environment.cache_dir(os.environ, args.cache_dir)
+
+
+def path(args: argparse.Namespace) -> Path:
+    """The model on disk, fetched first where needed, with progress on standard error. Raises ModelError."""
+    progress = Progress(sys.stderr)
+    try:
+        return hub.resolve(
+            args.model,
+            cache_dir=cache_dir(args),
+            revision=args.revision,
+            token=environment.token(os.environ, args.hf_token),
+            progress=progress.bytes,
+        )
+    finally:
+        progress.close()
+
+
+def launch(args: argparse.Namespace, model: Path) -> LaunchConfig:
+    """What starts an engine on `model`, from the flags. Raises InvalidValue and ModelError."""
+    if args.command != "plan":
+        _check_kernels(args.executor)
+    return LaunchConfig(
+        model=str(model),
+        name=args.model,
+        scheduler=SchedulerConfig(**flags.section(args, "scheduler")),
+        cache=CacheConfig(**flags.section(args, "cache")),
+        exec=ExecConfig(**flags.section(args, "exec")),
+        **flags.section(args, "launch"),
+    )
+
+
+def licence(args: argparse.Namespace, found: Path) -> str | None:
+    """The licence of the model that `path` found: as the alias, a cached repository or a GGUF file states; or None."""
+    kept = {entry.path: entry.licence for entry in hub.list_models(cache_dir(args))}
+    stated = hub.licence(args.model) or kept.get(found)
+    if not stated:
+        with open_source(found) as source:
+            stated = source.metadata.get("general.license")
+    return stated if isinstance(stated, str) and stated else None
+
+
+def _check_kernels(executor: str) -> None:
+    """Raise ModelError or InvalidValue, of one line, where the chosen executor cannot run here."""
+    if executor != "cpu":
+        return
+    from octavo.kernels import native
+
+    try:
+        native.isa()
+    except ValueError as error:
+        raise InvalidValue("OCTAVO_ISA", os.environ.get("OCTAVO_ISA"), str(error)) from None
+    except (ImportError, OSError) as error:
+        raise ModelError(
+            f"the native kernels do not load: {error}; --executor reference is slow but always there"
+        ) from None

@@ -1,0 +1,152 @@
+"""`octavo serve`: one model over the OpenAI API, until SIGTERM or Ctrl-C.
+
+Reads the headers before it listens, so that a model that cannot be served ends the command at once. Prints one block
+when ready. Everything about requests is the server's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from octavo import __version__
+from octavo.checkpoint.source import open_source
+from octavo.cli import flags, resolve
+from octavo.cli.progress import Progress
+from octavo.cli.table import binary, columns
+from octavo.core.layout import pages_for
+from octavo.core.status import EngineInfo
+from octavo.engine.client import ProcessClient
+from octavo.engine.launch import memory_plan
+from octavo.server.config import ServerConfig
+from octavo.server.run import bind, serve
+from octavo.text.tokenizer import Tokenizer, load_tokenizer
+
+POLL_SECONDS = 0.1  # between looks at how far loading is
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    told = config(args)
+    path = resolve.path(args)
+    began = time.monotonic()
+    launch = resolve.launch(args, path)
+    memory_plan(launch)
+    language = Language(path)
+    client = ProcessClient(launch)
+    sock = bind(told)
+    sock.listen()  # who asks before the server runs waits, and is not refused
+    url = address(sock)
+    print(f"octavo: loading {args.model}; status at {url}/ready", file=sys.stderr, flush=True)
+    watch = Watch(client)
+
+    def ready(info: EngineInfo) -> None:
+        watch.stop()
+        about = {
+            "model": told.names[0],
+            "licence": resolve.licence(args, path) or "not stated",
+            "file": str(path),
+        }
+        command = curl(url, told, language.tokenizer)
+        print(block(info, about, url, time.monotonic() - began, command), flush=True)
+
+    try:
+        serve(client, language.load, told, sock=sock, on_ready=ready)
+    finally:
+        watch.stop()
+    return 0
+
+
+def config(args: argparse.Namespace) -> ServerConfig:
+    """What the server is told, from the flags. Raises InvalidValue."""
+    told = flags.section(args, "server")
+    told["names"] = tuple(told["names"] or [args.model])
+    told["api_keys"] = tuple(told["api_keys"] or ())
+    return ServerConfig(**told, priorities=args.scheduling_policy == "priority")
+
+
+class Language:
+    """Loads the tokenizer when the server asks, and keeps it for the command that is shown."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.tokenizer: Tokenizer | None = None
+
+    def load(self) -> Tokenizer | None:
+        """The model's tokenizer, None where it has none."""
+        with open_source(self._path) as source:
+            self.tokenizer = load_tokenizer(source)
+        return self.tokenizer
+
+
+class Watch:
+    """Shows how far loading is, from a thread of its own, until `stop`."""
+
+    def __init__(self, client: ProcessClient) -> None:
+        self._client = client
+        self._progress = Progress(sys.stderr)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="octavo-progress", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the line. May be called twice."""
+        self._done.set()
+        self._thread.join()
+        self._progress.close()
+
+    def _look(self) -> None:
+        while not self._done.wait(POLL_SECONDS):
+            status = self._client.status()
+            if status.state == "loading":
+                self._progress.share("loading", status.progress)
+
+
+def address(sock: socket.socket) -> str:
+    """The URL at which this machine reaches a bound socket."""
+    host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def curl(url: str, told: ServerConfig, tokenizer: Tokenizer | None) -> str:
+    """A command to paste: a chat, or what the model can do of it."""
+    body: dict[str, object] = {"model": told.names[0], "max_tokens": 100}
+    path = "/v1/completions"
+    if tokenizer is None:
+        body["prompt"] = [1, 2, 3]
+    elif tokenizer.chat_template is None:
+        body["prompt"] = "Once upon a time"
+    else:
+        path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": "What is an octavo?"}]
+    key = ' -H "Authorization: Bearer $KEY"' if told.api_keys else ""
+    return f"curl {url}{path}{key} -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body))}"
+
+
+def block(info: EngineInfo, about: dict[str, str], url: str, seconds: float, command: str) -> str:
+    """What is printed when ready; `seconds` since the command began, `command` to paste."""
+    computing = info.isa or f"none: the {info.executor} executor"
+    room = (
+        f"{info.pages * info.page} tokens at once: {info.pages // pages_for(info.max_len)} sequences of {info.max_len}"
+    )
+    planned = sum(info.memory.values())
+    rows = [*about.items(), ("kernels", f"{computing}, {info.threads} threads"), ("room", room)]
+    rows += [("memory", f"{binary(planned)} planned, {binary(info.resident_bytes)} taken so far")]
+    parts = [(name.replace("_", " "), binary(size)) for name, size in info.memory.items()]
+    return "\n".join(
+        [
+            f"Octavo {__version__} is ready on {url} after {seconds:.1f} s.",
+            "",
+            columns(rows),
+            columns(parts, right=(1,), indent=9),
+            "",
+            command,
+            "",
+        ]
+    )
