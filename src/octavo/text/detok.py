@@ -1,0 +1,72 @@
+"""Token ids to text as they come: what each batch of new tokens adds, in whole characters.
+
+Owns the end of the text that is not yet certain: at most three bytes of a character whose rest may follow. The
+invariant: the pieces, joined, are what decoding all tokens at once gives, however they were cut, and each token costs
+the same, valid or not. Does not know stop strings (stop.py) or requests.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+
+from octavo.text.tokenizer import Tokenizer
+
+_UTF8 = codecs.getincrementaldecoder("utf-8")
+_LONGEST = 4  # bytes of a UTF-8 character
+
+
+class Detokenizer:
+    """Turns the tokens of one text into pieces of text. Not thread-safe.
+
+    skip_special: leave special tokens out. prompt: tokens the text continues; none of their text is ever given out, but
+    they settle two things. After a prompt with text, the first token keeps its leading space (SentencePiece); and if
+    the prompt ends within a character whose rest comes first, the character is given out whole.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, prompt: Sequence[int] = ()) -> None:
+        self._bytes_of = tokenizer.token_bytes
+        self._skip = tokenizer.special_ids if skip_special else frozenset()
+        self._decoder = _UTF8(errors="replace")
+        tail = self._tail(prompt)
+        self._strip = tokenizer.strips_space and not tail
+        self._begun = _unfinished(tail)
+
+    def _tail(self, prompt: Sequence[int]) -> bytes:
+        """The prompt's last bytes, enough of them to hold an unfinished character; empty where it has no text."""
+        tail = b""
+        for i in reversed(prompt):
+            if i not in self._skip:
+                tail = self._bytes_of(i) + tail
+            if len(tail) >= _LONGEST:
+                break
+        return tail
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The text these tokens complete; what they leave unfinished waits for the next."""
+        data = b"".join([self._bytes_of(i) for i in ids if i not in self._skip])
+        if not data:
+            return ""
+        if self._strip:
+            self._strip = False
+            data = data.removeprefix(b" ")
+        if self._begun:
+            data, self._begun = _continued(self._begun, data), b""
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """What is left: U+FFFD if the text ends within a character."""
+        return self._decoder.decode(b"", True)
+
+
+def _unfinished(data: bytes) -> bytes:
+    """The last bytes that begin a character and do not end it."""
+    decoder = _UTF8(errors="replace")
+    decoder.decode(data)
+    return decoder.getstate()[0]
+
+
+def _continued(begun: bytes, data: bytes) -> bytes:
+    """`begun` and `data`, if data's first byte goes on with the character begun; else data alone."""
+    decoder = _UTF8(errors="replace")
+    return data if decoder.decode(begun + data[:1])[:1] == "\ufffd" else begun + data

@@ -1,0 +1,132 @@
+"""Chat templates: from messages to the prompt a model was trained on.
+
+Owns the template of one model, compiled once, and the form in which it is given the messages. The invariant: the result
+equals transformers' `apply_chat_template` for the same input, or there is an error; never a prompt cut short. The
+template is untrusted code, see sandbox.py for what it may do. Does not know tokens, or which model it serves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from octavo.core.errors import InvalidValue, ModelError, UserError
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
+
+MAX_TEMPLATE = 256 << 10  # characters
+SHOWN = 500  # characters of an error's text that are passed on
+
+
+class ChatTemplate:
+    """A compiled template. bos, eos: the texts of these tokens. Raises ModelError if it cannot be compiled.
+
+    What a message's content is given as follows one rule. If the template loops over content (over `.content`, over
+    something set to it, or over something named content), a list of parts stays a list; and a string becomes a list of
+    one part, unless the template asks whether something `is string`. Otherwise the texts of a list are joined with
+    newlines, as vLLM does. Only parts of type "text" are taken: octavo serves no images or sound.
+
+    Thread-safe. Jinja is imported when the first template is made.
+    """
+
+    def __init__(self, template: str, *, bos: str, eos: str) -> None:
+        from jinja2 import TemplateSyntaxError, nodes
+
+        from octavo.text.sandbox import Sandbox
+
+        if len(template) > MAX_TEMPLATE:
+            raise ModelError(f"chat template: {len(template)} characters are more than the {MAX_TEMPLATE} accepted")
+        self._special = {"bos_token": bos, "eos_token": eos}
+        self._sandbox = Sandbox()
+        self._reserved = frozenset(self._sandbox.globals) | frozenset(self._special)
+        try:
+            tree = self._sandbox.parse(template)
+            for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+                raise ModelError(f"chat template, line {node.lineno}: other templates cannot be read")
+            self._loops = _loops_over_content(tree)
+            self._asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
+            self._template = self._sandbox.from_string(tree)
+        except TemplateSyntaxError as error:
+            raise ModelError(f"chat template, line {error.lineno}: {error.message}") from error
+        except (RecursionError, MemoryError, SyntaxError, ValueError) as error:  # nested too deeply, or not Unicode
+            raise ModelError(f"chat template: cannot be compiled: {error}") from error
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[Any] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The prompt for these messages. variables: what else the template may ask for, such as `documents`.
+
+        Raises UserError: with the words of the template's author if the template refuses the messages, else saying what
+        it stumbled over or of which limit (sandbox.py) it took too much.
+        """
+        from octavo.text.budget import Exceeded
+        from octavo.text.sandbox import Raised
+
+        if not messages:
+            raise InvalidValue("messages", messages, "at least one message")
+        for name in variables:
+            if name in self._reserved or name.startswith("_"):
+                raise InvalidValue("chat_template_kwargs", name, "a name the chat template does not already use")
+        given = {"messages": self._shaped(messages), "tools": tools, **variables}
+        given.setdefault("documents", None)
+        try:
+            self._sandbox.start(given.values())
+            return self._template.render({**given, "add_generation_prompt": add_generation_prompt, **self._special})
+        except Raised as error:
+            raise UserError(f"messages: {_shown(error)}", "messages") from error
+        except Exceeded as error:
+            raise UserError(f"messages: the chat template cannot be rendered: {error}", "messages") from error
+        except Exception as error:  # the template is code: anything can go wrong in it
+            kind = type(error).__name__
+            raise UserError(
+                f"messages: the chat template fails on them: {kind}: {_shown(error)}", "messages"
+            ) from error
+
+    def _shaped(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages with their content as the template expects it."""
+        return [
+            {**message, "content": self._content(message["content"], f"messages[{i}].content")}
+            if "content" in message
+            else message
+            for i, message in enumerate(messages)
+        ]
+
+    def _content(self, content: Any, field: str) -> Any:
+        if isinstance(content, str) and self._loops and not self._asks:
+            return [{"type": "text", "text": content}]
+        if not isinstance(content, list):
+            return content
+        for i, part in enumerate(content):
+            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+                raise InvalidValue(f"{field}[{i}]", part, 'only parts {"type": "text", "text": "..."} are')
+        return content if self._loops else "\n".join(part["text"] for part in content)
+
+
+def _shown(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def _loops_over_content(tree: nodes.Template) -> bool:
+    """Whether some loop runs over the content of a message, by the rule of `ChatTemplate`."""
+    from jinja2 import nodes
+
+    def is_content(node: nodes.Node | None) -> bool:
+        while isinstance(node, nodes.Filter):
+            node = node.node
+        if isinstance(node, nodes.Getattr):
+            return node.attr == "content"
+        if isinstance(node, nodes.Getitem):
+            return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
+        return isinstance(node, nodes.Name) and node.name in names
+
+    names = {"content"}
+    for assign in tree.find_all(nodes.Assign):
+        if isinstance(assign.target, nodes.Name) and is_content(assign.node):
+            names.add(assign.target.name)
+    return any(is_content(loop.iter) for loop in tree.find_all(nodes.For))
