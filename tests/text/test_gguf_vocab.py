@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,18 +64,6 @@ def test_the_default_model_has_its_marks() -> None:
     assert tokenizer.special_ids == frozenset(range(17))
     assert tokenizer.chat_template is not None and "SmolLM" in tokenizer.chat_template
     assert tokenizer.encode("") == []
-
-
-def test_the_default_model_is_rebuilt_in_under_a_second() -> None:
-    metadata = read("smollm2_vocab.json.gz")
-    assert len(metadata["tokenizer.ggml.tokens"]) == 49152
-
-    def seconds() -> float:
-        begin = time.process_time()
-        tokenizer_of(metadata)
-        return time.process_time() - begin
-
-    assert min(seconds() for _ in range(3)) < 1
 
 
 @pytest.mark.parametrize("name", [name for name in read("splits.json") if name != "texts"])
