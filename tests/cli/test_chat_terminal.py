@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 def chatting(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A chat whose three streams are a terminal, and our end of it."""
     ours, theirs = pty.openpty()
-    flags = ["--memory", "512MiB", "--max-num-seqs", "1", "--max-tokens", "16000", "--temperature", "0"]
+    flags = ["--memory", "512MiB", "--max-tokens", "16000", "--temperature", "0"]
     flags += ["--executor", "reference"]
     command = [sys.executable, "-m", "octavo", "chat", str(folder), *flags]
     env = os.environ | {"TERM": "dumb"}

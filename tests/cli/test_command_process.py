@@ -15,7 +15,7 @@ from octavo.checkpoint.source import open_source
 from octavo.models.load import footprint, load
 from octavo.models.registry import read_spec
 
-SMALL = ("--memory", "256MiB", "--max-num-seqs", "4")
+SMALL = ("--memory", "256MiB")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def generate(folder: Path, prompt: str, *args: object) -> dict:
 
 
 def test_plan_says_what_loading_gives(folder):
-    found = json.loads(octavo("plan", folder, "--json", *SMALL).stdout)
+    found = json.loads(octavo("plan", folder, "--json", "--max-num-seqs", 4, *SMALL).stdout)
     with open_source(folder) as source:
         spec = read_spec(source)
         assert found["weights"] == footprint(source, spec, "auto")
@@ -50,7 +50,7 @@ def test_plan_says_what_loading_gives(folder):
     assert found["bytes"]["kv_cache"] == found["pages"] * found["page_bytes"]
     assert found["max_model_len"] == 512 and found["max_num_seqs"] == 4
     assert found["tokens"] == found["pages"] * 32 == found["full_sequences"] * 512
-    text = octavo("plan", folder, *SMALL).stdout
+    text = octavo("plan", folder, "--max-num-seqs", 4, *SMALL).stdout
     assert all(str(size) in text for size in [*found["bytes"].values(), *found["weights"].values()])
 
 

@@ -78,7 +78,7 @@ def test_a_slow_reader_never_blocks_the_writer_and_gets_everything_in_order():
         for number in range(count):  # far more than the socket holds
             outbox.send(ipc.Progress(float(number), "x" * 300))
         assert not outbox.flush()
-        outbox.beat()  # says nothing while there is a queue
+        outbox.beat(ipc.Heartbeat())  # says nothing while there is a queue
         frames, got = ipc.Frames(), []
         sender = threading.Thread(target=outbox.finish, args=(10.0,))
         sender.start()
@@ -87,7 +87,7 @@ def test_a_slow_reader_never_blocks_the_writer_and_gets_everything_in_order():
         sender.join()
         assert got == [float(number) for number in range(count)]
         assert outbox.flush()
-        outbox.beat()
+        outbox.beat(ipc.Heartbeat())
         assert [ipc.to_front.decode(body) for body in frames.feed(ours.recv(100))] == [ipc.Heartbeat()]
 
 

@@ -55,11 +55,11 @@ def test_too_little_memory_says_what_is_needed_and_what_would_help():
     with pytest.raises(InvalidValue, match="lower max_model_len") as refused:
         fitted(memory=1 << 30)
     assert refused.value.field == "memory"
-    needed = int(refused.value.accepted.split("at least ")[1].split()[0])
+    needed = parse_bytes(refused.value.accepted.split("at least ")[1].split()[0])
     assert fitted(memory=needed).pages >= 256 // PAGE
     with pytest.raises(InvalidValue):
-        fitted(memory=needed - 1)
-    with pytest.raises(ModelError, match="the control group /x leaves 2147483648"):
+        fitted(memory=needed - (1 << 20))
+    with pytest.raises(ModelError, match="the control group /x leaves 2048MiB"):
         fitted(limit=MemoryLimit(2 << 30, 2 << 30, "the control group /x"))
 
 

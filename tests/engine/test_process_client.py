@@ -24,6 +24,7 @@ from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams
 from octavo.engine.client import ProcessClient
 
+ERROR_SECONDS = 1.0  # issue 2: streams in flight end with an error event within a second of the engine's death
 LONG = {"max_tokens": 480, "ignore_eos": True}
 
 
@@ -77,7 +78,7 @@ def test_answers_are_those_of_the_engine(model):
             assert (info.model, info.max_len, info.vocab, info.eos_ids) == ("tiny", 512, 256, [2])
             assert info.pages == 8 * 512 // 32
             assert info.memory["weights"] > 0
-            assert info.resident_bytes < 128 << 20
+            assert 1 << 20 < client.status().stats.resident_bytes < 128 << 20
             answers = await asyncio.gather(*(all_of(client, request) for request in requests))
             assert [answer.tokens for answer in answers] == [wanted[request.id].tokens for request in requests]
             stats = client.status().stats
@@ -168,7 +169,7 @@ def test_a_killed_engine_ends_its_streams_and_comes_back(model, new_loop):
             for stream in streams:
                 last = [output async for output in stream][-1]
                 assert (last.finish, last.error) == ("error", "the engine died")
-            assert time.monotonic() - killed < 1.0
+            assert time.monotonic() - killed < ERROR_SECONDS
             assert client.status().state == "restarting"
             assert client.status().stats.running == 0
             with pytest.raises(Unavailable, match="restarting"):
@@ -301,3 +302,19 @@ def test_a_killed_front_leaves_no_orphan(model, when):
         front.stdout.close()
     gone, left = psutil.wait_procs([engine], timeout=3.0)
     assert (len(gone), left) == (1, [])
+
+
+def test_an_idle_engine_tells_the_memory_it_holds_now(model):
+    """Pages are touched after the engine is ready, so what it holds grows, and the status follows without a request."""
+
+    async def check() -> None:
+        async with running(model) as client:
+            pid = client._child.pid
+            held = psutil.Process(pid).memory_info().rss
+            deadline = time.monotonic() + 20.0
+            while abs(client.status().stats.resident_bytes - held) > held // 4:
+                assert time.monotonic() < deadline, client.status()
+                await asyncio.sleep(0.05)
+                held = psutil.Process(pid).memory_info().rss
+
+    asyncio.run(check())

@@ -104,6 +104,7 @@ class ScriptedEngine:
                 prefix_queries=8,
                 prefix_hits=2,
                 finished={"length": len(self.ended)},
+                resident_bytes=11,
             ),
         )
 

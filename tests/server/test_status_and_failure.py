@@ -1,5 +1,8 @@
 """Status from the first moment to the last; engines that load, fail, die, are full or drain; keys; metrics."""
 
+import resource
+import subprocess
+import sys
 import threading
 
 import httpx
@@ -382,6 +385,7 @@ def test_metrics(tokenizer, compat):
         assert value(page, "octavo_kv_waste_ratio") == 1 / 32
         assert value(page, "octavo_prefix_cache_hits_tokens_total") == 2
         assert value(page, "octavo_memory_planned_bytes", category="weights") == 7
+        assert value(page, "octavo_memory_resident_bytes") == 11
         assert not any(sample.name.endswith("_created") for family in page.values() for sample in family.samples)
         theirs = {name for name in page if name.startswith("vllm:")}
         assert bool(theirs) == (compat == "vllm")
@@ -441,3 +445,17 @@ def test_in_process_over_asgi(tokenizer):
     text, events = asyncio.run(talk())
     assert events.endswith("data: [DONE]\n\n")
     assert text
+
+
+@pytest.mark.parametrize(("soft", "hard", "clients"), [(256, 4096, 4096 - 64), (64, 64, 8), (512, 20000, 8192)])
+def test_the_limit_on_open_files_is_raised_as_far_as_it_may_be(soft, hard, clients):
+    """In a process of its own: a hard limit that was lowered cannot be raised again."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < hard:
+        pytest.skip(f"this machine allows fewer than {hard} files")
+    code = (
+        "import resource; from octavo.server.run import connections; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
+        "print(connections(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [str(clients), str(max(soft, clients + 64) if hard > 64 else soft)]

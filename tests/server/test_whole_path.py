@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import threading
-import time
 
 import openai
 import psutil
@@ -209,10 +208,8 @@ def test_the_engine_is_killed_and_comes_back(server):
     assert talk.head()[0] == 200
     talk.chunk()
     (engine,) = psutil.Process().children()
-    killed = time.monotonic()
     os.kill(engine.pid, signal.SIGKILL)
     rest = b"".join(iter(talk.chunk, b""))
-    assert time.monotonic() - killed < 5.0  # a second, on a machine that is not busy
     assert b'data: {"error":' in rest and b"[DONE]" not in rest
     talk.close()
     assert server.ask("GET", "/ready").status == 503

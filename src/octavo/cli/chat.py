@@ -27,7 +27,7 @@ HELP = "/reset begins anew, /exit or Ctrl-D ends, Ctrl-C ends an answer"
 def run(args: argparse.Namespace) -> int:
     """Load, then answer line by line."""
     sampling = SamplingParams(**flags.section(args, "sampling"))
-    session = Session(resolve.launch(args, resolve.path(args)), Progress(sys.stderr))
+    session = Session(resolve.launch(args, resolve.path(args), sequences=1), Progress(sys.stderr))
     try:
         if session.tokenizer is None or session.tokenizer.chat_template is None:
             raise ModelError(f"{args.model} has no chat template; use `octavo generate`")

@@ -24,7 +24,18 @@ COMMANDS = {
     "plan": "say from the headers alone what memory serving a model takes, and what fits",
     "doctor": "say what this machine offers, and what to change",
 }
+POSITIONAL = {"serve": "[MODEL]", "chat": "[MODEL]", "generate": "PROMPT", "pull": "MODEL", "plan": "MODEL"}
 DEFAULT_MODEL = "smollm2-135m"
+TITLES = {  # of the parts of the help, by section
+    "hub": "where the model comes from",
+    "launch": "how it runs",
+    "scheduler": "how it runs",
+    "cache": "how it runs",
+    "exec": "how it runs",
+    "server": "the server",
+    "sampling": "how tokens are drawn",
+    "run": "besides",
+}
 
 Parse = Callable[[str], Any]  # raises ValueError or InvalidValue
 
@@ -92,7 +103,6 @@ class Flag:
         return value
 
 
-_ENGINE = "serve chat generate"
 _SIZING = "serve chat generate plan"
 _SCHEDULER, _CACHE, _EXEC, _SERVER = SchedulerConfig(), CacheConfig(), ExecConfig(), ServerConfig(names=("model",))
 
@@ -107,24 +117,25 @@ FLAGS = (
          "serve chat generate pull plan", "hub.token", shown="$HF_TOKEN, else none"),
     # How it runs.
     Flag("--max-model-len", int, None, "tokens", "longest prompt and output together", _SIZING, "launch.max_len",
-         shown="what the model was made for"),
-    Flag("--max-num-seqs", int, _SCHEDULER.max_seqs, "sequences", "most sequences that run at once", _SIZING,
+         shown="what the model was made for, or less where memory is short"),
+    Flag("--max-num-seqs", int, _SCHEDULER.max_seqs, "sequences", "most sequences that run at once", "serve plan",
          "scheduler.max_seqs"),
     Flag("--max-num-batched-tokens", int, _SCHEDULER.max_step_tokens, "tokens", "most tokens computed in one step",
          _SIZING, "scheduler.max_step_tokens"),
     Flag("--max-queued", int, _SCHEDULER.max_queued, "requests", "most requests that wait; further ones are refused",
          "serve", "scheduler.max_queued"),
-    Flag("--scheduling-policy", str, _SCHEDULER.policy, "", "who goes first: the first come, or the lowest priority",
+    Flag("--scheduling-policy", str, _SCHEDULER.policy, "",
+         "who goes first: fcfs, who came first; priority, whose request gives the lowest number",
          "serve", "scheduler.policy", choices=("fcfs", "priority")),
-    Flag("--memory", size, _CACHE.memory_bytes, "bytes", "most memory of the whole process, such as 2GiB", _SIZING,
+    Flag("--memory", size, _CACHE.memory_bytes, "bytes", "most memory the engine takes, such as 2GiB", _SIZING,
          "cache.memory_bytes", shown="what the machine or its cgroup leaves, less a margin"),
     Flag("--kv-cache-dtype", str, _CACHE.kv_dtype, "", "how keys and values are stored", _SIZING, "cache.kv_dtype",
          choices=("bfloat16", "float32")),
     Flag("--enable-prefix-caching", switch, _CACHE.prefix_cache, "", "reuse keys and values of equal prompt beginnings",
-         _ENGINE, "cache.prefix_cache", aliases=("--prefix-cache",)),
+         "serve chat generate", "cache.prefix_cache", aliases=("--prefix-cache",)),
     Flag("--dtype", str, _EXEC.dtype, "", "how unquantized weights are stored; auto is bfloat16", _SIZING, "exec.dtype",
          choices=("auto", "bfloat16", "float32")),
-    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", _ENGINE, "exec.threads",
+    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", _SIZING, "exec.threads",
          shown="one for each core this process may use"),
     Flag("--executor", str, _EXEC.executor, "", "who computes: the native kernels, or the slow numpy definition",
          _SIZING, "exec.executor", choices=("cpu", "reference")),
@@ -138,8 +149,8 @@ FLAGS = (
     Flag("--max-body-bytes", size, _SERVER.max_body_bytes, "bytes", "largest request body, such as 8MiB", "serve",
          "server.max_body_bytes"),
     Flag("--drain-seconds", float, _SERVER.drain_seconds, "seconds",
-         "how long running requests may take to finish at the end", "serve", "server.drain_seconds"),
-    Flag("--metrics-compat", str, _SERVER.metrics_compat, "", "also give metrics under these names", "serve",
+         "how long running requests may still take after SIGTERM or Ctrl-C", "serve", "server.drain_seconds"),
+    Flag("--metrics-compat", str, _SERVER.metrics_compat, "", "whose names /metrics gives besides our own", "serve",
          "server.metrics_compat", choices=("none", "vllm")),
     # How tokens are drawn.
     Flag("--temperature", float, 0.7, "", "0 takes the likeliest token always", "generate chat",
@@ -196,11 +207,14 @@ def parser(version: str) -> argparse.ArgumentParser:
     top = _Parser(
         "octavo", description="An LLM serving engine for the CPU server everybody already has.", allow_abbrev=False
     )
+    top.epilog = "`octavo serve` is all it takes to begin; `octavo COMMAND --help` lists a command's flags."
     top.add_argument("--version", action="version", version=f"octavo {version}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        one = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)
-        if name in ("serve", "chat"):
+        description = f"{summary[0].upper()}{summary[1:]}."
+        usage = f"%(prog)s {POSITIONAL.get(name, '')} [FLAGS]".replace("  ", " ")
+        one = commands.add_parser(name, help=summary, description=description, usage=usage, allow_abbrev=False)
+        if POSITIONAL.get(name) == "[MODEL]":
             one.add_argument(
                 "model",
                 metavar="MODEL",
@@ -208,21 +222,25 @@ def parser(version: str) -> argparse.ArgumentParser:
                 default=DEFAULT_MODEL,
                 help=f"an alias, a folder, a .gguf file or a hub id [default: {DEFAULT_MODEL}]",
             )
-        elif name in ("pull", "plan"):
+        elif POSITIONAL.get(name) == "MODEL":
             one.add_argument("model", metavar="MODEL", help="an alias, a folder, a .gguf file or a hub id")
-        elif name == "generate":
+        elif POSITIONAL.get(name) == "PROMPT":
             one.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
+        parts: dict[str, argparse._ArgumentGroup] = {}
         for flag in of(name):
-            _add(one, flag)
+            title = TITLES[flag.section]
+            if title not in parts:
+                parts[title] = one.add_argument_group(title)
+            _add(parts[title], flag)
+        one.set_defaults(**{flag.dest: flag.default for flag in of(name)})
     return top
 
 
-def _add(one: argparse.ArgumentParser, flag: Flag) -> None:
+def _add(one: argparse._ArgumentGroup, flag: Flag) -> None:
     """Give a command one flag."""
     names, text = (flag.name, *flag.aliases), flag.described.replace("%", "%%")
     if flag.kind is switch and flag.default:
         one.add_argument(*names, dest=flag.dest, action=argparse.BooleanOptionalAction, help=text)
-        one.set_defaults(**{flag.dest: flag.default})
     elif flag.kind is switch:
         one.add_argument(*names, dest=flag.dest, action="store_true", help=text)
     else:
@@ -232,7 +250,6 @@ def _add(one: argparse.ArgumentParser, flag: Flag) -> None:
             dest=flag.dest,
             type=flag.parse,
             action="append" if flag.many else "store",
-            default=flag.default,
             metavar=metavar,
             help=text,
         )

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Load, continue, print."""
     sampling = SamplingParams(**flags.section(args, "sampling"))
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    session = Session(resolve.launch(args, resolve.path(args)), Progress(sys.stderr))
+    session = Session(resolve.launch(args, resolve.path(args), sequences=sampling.n), Progress(sys.stderr))
     try:
         ids = prompt_ids(session.tokenizer, prompt)
         answers = session.answer(ids, sampling)

@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo.checkpoint.source import open_source
 from octavo.cli import resolve
-from octavo.cli.table import binary, columns
+from octavo.cli.table import binary, columns, count
 from octavo.core.layout import PAGE, pages_for
 from octavo.engine.launch import memory_plan
 from octavo.engine.limits import MemoryLimit, memory_limit
@@ -70,8 +70,8 @@ def show(found: dict[str, Any]) -> str:
             f"{found['model']}: {found['path']}",
             columns(rows, right=(1, 2), indent=2),
             f"What fits: {found['pages']} pages of {PAGE} tokens, {found['tokens']} tokens at once: "
-            f"{found['full_sequences']} sequences of {found['max_model_len']} tokens (--max-model-len), or up to "
-            f"{found['max_num_seqs']} (--max-num-seqs) shorter ones.",
+            f"{count(found['full_sequences'], 'sequence')} of {found['max_model_len']} tokens (--max-model-len), or "
+            f"up to {found['max_num_seqs']} (--max-num-seqs) shorter ones.",
         ]
     )
 

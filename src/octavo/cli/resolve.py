@@ -36,14 +36,17 @@ def path(args: argparse.Namespace) -> Path:
         progress.close()
 
 
-def launch(args: argparse.Namespace, model: Path) -> LaunchConfig:
-    """What starts an engine on `model`, from the flags. Raises InvalidValue and ModelError."""
+def launch(args: argparse.Namespace, model: Path, *, sequences: int | None = None) -> LaunchConfig:
+    """What starts an engine on `model`, from the flags. Raises InvalidValue and ModelError.
+
+    sequences: how many run at once, where no flag says so; the memory for keys and values is that of so many.
+    """
     if args.command != "plan":
         _check_kernels(args.executor)
     return LaunchConfig(
         model=str(model),
         name=args.model,
-        scheduler=SchedulerConfig(**flags.section(args, "scheduler")),
+        scheduler=SchedulerConfig(**flags.section(args, "scheduler") | ({"max_seqs": sequences} if sequences else {})),
         cache=CacheConfig(**flags.section(args, "cache")),
         exec=ExecConfig(**flags.section(args, "exec")),
         **flags.section(args, "launch"),

@@ -19,7 +19,7 @@ from octavo import __version__
 from octavo.checkpoint.source import open_source
 from octavo.cli import flags, resolve
 from octavo.cli.progress import Progress
-from octavo.cli.table import binary, columns
+from octavo.cli.table import binary, columns, count
 from octavo.core.layout import pages_for
 from octavo.core.status import EngineInfo
 from octavo.engine.client import ProcessClient
@@ -132,12 +132,11 @@ def curl(url: str, told: ServerConfig, tokenizer: Tokenizer | None) -> str:
 def block(info: EngineInfo, about: dict[str, str], url: str, seconds: float, command: str) -> str:
     """What is printed when ready; `seconds` since the command began, `command` to paste."""
     computing = info.isa or f"none: the {info.executor} executor"
-    room = (
-        f"{info.pages * info.page} tokens at once: {info.pages // pages_for(info.max_len)} sequences of {info.max_len}"
-    )
+    whole = count(info.pages // pages_for(info.max_len), "sequence")
+    room = f"{info.pages * info.page} tokens at once: {whole} of {info.max_len}"
     planned = sum(info.memory.values())
-    rows = [*about.items(), ("kernels", f"{computing}, {info.threads} threads"), ("room", room)]
-    rows += [("memory", f"{binary(planned)} planned, {binary(info.resident_bytes)} taken so far")]
+    rows = [*about.items(), ("kernels", f"{computing}, {count(info.threads, 'thread')}"), ("room", room)]
+    rows += [("memory", f"{binary(planned)} planned")]
     parts = [(name.replace("_", " "), binary(size)) for name, size in info.memory.items()]
     return "\n".join(
         [

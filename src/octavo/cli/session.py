@@ -16,7 +16,7 @@ from octavo.checkpoint.source import open_source
 from octavo.cli.progress import Progress
 from octavo.core.errors import EngineFault
 from octavo.core.plan import Output
-from octavo.core.request import Request, SamplingParams
+from octavo.core.request import Request, SamplingParams, choice_seed
 from octavo.engine.engine import Engine
 from octavo.engine.launch import LaunchConfig, build_engine
 from octavo.text.assemble import Assembler, Delta
@@ -44,11 +44,11 @@ class Session:
                 prompt=prompt,
                 sampling=msgspec.structs.replace(sampling, n=1),
                 eos_ids=eos,
-                seed=(seed + choice + 2**63) % 2**64 - 2**63,
+                seed=choice_seed(seed, choice),
             )
             for choice in range(sampling.n)
         ]
-        return Answers(self._engine, requests, [Assembler(self.tokenizer, sampling) for _ in requests])
+        return Answers(self._engine, requests, [Assembler(self.tokenizer, sampling, prompt) for _ in requests])
 
     def close(self) -> None:
         """Release threads and memory."""

@@ -14,6 +14,11 @@ def binary(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 sequence", "4 sequences"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: int = 0) -> str:
     """Rows with their columns aligned, two spaces apart; columns named in `right` lean to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -29,6 +29,11 @@ def _integer(field: str, value: Any, low: int, high: int, note: str = "") -> Non
         raise InvalidValue(field, value, f"an integer from {low} to {high}{note}")
 
 
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of one of a call's choices: the call's plus its number, as a signed number of 64 bits."""
+    return (seed + choice + 2**63) % 2**64 - 2**63
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to draw tokens, with vLLM's names and defaults.
 

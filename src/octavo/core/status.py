@@ -10,8 +10,8 @@ from octavo.core.plan import StepStats
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of a loaded engine, fixed for its life.
 
-    `memory` is the plan in bytes by category: "weights", "kv_cache", "workspace", "slots"; `resident_bytes` what the
-    process really took when ready. `load_seconds` runs from the engine's start to its readiness.
+    `memory` is the plan in bytes by category: "weights", "kv_cache", "workspace", "slots", "interpreter"; what is
+    really taken is in `StepStats`. `load_seconds` runs from the engine's start to its readiness.
     """
 
     model: str
@@ -27,7 +27,6 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     load_seconds: float = 0.0
     memory: dict[str, int] = {}
-    resident_bytes: int = 0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

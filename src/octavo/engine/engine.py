@@ -14,8 +14,11 @@ import msgspec
 from octavo.core.errors import EngineFault, InvalidValue
 from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request
+from octavo.engine.limits import resident_bytes
 from octavo.sched.scheduler import Scheduler
 from octavo.worker.worker import Worker
+
+LOOK_SECONDS = 1.0  # between looks at the memory of the process
 
 
 def check_tokens(request: Request, vocab: int) -> None:
@@ -41,6 +44,8 @@ class Engine:
         self._worker = worker
         self._vocab = vocab
         self._step_seconds = 0.0
+        self._resident_bytes = resident_bytes()
+        self._looked = time.monotonic()
 
     @property
     def has_work(self) -> bool:
@@ -68,7 +73,12 @@ class Engine:
 
     def stats(self) -> StepStats:
         """State and totals after the last step."""
-        return msgspec.structs.replace(self._scheduler.stats(), step_seconds=self._step_seconds)
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:  # pages are touched behind our back, so it grows
+            self._resident_bytes, self._looked = resident_bytes(), now
+        return msgspec.structs.replace(
+            self._scheduler.stats(), step_seconds=self._step_seconds, resident_bytes=self._resident_bytes
+        )
 
     def check(self) -> None:
         """Self-check of an idle engine: nothing is held, and the books add up. Raises EngineFault."""

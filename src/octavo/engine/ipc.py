@@ -55,7 +55,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Outputs(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Engine to front, after each step and each abort."""
+    """Engine to front, after each step and each abort, and from time to time while there is nothing to do."""
 
     outputs: list[Output]
     stats: StepStats
@@ -72,7 +72,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Engine to front: alive, with nothing to tell."""
+    """Engine to front, while loading: alive, with nothing to tell."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -138,10 +138,10 @@ class Outbox:
             self._pending += data
             self._push(socket.MSG_DONTWAIT)
 
-    def beat(self) -> None:
+    def beat(self, sign: ToFront) -> None:
         """Send a sign of life, unless there is something to send anyway."""
         if self.flush():
-            self.send(Heartbeat())
+            self.send(sign)
 
     def flush(self) -> bool:
         """Try again. Whether nothing is left."""

@@ -19,7 +19,7 @@ from octavo.core.errors import InvalidValue
 from octavo.core.layout import PAGE
 from octavo.core.status import EngineInfo
 from octavo.engine.engine import Engine
-from octavo.engine.limits import cores, memory_limit, resident_bytes
+from octavo.engine.limits import cores, memory_limit
 from octavo.engine.memory import MemoryPlan, fit
 from octavo.models.load import footprint, load
 from octavo.models.lower import lower
@@ -83,11 +83,11 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     """
     began = time.monotonic()
     report = progress or (lambda share, what: None)
-    report(0.0, "reading the headers")
     source = open_source(Path(launch.model))
     try:
         spec = read_spec(source)
         plan = _plan(launch, source, spec)
+        report(0.0, "packing the weights")  # not before: what the headers forbid is said without a word of progress
         weights = load(
             source, spec, dtype=launch.exec.dtype, progress=lambda share: report(0.9 * share, "packing the weights")
         )
@@ -117,7 +117,6 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         threads=threads,
         load_seconds=time.monotonic() - began,
         memory=plan.by_category(),
-        resident_bytes=resident_bytes(),
     )
     report(1.0, "ready")
     return Engine(scheduler, worker, vocab=spec.vocab), info

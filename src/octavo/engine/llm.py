@@ -25,7 +25,7 @@ from octavo.checkpoint import hub
 from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, Unavailable, UserError
-from octavo.core.request import Request, SamplingParams
+from octavo.core.request import Request, SamplingParams, choice_seed
 from octavo.engine.launch import LaunchConfig, build_engine, parse_bytes
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
@@ -229,7 +229,7 @@ class LLM:
                 total = Assembler(self.tokenizer, sampling, ids)
                 request_id = f"{self._count + index}-{choice}"
                 self._engine.add(
-                    Request(id=request_id, prompt=ids, sampling=one, eos_ids=eos, seed=_wrapped(seed + choice))
+                    Request(id=request_id, prompt=ids, sampling=one, eos_ids=eos, seed=choice_seed(seed, choice))
                 )
                 live[request_id] = total
                 totals.append(total)
@@ -323,8 +323,3 @@ def _params(given: SamplingParams | Sequence[SamplingParams] | None, count: int)
             "sampling_params", f"{len(params)} of them", f"one, or as many as prompts, which are {count}"
         )
     return params
-
-
-def _wrapped(seed: int) -> int:
-    """A seed within 64 bits, signed."""
-    return (seed + 2**63) % 2**64 - 2**63

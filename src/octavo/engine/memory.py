@@ -122,12 +122,18 @@ def _too_small(
     """The error that says how much is needed and what could be lowered."""
     needed = fixed + pages_for(least) * page_bytes
     parts = (
-        f"{weights} for weights, {pages_for(least) * page_bytes} for {least} tokens of cache, {fixed - weights} besides"
+        f"{_mib(weights)} for weights, {_mib(pages_for(least) * page_bytes)} for {least} tokens of cache, "
+        f"{_mib(fixed - weights)} besides"
     )
     advice = "lower max_model_len, max_num_seqs or max_num_batched_tokens, or take a smaller model"
     if cache.memory_bytes is not None:
-        return InvalidValue("memory", cache.memory_bytes, f"at least {needed} bytes are needed ({parts}); or {advice}")
+        return InvalidValue("memory", cache.memory_bytes, f"at least {_mib(needed)} is needed ({parts}); or {advice}")
     return ModelError(
-        f"the model needs at least {needed} bytes ({parts}), and {limit.source} leaves {limit.available_bytes}, "
-        f"of which {allowed} may be taken; free some memory, {advice}"
+        f"the model needs at least {_mib(needed)} ({parts}), and {limit.source} leaves {_mib(limit.available_bytes)}, "
+        f"of which {_mib(allowed)} may be taken; free some memory, {advice}"
     )
+
+
+def _mib(size: int) -> str:
+    """Bytes as --memory takes them, rounded up, so that what an error names suffices."""
+    return f"{-(-size // MIB)}MiB"

@@ -23,6 +23,7 @@ from octavo.engine.ipc import (
     Abort,
     Failed,
     Frames,
+    Heartbeat,
     Launch,
     Outbox,
     Outputs,
@@ -76,7 +77,7 @@ def serve(engine: Engine, inbox: Inbox, outbox: Outbox) -> None:
             outbox.send(Outputs(engine.step(), engine.stats()))
             checked = False
         elif not changed:
-            outbox.beat()
+            outbox.beat(Outputs([], engine.stats()))
             if not checked:
                 engine.check()
                 checked = True
@@ -119,7 +120,7 @@ def _load(launch: ToEngine, outbox: Outbox) -> Engine | None:
 
     def beat() -> None:
         while not done.wait(BEAT_SECONDS):
-            outbox.beat()
+            outbox.beat(Heartbeat())
 
     beats = threading.Thread(target=beat, name="octavo-beat", daemon=True)
     beats.start()
@@ -135,6 +136,7 @@ def _load(launch: ToEngine, outbox: Outbox) -> Engine | None:
         done.set()
         beats.join()
     outbox.send(Ready(info))
+    outbox.send(Outputs([], engine.stats()))
     return engine
 
 

@@ -55,15 +55,19 @@ class Front:
             if self.draining:
                 return
             self.failure = error
-            logger.error("not serving: %s", error, exc_info=not isinstance(error, OctavoError))
-            if self.on_failure is not None:
+            if self.on_failure is not None:  # who serves raises it
                 self.on_failure()
+            else:
+                logger.error("not serving: %s", error, exc_info=not isinstance(error, OctavoError))
             return
         if self.on_ready is not None:
             self.on_ready(status.info)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse what is new, let what runs finish for so long, then end it. The engine is gone afterwards."""
+        """Refuse what is new, let what runs finish for so long, then end it. The engine is gone afterwards.
+
+        May be called again meanwhile, with fewer seconds.
+        """
         self.draining = True
         deadline = time.monotonic() + seconds
         await self._until_idle(seconds)

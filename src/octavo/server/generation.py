@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from octavo.core.errors import EngineFault, InvalidValue, Unavailable, UserError
-from octavo.core.request import Request, SamplingParams
+from octavo.core.request import Request, SamplingParams, choice_seed
 from octavo.core.status import EngineInfo
 from octavo.protocol.generation import GenerationRequest
 from octavo.server.front import Front
@@ -78,7 +78,7 @@ class Call:
                 prompt=prompt,
                 sampling=sampling,
                 eos_ids=eos,
-                seed=(self._seed + choice + 2**63) % 2**64 - 2**63,
+                seed=choice_seed(self._seed, choice),
                 priority=self._asked.priority,
                 salt=self._asked.cache_salt,
             )

@@ -141,7 +141,7 @@ def _engine(status: Status, ready: bool) -> Iterable[Metric]:
     if info is not None:
         planned = {(category,): float(size) for category, size in info.memory.items()}
         yield _gauge("memory_planned_bytes", "Memory by the plan.", planned, "category")
-        yield _gauge("memory_resident_bytes", "Memory of the engine process when it was ready.", info.resident_bytes)
+        yield _gauge("memory_resident_bytes", "Memory that the engine process holds.", stats.resident_bytes)
 
 
 def _cache(stats: StepStats, page: int) -> Iterable[Metric]:

@@ -1,7 +1,7 @@
 """Serving until told to stop: the socket, the event loop, signals.
 
 Invariant: the socket is bound before anything is loaded, so a taken port is known at once and status is answered from
-the first moment; SIGTERM and SIGINT drain first (a second one ends at once); no child is left behind.
+the first moment; SIGTERM and SIGINT drain first (a second one ends what runs); no child is left behind.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from octavo.engine.client import EngineClient
 
 BACKLOG = 2048  # connections that may wait to be accepted
+CONNECTIONS = 8192  # clients that may be connected, where the limit on open files allows
 SPARE_FILES = 64  # descriptors that are not for connections
 
 
@@ -72,9 +73,13 @@ def serve(
 
 
 def connections() -> int:
-    """How many clients may be connected: what the limit on open files leaves."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 8192 if files == resource.RLIM_INFINITY else min(8192, max(8, files - SPARE_FILES))
+    """How many clients may be connected: what the limit on open files leaves, once it is as high as we may set it."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + SPARE_FILES
+    files = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    if soft != resource.RLIM_INFINITY and soft < files:  # 1024 where nobody set it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    return max(8, files - SPARE_FILES)
 
 
 def settings(app: Callable[..., object], max_connections: int) -> Settings:
@@ -85,7 +90,7 @@ def settings(app: Callable[..., object], max_connections: int) -> Settings:
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # what clients send wrong is answered, and counted, but no line of the log
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -105,7 +110,8 @@ class Server(uvicorn.Server):
         self._front = front
         self._drain_seconds = drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._draining: asyncio.Task[None] | None = None
+        self._signals = 0
+        self._draining: list[asyncio.Task[None]] = []
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Run on this loop."""
@@ -113,26 +119,26 @@ class Server(uvicorn.Server):
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, a further one ends at once."""
-        if self._draining is not None:
+        """The first signal drains, the second ends what still runs, a third leaves it as it is."""
+        self._signals += 1
+        if self._signals > 2:
             self.should_exit = self.force_exit = True
         else:
-            self.end()
+            self.end(hurry=self._signals == 2)
 
-    def end(self) -> None:
-        """Drain, then leave. For any thread, and for signal handlers."""
+    def end(self, *, hurry: bool = False) -> None:
+        """Drain, or with `hurry` end what runs with an error, then leave. For any thread, and for signal handlers."""
         if self._loop is None:
             self.should_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._drain)
+            self._loop.call_soon_threadsafe(self._drain, 0.0 if hurry else self._drain_seconds)
 
-    def _drain(self) -> None:
-        if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drained())
+    def _drain(self, seconds: float) -> None:
+        self._draining.append(asyncio.ensure_future(self._drained(seconds)))
 
-    async def _drained(self) -> None:
+    async def _drained(self, seconds: float) -> None:
         try:
-            await self._front.drain(self._drain_seconds)
+            await self._front.drain(seconds)
         finally:
             self.should_exit = True
 
