@@ -43,11 +43,9 @@ class Chat:
     def __init__(
         self, session: Session, tokenizer: Tokenizer, template: str, sampling: SamplingParams, system: str | None
     ) -> None:
-        bos = "" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id)
-        eos = tokenizer.token_text(tokenizer.eos_ids[0]) if tokenizer.eos_ids else ""
         self._session = session
         self._tokenizer = tokenizer
-        self._template = ChatTemplate(template, bos=bos, eos=eos)
+        self._template = ChatTemplate.of(tokenizer, template)
         self._sampling = sampling
         self._opening = [{"role": "system", "content": system}] if system else []
         self.messages = list(self._opening)

@@ -136,12 +136,7 @@ class LLM:
         written = chat_template or self.tokenizer.chat_template
         if written is None:
             raise UserError("this model has no chat template; give one as chat_template", "chat_template")
-        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_ids
-        template = ChatTemplate(
-            written,
-            bos="" if bos is None else self.tokenizer.token_text(bos),
-            eos=self.tokenizer.token_text(eos[0]) if eos else "",
-        )
+        template = ChatTemplate.of(self.tokenizer, written)
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in _conversations(messages):
             text = template.render(

@@ -53,9 +53,7 @@ class Language:
         tokenizer = self._load()
         if tokenizer is None or tokenizer.chat_template is None:
             return tokenizer, None
-        bos = "" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id)
-        eos = tokenizer.token_text(tokenizer.eos_ids[0]) if tokenizer.eos_ids else ""
-        return tokenizer, ChatTemplate(tokenizer.chat_template, bos=bos, eos=eos)
+        return tokenizer, ChatTemplate.of(tokenizer, tokenizer.chat_template)
 
     def close(self) -> None:
         """Let the threads go; work under way ends by itself."""

@@ -14,6 +14,8 @@ from octavo.core.errors import InvalidValue, ModelError, UserError
 if TYPE_CHECKING:
     from jinja2 import nodes
 
+    from octavo.text.tokenizer import Tokenizer
+
 MAX_TEMPLATE = 256 << 10  # characters
 SHOWN = 500  # characters of an error's text that are passed on
 
@@ -50,6 +52,13 @@ class ChatTemplate:
             raise ModelError(f"chat template, line {error.lineno}: {error.message}") from error
         except (RecursionError, MemoryError, SyntaxError, ValueError) as error:  # nested too deeply, or not Unicode
             raise ModelError(f"chat template: cannot be compiled: {error}") from error
+
+    @staticmethod
+    def of(tokenizer: Tokenizer, template: str) -> ChatTemplate:
+        """A template, the tokenizer's own or another, with the marks of the tokenizer."""
+        bos = "" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id)
+        eos = tokenizer.token_text(tokenizer.eos_ids[0]) if tokenizer.eos_ids else ""
+        return ChatTemplate(template, bos=bos, eos=eos)
 
     def render(
         self,
