@@ -1,6 +1,7 @@
 // Which variants this processor can run, and the C interface.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -24,16 +25,19 @@ std::vector<const Kernels*> available() {
   std::vector<const Kernels*> found;
 #ifdef OCTAVO_X86
   __builtin_cpu_init();  // also checks that the system saves the wide registers
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512vnni");
+  // All that the variants are compiled for: a virtual machine may hide any of it.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
   // Intel's vdpbf16ps runs at a quarter of the rate of two fused multiply-adds (0.46 a cycle measured): prefer those.
   const bool slow_bf16 = __builtin_cpu_is("intel");
   if (bf16 && !slow_bf16) found.push_back(kernels_avx512bf16);
   if (avx512) found.push_back(kernels_avx512);
   if (bf16 && slow_bf16) found.push_back(kernels_avx512bf16);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(kernels_avx2);
+  if (avx2) found.push_back(kernels_avx2);
 #endif
   found.push_back(kernels_portable);
   return found;
@@ -81,7 +85,7 @@ void* octavo_create(const octavo_config* config, const octavo_op* ops, int32_t c
   if (kernels == nullptr) return nullptr;
   try {
     return new Executor(*config, ops, count, kernels);
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
     return nullptr;
   }
 }
@@ -105,8 +109,15 @@ void octavo_run(void* executor, const octavo_batch* batch, const octavo_drawn* d
 int32_t octavo_measure(const char* isa, int32_t threads, double out[4]) {
   const octavo::Kernels* kernels = octavo::kernels_for(isa);
   if (kernels == nullptr) return -1;
-  octavo::Pool pool(threads);
-  const size_t share = size_t(256) << 20;
+  std::unique_ptr<octavo::Pool> made;
+  try {
+    made = std::make_unique<octavo::Pool>(threads);
+  } catch (const std::exception&) {
+    return -1;
+  }
+  octavo::Pool& pool = *made;
+  // Several times the caches, and no more than that of a machine with many cores.
+  const size_t share = std::min(size_t(256), std::max(size_t(64), size_t(1024) / threads)) << 20;
   void* memory = mmap(nullptr, share * threads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return -1;
   madvise(memory, share * threads, MADV_HUGEPAGE);

@@ -98,7 +98,6 @@ int32_t draw_token(const Kernels& kernels, const octavo_batch& b, int i, const f
                    DrawScratch& s) {
   bool finite;
   const float top = kernels.row_max(row, n, &finite);
-  s.ids.resize(n);
   if (b.temperature[i] == 0.f) {
     kernels.row_collect(row, n, top, s.ids.data());
     return s.ids[0];
@@ -158,7 +157,6 @@ void report_top(const Kernels& kernels, const octavo_drawn& drawn, int i, int wa
                 int n, float top, double log_sum, DrawScratch& s) {
   int32_t* ids = drawn.top_ids + int64_t(i) * drawn.alternatives;
   float* logprobs = drawn.top_logprobs + int64_t(i) * drawn.alternatives;
-  s.ids.resize(n);
   int count = 0;
   for (const float width : {4.f, 8.f, 16.f, std::numeric_limits<float>::infinity()}) {
     count = kernels.row_collect(row, n, std::max(LOWEST, top - width), s.ids.data());
@@ -174,6 +172,18 @@ void report_top(const Kernels& kernels, const octavo_drawn& drawn, int i, int wa
 }
 
 }  // namespace
+
+DrawScratch::DrawScratch(int vocab) : ids(padded(vocab, PANEL)), counts(vocab) {
+  order.reserve(ids.size());
+  mass.reserve(ids.size() / CHUNK + 1);
+  changed.reserve(2 * size_t(vocab));  // every token once by a bias and once by a penalty
+}
+
+size_t DrawScratch::bytes(int vocab) {
+  const size_t ids = padded(vocab, PANEL);
+  return (2 * ids + size_t(vocab)) * sizeof(int32_t) + (ids / CHUNK + 1) * sizeof(double) +
+         2 * size_t(vocab) * sizeof(std::pair<int32_t, float>);
+}
 
 float philox_uniform(uint64_t seed, uint64_t position) {
   uint32_t c[4] = {uint32_t(position), uint32_t(position >> 32), 0, 0};
@@ -204,7 +214,6 @@ void draw_row(const Kernels& kernels, const Step& step, int i, float* row, int v
     return;
   }
   if (b.target[i] < 0) {
-    if (s.counts.empty()) s.counts.assign(vocab, 0);
     shape_logits(b, i, row, s);
     drawn.tokens[i] = draw_token(kernels, b, i, row, vocab, padded, s);
     for (size_t j = s.changed.size(); j-- > 0;) row[s.changed[j].first] = s.changed[j].second;

@@ -1,13 +1,17 @@
 // Drawing a token from one row of logits, as program/batch.py defines it. Never sorts the vocabulary.
 #pragma once
+#include <utility>
 #include <vector>
 
 #include "table.h"
 
 namespace octavo {
 
-// Working memory of one thread.
+// Working memory of one thread. It has its full size from the start: a failure to grow inside a step could not be told.
 struct DrawScratch {
+  explicit DrawScratch(int vocab);
+  static size_t bytes(int vocab);
+
   std::vector<int32_t> ids, order, counts;
   std::vector<double> mass;
   std::vector<std::pair<int32_t, float>> changed;

@@ -69,7 +69,8 @@ typedef struct {
 // Names of the instruction sets this processor can run, best first, separated by spaces.
 OCTAVO_API const char* octavo_isas(void);
 
-// An executor for `count` ops, or null where `isa` is unknown or cannot run here. Weights are not copied.
+// An executor for `count` ops, or null where `isa` is unknown or cannot run here, or memory or threads are missing.
+// Weights are not copied.
 OCTAVO_API void* octavo_create(const octavo_config* config, const octavo_op* ops, int32_t count, const char* isa);
 OCTAVO_API void octavo_destroy(void* executor);
 // Bytes of working memory beside weights and pages.
@@ -78,7 +79,8 @@ OCTAVO_API int64_t octavo_workspace(const octavo_config* config, const octavo_op
 OCTAVO_API void octavo_bind_pages(void* executor, uint8_t* pages, int64_t layer_stride);
 OCTAVO_API void octavo_run(void* executor, const octavo_batch* batch, const octavo_drawn* drawn);
 
-// Rates of this machine with `threads` threads: read GB/s, int8 GOP/s, bfloat16 and float32 GFLOP/s.
+// 0, or -1 without memory or threads. Rates of this machine with `threads` threads: read GB/s, int8 GOP/s, bfloat16 and
+// float32 GFLOP/s.
 OCTAVO_API int32_t octavo_measure(const char* isa, int32_t threads, double out[4]);
 
 #ifdef __cplusplus

@@ -13,6 +13,12 @@ namespace {
 // Splitting keys among items pays only while there are fewer items than this for each thread.
 constexpr int ITEMS_FOR_EACH_THREAD = 4;
 
+// Attention items of the largest step: each run's tiles of rows for each key head, or those and their parts.
+size_t most_items(const octavo_config& c) {
+  const size_t tiles = size_t(c.max_tokens) * (c.heads / c.kv_heads / TILE + 1);
+  return tiles * c.kv_heads + size_t(ITEMS_FOR_EACH_THREAD) * c.threads * ((c.max_len + BLOCK - 1) / BLOCK);
+}
+
 int blocks_of(int keys) {
   return (keys + BLOCK - 1) / BLOCK;
 }
@@ -70,7 +76,7 @@ void unpack_row(const octavo_weight& w, int id, float* out) {
 
 // What working memory is made of; offsets into the arena, in the order they are laid out.
 struct Executor::Sizes {
-  size_t x, q, data, sums, partials, logits, scratch, total;
+  size_t x, q, data, sums, partials, logits, scratch, arena, lists;
 
   Sizes(const octavo_config& c, const octavo_op* ops, int count) {
     size_t cols = c.width, unit_cols = 0;
@@ -93,18 +99,28 @@ struct Executor::Sizes {
     logits = lines(size_t(c.head_rows) * padded(c.vocab, PANEL) * 4);
     scratch =
         lines(4 * std::max({TILE * size_t(c.width), 2 * TILE * unit_cols, TILE * D, TILE * BLOCK + 3 * TILE * D}));
-    total = x + q + 2 * (data + 3 * sums) + partials + logits + scratch * c.threads;
+    arena = x + q + 2 * (data + 3 * sums) + partials + logits + scratch * c.threads;
+    lists = most_items(c) * (sizeof(Item) + sizeof(Merge)) + size_t(c.max_tokens) * 9 +
+            DrawScratch::bytes(c.vocab) * c.threads;
   }
 };
 
 size_t Executor::workspace(const octavo_config& config, const octavo_op* ops, int count) {
-  return Sizes(config, ops, count).total;
+  const Sizes sizes(config, ops, count);
+  return sizes.arena + sizes.lists;
 }
 
 Executor::Executor(const octavo_config& config, const octavo_op* ops, int count, const Kernels* kernels)
-    : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads), draw_scratch_(config.threads) {
+    : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads) {
   const Sizes sizes(config, ops, count);
-  arena_bytes_ = sizes.total;
+  row_run_.reserve(config.max_tokens);
+  row_page_.reserve(config.max_tokens);
+  row_last_.reserve(config.max_tokens);
+  items_.reserve(most_items(config));
+  merges_.reserve(most_items(config));
+  draw_scratch_.reserve(config.threads);
+  for (int tid = 0; tid < config.threads; ++tid) draw_scratch_.emplace_back(config.vocab);
+  arena_bytes_ = sizes.arena;
   arena_ = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (arena_ == MAP_FAILED) throw std::bad_alloc();
   madvise(arena_, arena_bytes_, MADV_HUGEPAGE);
@@ -142,7 +158,7 @@ Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
   return {act, rows, cols, b.data, b.scale, b.comp, b.msum};
 }
 
-// Where each row's key goes, and the attention's work list, the same for all layers.
+// Where each row's key goes, and the attention's work list, the same for all layers. Allocates nothing.
 void Executor::prepare(const octavo_batch& b) {
   row_run_.resize(b.tokens);
   row_page_.resize(b.tokens);

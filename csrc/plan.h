@@ -18,7 +18,7 @@ class Executor {
   void bind_pages(uint8_t* pages, int64_t layer_stride);
   void run(const octavo_batch& batch, const octavo_drawn& drawn);
 
-  // Bytes of working memory.
+  // Bytes of working memory: all that is ever allocated.
   static size_t workspace(const octavo_config& config, const octavo_op* ops, int count);
 
  private:

@@ -65,10 +65,21 @@ Pool::Pool(int threads) : threads_(threads), barrier_(threads), phases_(threads)
     for (int cpu = 0; cpu < CPU_SETSIZE && int(cpus_.size()) < threads; ++cpu)
       if (CPU_ISSET(cpu, &set)) cpus_.push_back(cpu);
   }
-  for (int tid = 1; tid < threads; ++tid) workers_.emplace_back([this, tid] { serve(tid); });
+  try {
+    workers_.reserve(threads - 1);
+    for (int tid = 1; tid < threads; ++tid) workers_.emplace_back([this, tid] { serve(tid); });
+  } catch (...) {
+    for (int missing = threads - 1 - int(workers_.size()); missing > 0; --missing) barrier_.stand_in();
+    end();
+    throw;
+  }
 }
 
 Pool::~Pool() {
+  end();
+}
+
+void Pool::end() {
   stop_ = true;
   barrier_.wait();
   for (std::thread& worker : workers_) worker.join();

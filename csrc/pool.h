@@ -14,6 +14,8 @@ class Barrier {
  public:
   explicit Barrier(int parties) : parties_(parties) {}
   void wait();
+  // Arrives in the place of a party that will never come, before the caller itself waits.
+  void stand_in() { arrived_.fetch_add(1); }
 
  private:
   const int parties_;
@@ -25,6 +27,7 @@ class Barrier {
 class Pool {
  public:
   // Pins one thread to each of the first `threads` processors the caller may use (none is pinned if they are fewer).
+  // Throws std::system_error where the system gives no more threads.
   explicit Pool(int threads);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -43,6 +46,7 @@ class Pool {
 
  private:
   void serve(int tid);
+  void end();
 
   struct alignas(64) Counter {
     std::atomic<int> next{0};

@@ -87,7 +87,7 @@ struct Kernels {
   void (*proj)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*ffn_in)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // logits of the step's block of head rows
-  // Passes over one row of n values (n a multiple of 16, padded with -infinity).
+  // Passes over one row of n values, n a multiple of 16.
   float (*row_max)(const float* row, int n, bool* finite);
   double (*row_exp_sum)(const float* row, int n, float max, float factor);  // sum of exp((row - max) * factor)
   int (*row_collect)(const float* row, int n, float from, int32_t* ids);    // ids of values >= from, ascending

@@ -15,10 +15,11 @@ constexpr float LOG2E = 1.44269504f;
 #include "vec/portable.h"
 #endif
 
-// 2^x, relative error 2.4e-7 on [-126, 126] (minimax polynomial on [-0.5, 0.5]); 0 below, 2^126 above.
+// 2^x, relative error 2.4e-7 on [-126, 126] (minimax polynomial on [-0.5, 0.5]); 0 below, 2^126 above, NaN for NaN:
+// f_min and f_max give their second argument where either is NaN, in every variant.
 INLINE F f_exp2(F x) {
   const F low = f_set(-126.f);
-  const F y = f_min(f_max(x, low), f_set(126.f));
+  const F y = f_min(f_set(126.f), f_max(low, x));
   const I n = f_round(y);
   const F f = y - i_float(n);
   F p = f_fma(f_set(0.00132765f), f, f_set(0.00967554f));

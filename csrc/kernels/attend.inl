@@ -19,7 +19,7 @@ INLINE uint8_t* page_head(const Context& context, int layer, int page, int kv_he
 INLINE uint16_t bf16_bits(float x) {
   uint32_t u;
   __builtin_memcpy(&u, &x, 4);
-  return uint16_t((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
+  return uint16_t((x == x ? u + 0x7FFF + ((u >> 16) & 1) : u) >> 16);
 }
 
 static void write_key(const octavo_config& config, uint8_t* page, int token, const float* k) {
@@ -309,7 +309,7 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
     for (int index = first; index < last; ++index) {
       const Tile tile = tile_at(out, index);
       const int cols = config.heads * D;
-      store_rows(out, tile.row0, tile.mr, 0, cols, context.memory->q + size_t(tile.row0) * cols, cols, nullptr);
+      store_rows(out, tile.row0, tile.mr, 0, cols, context.memory->q + size_t(tile.row0) * cols, cols);
     }
   }
   context.pool->meet(tid);

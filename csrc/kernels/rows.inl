@@ -1,13 +1,12 @@
 // Rows of float32 into the form a projection reads, norms, and passes over rows of logits.
 
 // Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of
-// 2, but for the last inputs. `poison` (per row, or null) marks rows whose values are not finite: their scales become
-// NaN, so that the fault is not lost in integers.
-static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds,
-                       const bool* poison) {
+// 2, but for the last inputs. The scale of a group that is not all finite is NaN: integers would lose the fault.
+static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds) {
   uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0));
   if (out.act.bits == 8) {
     const int group = out.act.group;
+    const F largest = f_set(3.4028234e38f);
     float* scale = out.scale + size_t(row0) * (out.cols / group);
     int32_t* comp = out.comp + size_t(row0) * (out.cols / SUM_GROUP);
     float* msum = out.msum + size_t(row0) * (out.cols / SUM_GROUP);
@@ -15,16 +14,19 @@ static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const f
       for (int k = k0; k < k0 + n; k += group) {
         const float* x = src + m * lds + (k - k0);
         F top = f_set(0);
-        for (int i = 0; i < group; i += LANES) top = f_max(top, f_abs(f_load(x + i)));
-        const float amax = f_hmax(top);
-        float s = amax / 127.f;
+        uint32_t finite = 0xFFFF;
+        for (int i = 0; i < group; i += LANES) {
+          const F size = f_abs(f_load(x + i));
+          top = f_max(top, size);
+          finite &= f_from(largest, size);
+        }
+        const float amax = f_hmax(top), s = finite == 0xFFFF ? amax / 127.f : __builtin_nanf("");
         const F inverse = f_set(amax > 1e-30f ? 127.f / amax : 0.f);
-        if (poison != nullptr && poison[m]) s = __builtin_nanf("");
         scale[size_t(k / group) * mr + m] = s;
         for (int i = 0; i < group; i += SUM_GROUP) {
           I sum = i_zero();
           for (int j = 0; j < SUM_GROUP; j += LANES) {
-            const I code = f_round(f_load(x + i + j) * inverse);
+            const I code = finite == 0xFFFF ? f_round(f_load(x + i + j) * inverse) : i_zero();
             sum = sum + code;
             alignas(16) int8_t bytes[LANES];
             i_store8(bytes, code);
@@ -67,8 +69,8 @@ static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const f
   }
 }
 
-// y = x / sqrt(mean(x^2) + eps) * weight; gives whether the row is finite.
-static bool rms_row(const float* x, const float* weight, float eps, int n, float* y) {
+// y = x / sqrt(mean(x^2) + eps) * weight
+static void rms_row(const float* x, const float* weight, float eps, int n, float* y) {
   F squares = f_set(0);
   int i = 0;
   for (; i + LANES <= n; i += LANES) squares = f_fma(f_load(x + i), f_load(x + i), squares);
@@ -78,7 +80,6 @@ static bool rms_row(const float* x, const float* weight, float eps, int n, float
   const F by = f_set(factor);
   for (i = 0; i + LANES <= n; i += LANES) f_store(y + i, f_load(x + i) * by * f_load(weight + i));
   for (; i < n; ++i) y[i] = x[i] * factor * weight[i];
-  return sum <= 3.4028234e38f;
 }
 
 // Norm of the given rows of x (row i of `out` is row rows[i] of x, or row i where rows is null).
@@ -89,12 +90,11 @@ static void norm_rows(const Context& context, const float* weight, float eps, co
   while (context.pool->claim(tid, tiles_of(out.rows), &first, &last)) {
     for (int index = first; index < last; ++index) {
       const Tile tile = tile_at(out, index);
-      bool poison[TILE];
       for (int m = 0; m < tile.mr; ++m) {
         const int row = rows ? rows[tile.row0 + m] : tile.row0 + m;
-        poison[m] = !rms_row(context.memory->x + size_t(row) * width, weight, eps, width, normed + m * size_t(width));
+        rms_row(context.memory->x + size_t(row) * width, weight, eps, width, normed + m * size_t(width));
       }
-      store_rows(out, tile.row0, tile.mr, 0, width, normed, width, poison);
+      store_rows(out, tile.row0, tile.mr, 0, width, normed, width);
     }
   }
   context.pool->meet(tid);
@@ -126,7 +126,7 @@ static void ffn_in(const octavo_op& op, const Context& context, const Rows& in, 
         const F z = f_load(at);
         f_store(at, z / (one + f_exp2(z * log2e)) * f_load(up + m * unit_cols + c));
       }
-    store_rows(out, tile.row0, tile.mr, first, cols, gate, unit_cols, nullptr);
+    store_rows(out, tile.row0, tile.mr, first, cols, gate, unit_cols);
   });
 }
 

@@ -61,8 +61,8 @@ INLINE F f_scale2(F x, I n) {
           _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.b), _mm256_slli_epi32(n.b, 23)))};
 }
 INLINE F f_keep_from(F x, F low, F y) {
-  return {_mm256_and_ps(_mm256_cmp_ps(x.a, low.a, _CMP_GE_OQ), y.a),
-          _mm256_and_ps(_mm256_cmp_ps(x.b, low.b, _CMP_GE_OQ), y.b)};
+  return {_mm256_and_ps(_mm256_cmp_ps(x.a, low.a, _CMP_NLT_UQ), y.a),
+          _mm256_and_ps(_mm256_cmp_ps(x.b, low.b, _CMP_NLT_UQ), y.b)};
 }
 INLINE uint32_t f_above(F x, F low) {
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, low.a, _CMP_GT_OQ))) |
@@ -137,7 +137,8 @@ INLINE float f_hsum(F x) {  // the order of _mm512_reduce_add_ps
 INLINE __m256 bf16_half(__m256 a) {
   __m256i x = _mm256_castps_si256(a);
   __m256i odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
-  x = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_ORD_Q));
+  x = _mm256_add_epi32(x, _mm256_and_si256(number, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))));
   return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(int(0xFFFF0000))));
 }
 INLINE F f_bf16(F x) {

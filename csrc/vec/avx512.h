@@ -55,8 +55,8 @@ INLINE I f_round(F a) {
 INLINE F f_scale2(F a, I n) {  // a * 2^n
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(n.v, 23)))};
 }
-INLINE F f_keep_from(F x, F low, F y) {  // y where x >= low, else 0
-  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, low.v, _CMP_GE_OQ), y.v)};
+INLINE F f_keep_from(F x, F low, F y) {  // 0 where x < low, else y
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, low.v, _CMP_NLT_UQ), y.v)};
 }
 INLINE uint32_t f_above(F x, F low) {
   return _mm512_cmp_ps_mask(x.v, low.v, _CMP_GT_OQ);
@@ -108,10 +108,11 @@ INLINE float f_hmax(F a) {
 INLINE float f_hsum(F a) {
   return _mm512_reduce_add_ps(a.v);
 }
-INLINE F f_bf16(F a) {  // nearest bfloat16, ties to even, as float32
+INLINE F f_bf16(F a) {  // nearest bfloat16, ties to even, as float32; a NaN is cut, since rounding could carry it to 0
   __m512i x = _mm512_castps_si512(a.v);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
-  x = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const __mmask16 number = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
+  x = _mm512_mask_add_epi32(x, number, x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
   return {_mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(int(0xFFFF0000))))};
 }
 INLINE void f_store_bf16(uint16_t* p, F a) {

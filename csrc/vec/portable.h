@@ -98,7 +98,7 @@ INLINE F f_scale2(F a, I n) {
   return a;
 }
 INLINE F f_keep_from(F x, F low, F y) {
-  EACH y.v[i] = x.v[i] >= low.v[i] ? y.v[i] : 0.f;
+  EACH y.v[i] = x.v[i] < low.v[i] ? 0.f : y.v[i];
   return y;
 }
 INLINE uint32_t f_above(F x, F low) {
@@ -173,7 +173,7 @@ INLINE float f_hsum(F a) {
 }
 INLINE float bf16_value(float x) {
   const uint32_t u = bits_of(x);
-  return float_of((u + 0x7FFF + ((u >> 16) & 1)) & 0xFFFF0000);
+  return float_of((x == x ? u + 0x7FFF + ((u >> 16) & 1) : u) & 0xFFFF0000);
 }
 INLINE F f_bf16(F a) {
   EACH a.v[i] = bf16_value(a.v[i]);

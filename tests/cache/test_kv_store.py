@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 
 from octavo.cache import store
@@ -43,4 +45,15 @@ def test_a_shortage_found_later_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     memory._fault = "Cannot allocate memory"
     with pytest.raises(MemoryError, match="Cannot allocate memory"):
         memory.check()
+    memory.close()
+
+
+def test_a_system_without_huge_pages_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(mmap.mmap):
+        def madvise(self, *args: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(store.mmap, "mmap", Small)
+    memory = KvStore(LAYOUT, 10)
+    memory.touched()
     memory.close()

@@ -7,6 +7,7 @@ who holds which page; the layout within a page is the executor's.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -37,7 +38,8 @@ class KvStore:
         except (OSError, ValueError, OverflowError) as error:
             raise MemoryError(f"no {self.size} bytes for {pages} pages of keys and values: {error}") from None
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a system built without huge pages
+                self._map.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(self._map, np.uint8)
         start = -whole.ctypes.data % HUGE
         self.data: npt.NDArray[np.uint8] = whole[start : start + self.size]

@@ -190,10 +190,15 @@ def features() -> list[str]:
 
 
 def measure(threads: int) -> dict[str, float]:
-    """What this machine can do with `threads` threads, best of three: memory read and arithmetic peaks."""
+    """What this machine can do with `threads` threads, best of three: memory read and arithmetic peaks.
+
+    Raises MemoryError where there is no memory, 64 to 256 MiB a thread, or no thread.
+    """
+    if threads < 1:
+        raise ValueError(f"threads: {threads}; at least 1 is needed")
     rates = (c_double * 4)()
     if library().octavo_measure(isa().encode(), threads, rates) != 0:
-        raise MemoryError(f"no memory to measure with: {threads} times 256 MiB are needed")
+        raise MemoryError(f"no memory or threads to measure {threads} threads with: at least 64 MiB each are needed")
     return dict(zip(("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s"), rates, strict=True))
 
 
@@ -219,47 +224,55 @@ def _pack(op: OpArgs) -> COp:
         assert weight.data.ctypes.data % 64 == 0, "a weight does not start on a cache line"
         out.weight[i] = CWeight(weight.layout, weight.rows, weight.cols, weight.group, weight.data.ctypes.data)
     for i, vec in enumerate(op.vecs):
-        out.vec[i] = None if vec is None else _pointer(vec, np.float32)
+        out.vec[i] = None if vec is None else _pointer(f"{op.kind}, vector {i}", vec, np.float32)
     if op.rope is not None:
-        out.rope_cos, out.rope_sin = (_pointer(table, np.float32) for table in op.rope)
+        out.rope_cos, out.rope_sin = (_pointer(f"{op.kind}, rope", table, np.float32) for table in op.rope)
     return out
 
 
-def _pointer(array: Array, dtype: Any) -> int:
+def _pointer(name: str, array: Array, dtype: Any) -> int:
     if array.dtype != dtype or not array.flags.c_contiguous:
-        raise TypeError(
-            f"an array of {array.dtype}, contiguous: {array.flags.c_contiguous}; contiguous {dtype} is needed"
-        )
+        order = "contiguous" if array.flags.c_contiguous else "not contiguous"
+        raise TypeError(f"{name}: {order} {array.dtype}; contiguous {np.dtype(dtype)} is needed")
     return int(array.ctypes.data)
 
 
 class Plan:
     """A native executor and all it points to. Not thread-safe."""
 
+    _handle: int | None = None
+
     def __init__(self, config: Config, ops: Sequence[OpArgs], isa_name: str) -> None:
+        """Raises ValueError for an `isa_name` that cannot run here, MemoryError without working memory or threads."""
+        if isa_name not in isas():
+            raise ValueError(f"isa: {isa_name!r} cannot run on this processor; one of {', '.join(isas())} can")
+        if config.threads < 1:
+            raise ValueError(f"threads: {config.threads}; at least 1 is needed")
+        self._process = os.getpid()
         self._ops = tuple(ops)  # keeps weights, vectors and tables alive
         self._pages: npt.NDArray[np.uint8] | None = None
         self._vocab = int(config.vocab)
         packed = (COp * len(ops))(*(_pack(op) for op in ops))
         self.workspace_bytes = int(library().octavo_workspace(config, packed, len(ops)))
-        self._handle: int | None = library().octavo_create(config, packed, len(ops), isa_name.encode())
+        self._handle = library().octavo_create(config, packed, len(ops), isa_name.encode())
         if not self._handle:
-            raise MemoryError(f"no {self.workspace_bytes} bytes of working memory for the {isa_name} executor")
+            raise MemoryError(f"no {self.workspace_bytes} bytes of working memory, or no {config.threads} threads")
 
     def bind_pages(self, pages: npt.NDArray[np.uint8], layer_stride: int) -> None:
         """Give the memory of the pages: [layers][pages][kv_heads][K | V], `layer_stride` bytes a layer."""
-        assert pages.ctypes.data % 64 == 0
+        assert self._handle and pages.ctypes.data % 64 == 0
         self._pages = pages
         library().octavo_bind_pages(self._handle, pages.ctypes.data, layer_stride)
 
     def run(self, arrays: dict[str, Array], alternatives: int, logits: bool) -> dict[str, Array]:
         """One step. `arrays` holds BATCH_ARRAYS; gives tokens, ranks, ..., or `logits` [H, vocab] alone if asked."""
+        assert self._handle, "the executor is closed"
         assert self._pages is not None, "no pages are bound"
         heads = len(arrays["rows"])
         batch = CBatch(tokens=len(arrays["ids"]), runs=len(arrays["slots"]), head=heads)
         batch.table_stride = arrays["tables"].shape[1]
         for name, dtype in BATCH_ARRAYS.items():
-            setattr(batch, name, _pointer(arrays[name], dtype))
+            setattr(batch, name, _pointer(name, arrays[name], dtype))
         out: dict[str, Array] = {
             "tokens": np.empty(heads, np.int32),
             "ranks": np.empty(heads, np.int32),
@@ -275,10 +288,10 @@ class Plan:
         return out
 
     def close(self) -> None:
-        """Stop the threads. May be called twice."""
-        if self._handle:
+        """Stop the threads. May be called twice. Does nothing in a forked process, which has none of the threads."""
+        if self._handle and self._process == os.getpid():
             library().octavo_destroy(self._handle)
-            self._handle = None
+        self._handle = None
 
     def __del__(self) -> None:
         self.close()

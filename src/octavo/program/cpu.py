@@ -129,26 +129,33 @@ def check(program: Program) -> None:
     """Refuse what the kernels do not take. Raises ModelError."""
     if program.kv.head_dim % 32:
         raise ModelError(f"head_dim {program.kv.head_dim}: the cpu executor takes multiples of 32")
+    written: Act | None = None  # the form of what the next projection reads
     for op in program.ops:
         match op:
+            case Norm() | Attend():
+                written = op.act
             case Qkv():
-                reads = [op.q, op.k, op.v]
+                _check_reads(op, (op.q, op.k, op.v), written)
+            case Proj():
+                _check_reads(op, (op.weight,), written)
             case FfnIn():
-                reads = [op.gate, op.up]
-            case Proj() | Head():
-                reads = [op.weight]
-            case _:
-                continue
-        for weight in reads:
-            _check_act(type(op).__name__, weight, op.act)
+                _check_reads(op, (op.gate, op.up), written)
+                written = op.act_out
+            case Head():
+                _check_reads(op, (op.weight,), op.act)
+
+
+def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], written: Act | None) -> None:
+    if op.act != written:
+        raise ModelError(f"{type(op).__name__}: reads its input as {op.act}, but it was written as {written}")
+    for weight in weights:
+        _check_act(type(op).__name__, weight, op.act)
 
 
 def _check_act(name: str, weight: Weight, act: Act) -> None:
     fits = act.bits == ACT_BITS[weight.layout]
     if act.bits == 8:
-        fits = fits and act.group == weight.group
-    if act.bits == 32 and weight.layout is Layout.F32:
-        fits = True
+        fits = fits and act.group == weight.group and act.group > 0 and act.group % 32 == 0
     if not fits:
         raise ModelError(
             f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "

@@ -1,0 +1,122 @@
+"""Products of every layout on every instruction set against float64 products of the same codes and scales.
+
+Inputs are chosen so that nothing is rounded before the activation quantizer: its codes and scales are known exactly,
+and only float32 sums are left to differ. `U` is half a unit in the last place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernel_rows import U, exact_rows, head_logits, random_matrix
+
+from octavo.kernels import native
+from octavo.kernels.weight import Layout, Weight, from_bfloat16, to_bfloat16
+
+ISAS = native.isas()
+QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M)
+
+
+def quantized(h: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [rows, cols] and scales [rows, groups] as ops.Act defines them."""
+    groups = h.reshape(len(h), -1, group)
+    largest = np.abs(groups).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(groups * inverse).reshape(h.shape), (largest / np.float32(127))[:, :, 0]
+
+
+def norm_of(rng: np.random.Generator, cols: int) -> np.ndarray:
+    """Powers of two, different from group to group, so that scales of inputs differ and norms stay exact."""
+    return np.repeat(2.0 ** rng.integers(-9, 9, cols // 32), 32).astype(np.float32)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", QUANTIZED)
+@pytest.mark.parametrize(("rows", "outputs", "cols", "group"), [(1, 45, 32, 32), (19, 33, 192, 64), (8, 70, 640, 640)])
+def test_int_products(layout: Layout, isa: str, rows: int, outputs: int, cols: int, group: int) -> None:
+    rng = np.random.default_rng(rows * cols)
+    x, norm = exact_rows(rng, rows, cols), norm_of(rng, cols)
+    h = x / np.float32(64) * norm
+    h[:, :32] *= rows > 1  # a group of zeros
+    norm[:32] *= rows > 1
+    codes, scales = quantized(h, group)
+    weight = random_matrix(rng, layout, outputs, cols, group, 0.02)
+    exact = weight.dequantize().astype(np.float64).reshape(outputs, -1, group)
+    inputs = codes.reshape(rows, -1, group) * scales[:, :, None].astype(np.float64)
+    parts = np.einsum("rgk,ogk->rog", inputs, exact)
+    size = np.abs(parts).sum(axis=2)
+    terms = cols // group
+    if layout is Layout.W4M:  # minima times sums of codes are added for each 32 inputs, and may cancel the rest
+        terms += cols // 32
+        size = np.einsum("rgk,ogk->ro", np.abs(inputs), np.abs(exact) + 20 * np.abs(exact).max(axis=2, keepdims=True))
+    got = head_logits(x, norm, weight, isa)
+    assert (np.abs(got - parts.sum(axis=2)) <= (2 * terms + 4) * U * size).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", [Layout.F32, Layout.BF16])
+@pytest.mark.parametrize(("rows", "outputs", "cols"), [(1, 1, 33), (9, 31, 50), (23, 65, 515)])
+def test_float_products(layout: Layout, isa: str, rows: int, outputs: int, cols: int) -> None:
+    rng = np.random.default_rng(cols)
+    x, norm = exact_rows(rng, rows, cols), np.ones(cols, np.float32)
+    h = x / np.float32(64)
+    if layout is Layout.BF16:
+        h = from_bfloat16(to_bfloat16(h))
+    weight = random_matrix(rng, layout, outputs, cols, 0, cols**-0.5)
+    exact = weight.dequantize().astype(np.float64)
+    want, size = h.astype(np.float64) @ exact.T, np.abs(h).astype(np.float64) @ np.abs(exact).T
+    got = head_logits(x, norm, weight, isa)
+    assert (np.abs(got - want) <= (cols / 2 + 2) * U * size).all()
+    error, scale = np.abs(got - want), 2 * np.sqrt(cols) * U * size
+    assert np.mean(error <= scale) > 0.999
+
+
+def picks(layout: Layout, cols: int, group: int) -> Weight:
+    """The identity: every output is one input."""
+    codes = np.eye(cols, dtype=np.int8)
+    scale = np.ones((cols, cols // group), np.float16)
+    if layout is Layout.W8:
+        return Weight.int8(codes, scale)
+    if layout is Layout.W4:
+        return Weight.int4((codes + 8).astype(np.uint8), scale)
+    return Weight.int4_min(codes.astype(np.uint8), scale, np.zeros_like(scale))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", QUANTIZED)
+@pytest.mark.parametrize("group", [32, 64, 256])
+def test_quantizer_codes_and_scales_are_exact(layout: Layout, isa: str, group: int) -> None:
+    """Each output is scale * code of one input, rounded once: equal bit by bit or some code, sum or scale is wrong."""
+    rng = np.random.default_rng(group)
+    x, norm = exact_rows(rng, 11, 256), norm_of(rng, 256)
+    codes, scales = quantized(x / np.float32(64) * norm, group)
+    assert len(np.unique(codes)) > 100
+    want = codes.astype(np.float32) * np.repeat(scales, group, axis=1)
+    assert np.array_equal(head_logits(x, norm, picks(layout, 256, group), isa), want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantizer_sums_are_exact(isa: str) -> None:
+    """Weights of code 0 and minimum 1: the output is the sum of the codes times their scale."""
+    rng = np.random.default_rng(0)
+    x = exact_rows(rng, 13, 32)
+    codes, scales = quantized(x / np.float32(64), 32)
+    ones = np.ones((3, 1), np.float16)
+    weight = Weight.int4_min(np.zeros((3, 32), np.uint8), 0 * ones, ones)
+    want = (codes.sum(axis=1, keepdims=True) * scales).astype(np.float32)
+    assert np.array_equal(head_logits(x, np.ones(32, np.float32), weight, isa), np.repeat(want, 3, axis=1))
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_instruction_sets_agree_and_rows_stand_alone(layout: Layout) -> None:
+    """The same row alone, among others and on more threads: the same bits; another instruction set: float32 apart."""
+    rng = np.random.default_rng(1)
+    x, norm = exact_rows(rng, 67, 128), norm_of(rng, 128)
+    weight = random_matrix(rng, layout, 100, 128, 32, 0.1)
+    whole = {isa: head_logits(x, norm, weight, isa) for isa in ISAS}
+    size = np.abs(whole[ISAS[0]]).max()
+    for isa, logits in whole.items():
+        assert np.abs(logits - whole[ISAS[0]]).max() <= 2e-6 * size, isa
+        assert np.array_equal(logits, head_logits(x, norm, weight, isa, threads=3)), isa
+        for count in (1, 2, 7, 9):
+            assert np.array_equal(logits[:count], head_logits(x[:count], norm, weight, isa)), (isa, count)
