@@ -12,14 +12,15 @@ from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES, PAGE, KvLayout, pages_for
 from octavo.engine.limits import MemoryLimit, cores
+from octavo.kernels import native
 from octavo.models.spec import ModelSpec
+from octavo.program.cpu import config
 from octavo.worker.slots import Slots
 
 MIB = 2**20
 INTERPRETER_BYTES = 64 * MIB  # Python, numpy, this package and the native library, once all is loaded
 LEAST_LEN = 256  # tokens that must fit for a start to make sense, unless the model or the settings allow fewer
 MARGIN_BYTES = 256 * MIB  # left to the front process and the rest of the machine, with a tenth of what is available
-HEAD_ROWS = 64  # rows of logits an executor holds at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,9 @@ def fit(
     if cache.kv_dtype not in KV_BYTES:
         raise InvalidValue("kv_dtype", cache.kv_dtype, " or ".join(KV_BYTES))
     attn = spec.layers[0].attn
-    page_bytes = KvLayout(len(spec.layers), attn.kv_heads, attn.head_dim, cache.kv_dtype).page_bytes
-    workspace = _workspace(spec, wanted, scheduler, executor)
+    kv = KvLayout(len(spec.layers), attn.kv_heads, attn.head_dim, cache.kv_dtype)
+    page_bytes = kv.page_bytes
+    workspace = _workspace(spec, kv, wanted, scheduler, executor)
     slots = Slots.size_bytes(scheduler.max_seqs, wanted)
     fixed = weights + workspace + slots + INTERPRETER_BYTES
     allowed = budget(cache, limit)
@@ -96,8 +98,8 @@ def fit(
     )
 
 
-def _workspace(spec: ModelSpec, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
-    """What an executor takes beside weights and pages, the rotation tables included; as csrc/plan.cc counts it."""
+def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
+    """What an executor takes beside weights and pages, the rotation tables included."""
     attn = spec.layers[0].attn
     queries = attn.heads * attn.head_dim
     inner = max(layer.mlp.inner for layer in spec.layers)
@@ -106,14 +108,16 @@ def _workspace(spec: ModelSpec, max_len: int, scheduler: SchedulerConfig, execut
         keys = attn.kv_heads * attn.head_dim
         layer = spec.width * (2 * queries + 2 * keys + 3 * inner)
         return rotations + 4 * (len(spec.layers) * layer + spec.vocab * spec.width * (1 if spec.tied else 2))
-    threads = executor.threads or cores()
-    rows = max(scheduler.max_step_tokens, HEAD_ROWS)
-    cols = max(spec.width, queries, inner) + 64
-    inputs = 2 * cols * (1 + 3 / 32)  # two buffers, with scales and sums for each 32 inputs
-    partials = 4 * threads * -(-max_len // 512) * 8 * (attn.head_dim + 2)
-    scratch = threads * 8 * max(spec.width, 512 + 3 * attn.head_dim)
-    logits = HEAD_ROWS * (spec.vocab + 32)
-    return rotations + int(4 * (rows * (spec.width + queries + inputs) + partials + scratch + logits))
+    shape = config(
+        kv,
+        width=spec.width,
+        heads=attn.heads,
+        vocab=spec.vocab,
+        max_len=max_len,
+        max_tokens=scheduler.max_step_tokens,
+        threads=executor.threads or cores(),
+    )
+    return rotations + native.workspace_bytes(shape, inner)
 
 
 def _too_small(

@@ -202,6 +202,13 @@ def measure(threads: int) -> dict[str, float]:
     return dict(zip(("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s"), rates, strict=True))
 
 
+def workspace_bytes(config: Config, inner: int) -> int:
+    """Working memory of an executor whose widest feed-forward has `inner` outputs, before there is a plan."""
+    widest = COp(kind=KINDS["ffn_in"])
+    widest.weight[0] = CWeight(rows=inner)
+    return int(library().octavo_workspace(config, (COp * 1)(widest), 1))
+
+
 @dataclass(frozen=True)
 class OpArgs:
     """One operation for the native executor; the fields are those of octavo_op."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from octavo.cache.store import KvStore
 from octavo.core.errors import ModelError
+from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight
 from octavo.program.batch import Batch, Drawn
@@ -30,7 +31,16 @@ class Cpu:
         self.max_tokens = max_tokens
         self.store: KvStore | None = None
         self._kv = program.kv
-        self._plan = native.Plan(config(program, threads, max_tokens), [native_op(op) for op in program.ops], self.isa)
+        shape = config(
+            program.kv,
+            width=program.width,
+            heads=program.heads,
+            vocab=program.vocab,
+            max_len=program.max_len,
+            max_tokens=max_tokens,
+            threads=threads,
+        )
+        self._plan = native.Plan(shape, [native_op(op) for op in program.ops], self.isa)
 
     def allocate(self, pages: int) -> None:
         """Take memory for this many pages; it is touched from now on, see KvStore. Raises MemoryError."""
@@ -76,18 +86,20 @@ class Cpu:
         }
 
 
-def config(program: Program, threads: int, max_tokens: int) -> native.Config:
-    """The shapes the library needs."""
+def config(
+    kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int
+) -> native.Config:
+    """The shapes the library needs: enough for native.workspace_bytes, before there is a program."""
     return native.Config(
-        width=program.width,
-        heads=program.heads,
-        kv_heads=program.kv.kv_heads,
-        head_dim=program.kv.head_dim,
-        layers=program.kv.layers,
-        vocab=program.vocab,
-        kv_float32=program.kv.dtype == "float32",
+        width=width,
+        heads=heads,
+        kv_heads=kv.kv_heads,
+        head_dim=kv.head_dim,
+        layers=kv.layers,
+        vocab=vocab,
+        kv_float32=kv.dtype == "float32",
         max_tokens=max_tokens,
-        max_len=program.max_len,
+        max_len=max_len,
         head_rows=HEAD_ROWS,
         threads=threads,
     )
