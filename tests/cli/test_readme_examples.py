@@ -63,7 +63,7 @@ def test_openai_example(url):
 
 def test_curl_example(url):
     command = next(block for block in blocks("") if block.startswith("curl"))
-    body = re.search(r"-d '(.*)'", command)
+    body = re.search(r"-d '(.*)'", command, re.DOTALL)
     path = re.search(rf"{URL}(\S+)", command)
     assert body and path and "Content-Type: application/json" in command
     headers = {"Content-Type": "application/json"}

@@ -64,6 +64,8 @@ class KvStore:
         self.check()
 
     def _populate_rest(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # what is asked for already comes first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         for start in range(PART, self.size, PART):
             if self._closed or self._fault is not None:
                 return

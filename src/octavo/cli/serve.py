@@ -117,14 +117,14 @@ def address(sock: socket.socket) -> str:
 
 def curl(url: str, told: ServerConfig, tokenizer: Tokenizer | None) -> str:
     """A command to paste: a chat, or what the model can do of it."""
-    body: dict[str, object] = {"model": told.names[0], "max_tokens": 100}
+    body: dict[str, object] = {"model": told.names[0], "max_tokens": 100, "temperature": 0}
     path = "/v1/completions"
     if tokenizer is None:
         body["prompt"] = [1, 2, 3]
     elif tokenizer.chat_template is None:
         body["prompt"] = "Once upon a time"
     else:
-        path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": "What is an octavo?"}]
+        path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": "Why is the sky blue?"}]
     key = ' -H "Authorization: Bearer $KEY"' if told.api_keys else ""
     return f"curl {url}{path}{key} -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body))}"
 
