@@ -19,7 +19,7 @@ import numpy.typing as npt
 from octavo.core.layout import KvLayout
 
 HUGE = 2 << 20  # bytes of a huge page
-PART = 256 << 20  # bytes touched at a time
+PART = 64 << 20  # bytes touched at a time
 MADV_POPULATE_WRITE = 23  # Linux 5.14; maps pages for writing and leaves what they hold
 
 
