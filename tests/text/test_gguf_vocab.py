@@ -283,3 +283,9 @@ def test_text_fixtures_made_anew_equal_the_committed_ones(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     for name in names:
         assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("damage", [{"tokenizer.ggml.pre": "unheard-of"}, {"tokenizer.chat_template": 7}])
+def test_errors_name_the_file(damage: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=rf"^{Held(metadata={}).path}: \S"):
+        load_tokenizer(Held(metadata=tiny() | damage))

@@ -95,15 +95,20 @@ def load_tokenizer(source: Source) -> Tokenizer | None:
     A folder: tokenizer.json, with tokenizer_config.json, special_tokens_map.json, generation_config.json and
     chat_template.jinja where they are. A GGUF file: its metadata.
     """
-    if source.kind == "gguf":
+    return _load_gguf(source) if source.kind == "gguf" else _load_folder(source)
+
+
+def _load_gguf(source: Source) -> Tokenizer | None:
+    try:
         vocab = build_vocab(source.metadata)
-        if vocab is None:
-            return None
-        template = source.metadata.get("tokenizer.chat_template")
-        if template is not None and not isinstance(template, str):
-            raise ModelError(f"tokenizer.chat_template: {template!r} is not a string")
-        return Tokenizer(vocab.backend, bos_id=vocab.bos_id, eos_ids=vocab.eos_ids, chat_template=template)
-    return _load_folder(source)
+    except ModelError as error:
+        raise ModelError(f"{source.path}: {error}") from error
+    if vocab is None:
+        return None
+    template = source.metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ModelError(f"{source.path}: tokenizer.chat_template: {template!r} is not a string")
+    return Tokenizer(vocab.backend, bos_id=vocab.bos_id, eos_ids=vocab.eos_ids, chat_template=template)
 
 
 def _load_folder(source: Source) -> Tokenizer | None:
