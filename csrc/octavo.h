@@ -34,7 +34,7 @@ typedef struct {
 } octavo_op;
 
 typedef struct {
-  int32_t width, heads, kv_heads, head_dim, layers, vocab;
+  int32_t width, heads, kv_heads, head_dim, vocab;
   int32_t kv_float32;  // 0: bfloat16 pages
   int32_t max_tokens;  // rows of the largest step
   int32_t max_len;     // positions of the longest sequence
@@ -46,7 +46,7 @@ typedef struct {
 typedef struct {
   int32_t tokens, runs, head;  // T, R, H
   int64_t table_stride;        // pages of one row of `tables`
-  const int32_t *ids, *positions, *starts, *kv_lens, *slots, *tables;
+  const int32_t *ids, *positions, *starts, *slots, *tables;
   const int32_t *rows, *target, *top, *top_k;
   const float *temperature, *top_p, *min_p, *presence, *frequency, *repetition;
   const uint64_t* seed;

@@ -100,7 +100,7 @@ struct Executor::Sizes {
     scratch =
         lines(4 * std::max({TILE * size_t(c.width), 2 * TILE * unit_cols, TILE * D, TILE * BLOCK + 3 * TILE * D}));
     arena = x + q + 2 * (data + 3 * sums) + partials + logits + scratch * c.threads;
-    lists = most_items(c) * (sizeof(Item) + sizeof(Merge)) + size_t(c.max_tokens) * 9 +
+    lists = most_items(c) * (sizeof(Item) + sizeof(Merge)) + size_t(c.max_tokens) * 5 +
             DrawScratch::bytes(c.vocab) * c.threads;
   }
 };
@@ -113,7 +113,6 @@ size_t Executor::workspace(const octavo_config& config, const octavo_op* ops, in
 Executor::Executor(const octavo_config& config, const octavo_op* ops, int count, const Kernels* kernels)
     : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads) {
   const Sizes sizes(config, ops, count);
-  row_run_.reserve(config.max_tokens);
   row_page_.reserve(config.max_tokens);
   row_last_.reserve(config.max_tokens);
   items_.reserve(most_items(config));
@@ -160,7 +159,6 @@ Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
 
 // Where each row's key goes, and the attention's work list, the same for all layers. Allocates nothing.
 void Executor::prepare(const octavo_batch& b) {
-  row_run_.resize(b.tokens);
   row_page_.resize(b.tokens);
   row_last_.assign(b.tokens, 0);
   const int group = config_.heads / config_.kv_heads;
@@ -168,7 +166,6 @@ void Executor::prepare(const octavo_batch& b) {
   for (int run = 0; run < b.runs; ++run) {
     const int32_t* table = b.tables + b.slots[run] * b.table_stride;
     for (int row = b.starts[run]; row < b.starts[run + 1]; ++row) {
-      row_run_[row] = run;
       row_page_[row] = table[b.positions[row] / PAGE];
     }
     row_last_[b.starts[run + 1] - 1] = 1;
@@ -272,8 +269,15 @@ void Executor::walk(int tid) {
 
 void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
   prepare(batch);
-  step_ = {batch,         drawn,          row_run_.data(),    row_page_.data(),    row_last_.data(),
-           items_.data(), merges_.data(), int(items_.size()), int(merges_.size()), 0};
+  step_ = {batch,
+           drawn,
+           row_page_.data(),
+           row_last_.data(),
+           items_.data(),
+           merges_.data(),
+           int(items_.size()),
+           int(merges_.size()),
+           0};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);
 }
 

@@ -45,7 +45,7 @@ class Executor {
   void* arena_ = nullptr;
   size_t arena_bytes_ = 0;
   Step step_{};
-  std::vector<int32_t> row_run_, row_page_;
+  std::vector<int32_t> row_page_;
   std::vector<uint8_t> row_last_;
   std::vector<Item> items_;
   std::vector<Merge> merges_;

@@ -51,7 +51,6 @@ struct Merge {
 struct Step {
   octavo_batch batch;
   octavo_drawn drawn;
-  const int32_t* row_run;   // [T] the run of each row
   const int32_t* row_page;  // [T] the page its key goes to
   const uint8_t* row_last;  // [T] 1: the last row of its run
   const Item* items;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +72,3 @@ class ModelSpec:
     max_len: int
     eos_ids: tuple[int, ...] = ()
     bos_id: int | None = None
-    names: tuple[str, ...] = field(default=())
