@@ -3,6 +3,9 @@
 // Every reduction has one fixed order. ROWS is how many rows a micro-kernel takes; PAIRS whether bfloat16 inputs lie as
 // pairs for a dot instruction (uint32 [cols/2][mr]) or as float32 (float [cols][mr]) for fused multiply-adds.
 
+// An integer dot that starts at DOT_START has dot_value DOT_ZERO more than the integer, if that is less than 2^22 in
+// size: where one instruction multiplies and adds, the bits of 1.5 * 2^23, whose float32 counts by ones.
+
 constexpr int LANES = 16;
 constexpr float LOG2E = 1.44269504f;
 #define INLINE static inline __attribute__((always_inline))
