@@ -126,7 +126,7 @@ static void ffn_in(const octavo_op& op, const Context& context, const Rows& in, 
       for (int c = 0; c < cols; c += LANES) {
         float* at = gate + r * unit_cols + c;
         const F z = f_load(at);
-        f_store(at, z / (one + f_exp2(z * log2e)) * f_load(up + r * unit_cols + c));
+        f_store(at, z * f_reciprocal(one + f_exp2(z * log2e)) * f_load(up + r * unit_cols + c));
       }
     for (int index = block.first; index < block.end; ++index) {
       const Tile tile = tile_at(out, index);

@@ -33,8 +33,9 @@ INLINE F operator-(F x, F y) {
 INLINE F operator*(F x, F y) {
   return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
 }
-INLINE F operator/(F x, F y) {
-  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+INLINE F f_reciprocal(F x) {
+  const __m256 one = _mm256_set1_ps(1.f);
+  return {_mm256_div_ps(one, x.a), _mm256_div_ps(one, x.b)};
 }
 INLINE F f_fma(F x, F y, F z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};

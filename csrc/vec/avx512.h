@@ -31,8 +31,9 @@ INLINE F operator-(F a, F b) {
 INLINE F operator*(F a, F b) {
   return {_mm512_mul_ps(a.v, b.v)};
 }
-INLINE F operator/(F a, F b) {
-  return {_mm512_div_ps(a.v, b.v)};
+INLINE F f_reciprocal(F a) {  // of a normal number, within 2^-23 of itself
+  const __m512 guess = _mm512_rcp14_ps(a.v);
+  return {_mm512_mul_ps(guess, _mm512_fnmadd_ps(a.v, guess, _mm512_set1_ps(2.f)))};
 }
 INLINE F f_fma(F a, F b, F c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};

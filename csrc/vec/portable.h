@@ -56,8 +56,8 @@ INLINE F operator*(F a, F b) {
   EACH a.v[i] *= b.v[i];
   return a;
 }
-INLINE F operator/(F a, F b) {
-  EACH a.v[i] /= b.v[i];
+INLINE F f_reciprocal(F a) {
+  EACH a.v[i] = 1.f / a.v[i];
   return a;
 }
 INLINE F f_fma(F a, F b, F c) {
