@@ -7,13 +7,18 @@ command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from octavo.bench.steps import StepShape, pages, step
+from octavo.checkpoint.source import open_source
 from octavo.core.errors import InvalidValue
 from octavo.kernels import native
+from octavo.models.load import load
+from octavo.models.lower import lower
+from octavo.models.registry import read_spec
 from octavo.program.batch import Batch
 from octavo.program.cost import Cost, by_kind, costs, kinds
 from octavo.program.cpu import Cpu
@@ -61,6 +66,19 @@ class Row:
             "gop_s": self.gop_s,
             "limit_share": self.limit_share,
         }
+
+
+def program_of(
+    model: Path, *, dtype: str, kv_dtype: str, max_len: int, progress: Callable[[float], None] | None = None
+) -> Program:
+    """A model's program for sequences of up to `max_len` tokens. Raises ModelError."""
+    source = open_source(model)
+    try:
+        spec = read_spec(source)
+        weights = load(source, spec, dtype=dtype, progress=progress)
+    finally:
+        source.close()
+    return lower(spec, weights, kv_dtype=kv_dtype, max_len=max_len)
 
 
 def seconds_by_kind(program: Program, times: native.Times) -> dict[str, float]:

@@ -23,8 +23,10 @@ COMMANDS = {
     "models": "list the models known by name and those in the cache folder",
     "plan": "say from the headers alone what memory serving a model takes, and what fits",
     "doctor": "say what this machine offers, and what to change",
+    "profile": "run single steps, and say where their time goes and how near that is to the machine's limit",
 }
 POSITIONAL = {"serve": "[MODEL]", "chat": "[MODEL]", "generate": "PROMPT", "pull": "MODEL", "plan": "MODEL"}
+POSITIONAL |= {"profile": "[MODEL]"}
 DEFAULT_MODEL = "smollm2-135m"
 TITLES = {  # of the parts of the help, by section
     "hub": "where the model comes from",
@@ -34,6 +36,7 @@ TITLES = {  # of the parts of the help, by section
     "exec": "how it runs",
     "server": "the server",
     "sampling": "how tokens are drawn",
+    "step": "the steps",
     "run": "besides",
 }
 
@@ -104,17 +107,18 @@ class Flag:
 
 
 _SIZING = "serve chat generate plan"
+_PROGRAM = f"{_SIZING} profile"
 _SCHEDULER, _CACHE, _EXEC, _SERVER = SchedulerConfig(), CacheConfig(), ExecConfig(), ServerConfig(names=("model",))
 
 # fmt: off
 FLAGS = (
     # Where the model comes from.
-    Flag("--cache-dir", str, None, "folder", "where fetched models are kept", "serve chat generate pull models plan",
+    Flag("--cache-dir", str, None, "folder", "where fetched models are kept", "serve chat generate pull models plan profile",
          "hub.cache_dir", shown="$OCTAVO_CACHE, else $XDG_CACHE_HOME/octavo, else ~/.cache/octavo"),
     Flag("--revision", str, None, "branch, tag or commit", "version of a model from a hub",
-         "serve chat generate pull plan", "hub.revision", shown="the newest"),
+         "serve chat generate pull plan profile", "hub.revision", shown="the newest"),
     Flag("--hf-token", str, None, "", "token for models of a hub that are not public",
-         "serve chat generate pull plan", "hub.token", shown="$HF_TOKEN, else none"),
+         "serve chat generate pull plan profile", "hub.token", shown="$HF_TOKEN, else none"),
     # How it runs.
     Flag("--max-model-len", int, None, "tokens", "longest prompt and output together", _SIZING, "launch.max_len",
          shown="what the model was made for, or less where memory is short"),
@@ -129,13 +133,13 @@ FLAGS = (
          "serve", "scheduler.policy", choices=("fcfs", "priority")),
     Flag("--memory", size, _CACHE.memory_bytes, "bytes", "most memory the engine takes, such as 2GiB", _SIZING,
          "cache.memory_bytes", shown="what the machine or its cgroup leaves, less a margin"),
-    Flag("--kv-cache-dtype", str, _CACHE.kv_dtype, "", "how keys and values are stored", _SIZING, "cache.kv_dtype",
+    Flag("--kv-cache-dtype", str, _CACHE.kv_dtype, "", "how keys and values are stored", _PROGRAM, "cache.kv_dtype",
          choices=("bfloat16", "float32")),
     Flag("--enable-prefix-caching", switch, _CACHE.prefix_cache, "", "reuse keys and values of equal prompt beginnings",
          "serve chat generate", "cache.prefix_cache", aliases=("--prefix-cache",)),
-    Flag("--dtype", str, _EXEC.dtype, "", "how unquantized weights are stored; auto is bfloat16", _SIZING, "exec.dtype",
+    Flag("--dtype", str, _EXEC.dtype, "", "how unquantized weights are stored; auto is bfloat16", _PROGRAM, "exec.dtype",
          choices=("auto", "bfloat16", "float32")),
-    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", _SIZING, "exec.threads",
+    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", _PROGRAM, "exec.threads",
          shown="one for each core this process may use"),
     Flag("--executor", str, _EXEC.executor, "", "who computes: the native kernels, or the slow numpy definition",
          _SIZING, "exec.executor", choices=("cpu", "reference")),
@@ -174,7 +178,16 @@ FLAGS = (
     # What a command does besides.
     Flag("--model", str, DEFAULT_MODEL, "", "an alias, a folder, a .gguf file or a hub id", "generate", "run.model"),
     Flag("--system", str, None, "text", "what the model is told first", "chat", "run.system", shown="nothing"),
-    Flag("--json", switch, False, "", "print one JSON object", "generate models plan doctor", "run.json"),
+    Flag("--json", switch, False, "", "print one JSON object", "generate models plan doctor profile", "run.json"),
+    # What `octavo profile` runs.
+    Flag("--prompt", int, 512, "tokens", "length of the prompt that is computed; 0: no such step", "profile",
+         "step.prompt"),
+    Flag("--batch", int, 8, "sequences", "how many decode at once; 0: no such step", "profile", "step.batch"),
+    Flag("--context", int, 512, "tokens", "how many each of those has behind it", "profile", "step.context"),
+    Flag("--steps", int, 20, "steps", "how often each step runs; the one of median length is shown", "profile",
+         "step.steps"),
+    Flag("--isa", str, None, "avx512, avx512bf16, avx2 or portable", "instruction set of the kernels", "profile",
+         "step.isa", shown="$OCTAVO_ISA, else the fastest that runs here"),
 )
 # fmt: on
 
