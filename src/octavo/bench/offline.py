@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -25,14 +23,7 @@ from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.request import Request, SamplingParams
 from octavo.engine.engine import Engine
 from octavo.engine.launch import LaunchConfig, build_engine
-
-
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+from octavo.engine.machine import cpu_name
 
 
 def finish(engine: Engine, name: str, prompt: list[int], tokens: int) -> list[float]:
@@ -80,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         exec=ExecConfig(threads=args.threads),
     )
     engine, info = build_engine(launch)
-    print(f"{processor()}, {info.threads} threads, {info.isa}; {info.model}; {args.runs} runs, medians")
+    print(f"{cpu_name() or 'a processor'}, {info.threads} threads, {info.isa}; {info.model}; {args.runs} runs, medians")
     ours(engine, info.vocab, args.prompt, args.tokens, seed=10**6)  # warm up
     rows: dict[str, list[tuple[float, float]]] = {"octavo": [], "llama-bench": []}
     for seed in range(args.runs):
