@@ -47,16 +47,25 @@ class Row:
         return self.cost.operations / self.seconds / 1e9 if self.seconds else 0.0
 
     @property
-    def limit_share(self) -> float:
-        """The time that the machine's rates allow, over the time taken: 1 is as fast as can be."""
-        return self.cost.limit(self.rates) / self.seconds if self.seconds else 0.0
+    def bandwidth_share(self) -> float:
+        """The time that moving the bytes would take, over the time taken. Above 1: they came from caches."""
+        return self.cost.moving(self.rates) / self.seconds if self.seconds else 0.0
 
-    def record(self, whole: float) -> dict[str, Any]:
-        """As plain data; `whole` is the length of the step in seconds."""
+    @property
+    def peak_share(self) -> float:
+        """The time that the operations would take, over the time taken."""
+        return self.cost.computing(self.rates) / self.seconds if self.seconds else 0.0
+
+    @property
+    def limit_share(self) -> float:
+        """The larger of both shares: 1 is as fast as the machine allows."""
+        return max(self.bandwidth_share, self.peak_share)
+
+    def record(self) -> dict[str, Any]:
+        """As plain data."""
         return {
             "kind": self.kind,
             "seconds": self.seconds,
-            "share": self.seconds / whole,
             "bytes_read": self.cost.read,
             "bytes_written": self.cost.written,
             "int8_operations": self.cost.int8,
@@ -64,8 +73,18 @@ class Row:
             "fp32_operations": self.cost.fp32,
             "gb_s": self.gb_s,
             "gop_s": self.gop_s,
+            "bandwidth_share": self.bandwidth_share,
+            "peak_share": self.peak_share,
             "limit_share": self.limit_share,
         }
+
+
+def told(rates: Mapping[str, float]) -> str:
+    """What native.measure gave, in words."""
+    return (
+        f"reads {rates['read_gb_s']:.1f} GB/s, int8 {rates['int8_gop_s']:.0f} Gop/s, bfloat16 "
+        f"{rates['bf16_gflop_s']:.0f}, float32 {rates['fp32_gflop_s']:.0f}"
+    )
 
 
 def program_of(

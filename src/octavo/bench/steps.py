@@ -1,6 +1,6 @@
-"""Steps of a given shape, without a scheduler: random tokens, pages of their own for each sequence, greedy draws.
+"""Steps of a given shape, without a scheduler: random tokens, and pages of its own for each sequence.
 
-Invariant: the same runs and seed give the same step. What the pages hold before a run's first position was never
+Invariant: the same runs give the same step. What the pages hold before a run's first position was never
 computed; for speed it does not matter. Knows no executor.
 """
 
@@ -42,9 +42,9 @@ def pages(runs: Sequence[Run]) -> int:
     return sum(pages_for(first + count) for first, count in runs)
 
 
-def step(runs: Sequence[Run], vocab: int, seed: int = 0) -> Batch:
+def step(runs: Sequence[Run], vocab: int, *, temperature: float = 0, top_p: float = 1) -> Batch:
     """One run of each sequence; the last row of each is drawn from. Pages are numbered from 0 and scattered."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     counts = [count for _, count in runs]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     need = [pages_for(first + count) for first, count in runs]
@@ -59,12 +59,12 @@ def step(runs: Sequence[Run], vocab: int, seed: int = 0) -> Batch:
         kv_lens=np.array([first + count for first, count in runs], np.int32),
         slots=np.arange(len(runs), dtype=np.int32),
         tables=tables,
-        head=greedy(starts[1:] - 1),
+        head=alike(starts[1:] - 1, temperature, top_p),
     )
 
 
-def greedy(rows: Ints, temperature: float = 0, top_p: float = 1, top_k: int = 0) -> HeadRows:
-    """Head rows that are drawn alike: greedily, if nothing else is said."""
+def alike(rows: Ints, temperature: float, top_p: float) -> HeadRows:
+    """Head rows that are all drawn in one way."""
     count = len(rows)
     zeros, ones, none = np.zeros(count, np.float32), np.ones(count, np.float32), np.full(count, -1, np.int32)
     starts = np.zeros(count + 1, np.int64)
@@ -73,7 +73,7 @@ def greedy(rows: Ints, temperature: float = 0, top_p: float = 1, top_k: int = 0)
         target=none,
         top=none,
         temperature=zeros + np.float32(temperature),
-        top_k=np.full(count, top_k, np.int32),
+        top_k=np.zeros(count, np.int32),
         top_p=ones * np.float32(top_p),
         min_p=zeros,
         presence=zeros,

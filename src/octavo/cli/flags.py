@@ -27,10 +27,12 @@ COMMANDS = {
 BENCHES = {  # octavo bench NAME
     "bench.serve": "load a server of the OpenAI API, any engine's, and time its answers",
     "bench.compare": "the same load for several servers by turns, and the ratios with their confidence",
+    "bench.offline": "prefill, decode and batches in this process, by turns with another engine if asked",
+    "bench.kernels": "each kernel's share of what this machine can compute and read",
     "bench.startup": "time from the start of a server's process to its first token, and the memory it holds",
 }
 POSITIONAL = {"serve": "[MODEL]", "chat": "[MODEL]", "generate": "PROMPT", "pull": "MODEL", "plan": "MODEL"}
-POSITIONAL |= {"profile": "[MODEL]", "bench.startup": "[MODEL]"}
+POSITIONAL |= {"profile": "[MODEL]", "bench.startup": "[MODEL]", "bench.offline": "[MODEL]"}
 PASSED_ON = {"bench.startup": ("serve", ("hub", "launch", "scheduler", "cache", "exec"))}  # takes another's sections
 DEFAULT_MODEL = "smollm2-135m"
 TITLES = {  # of the parts of the help, by section
@@ -45,15 +47,16 @@ TITLES = {  # of the parts of the help, by section
     "start": "what to start",
     "record": "what is kept",
     "sampling": "how tokens are drawn",
-    "step": "the steps",
+    "step": "what to run",
     "run": "besides",
 }
 
 _SIZING = "serve chat generate plan"
-_PROGRAM = f"{_SIZING} profile"
+_PROGRAM = f"{_SIZING} profile bench.offline"
 _HUB = f"{_PROGRAM} pull"
 _LOADING = "bench.serve bench.compare"
-_BENCHES = f"{_LOADING} bench.startup"
+_INSIDE = "bench.offline bench.kernels"
+_BENCHES = f"{_LOADING} bench.startup {_INSIDE}"
 _SCHEDULER, _CACHE, _EXEC, _SERVER = SchedulerConfig(), CacheConfig(), ExecConfig(), ServerConfig(names=("model",))
 
 # fmt: off
@@ -77,18 +80,19 @@ FLAGS = (
     Flag("--scheduling-policy", str, _SCHEDULER.policy, "",
          "who goes first: fcfs, who came first; priority, whose request gives the lowest number",
          "serve", "scheduler.policy", choices=("fcfs", "priority")),
-    Flag("--memory", size, _CACHE.memory_bytes, "bytes", "most memory the engine takes, such as 2GiB", _SIZING,
-         "cache.memory_bytes", shown="what the machine or its cgroup leaves, less a margin"),
+    Flag("--memory", size, _CACHE.memory_bytes, "bytes", "most memory the engine takes, such as 2GiB",
+         f"{_SIZING} bench.offline", "cache.memory_bytes",
+         shown="what the machine or its cgroup leaves, less a margin"),
     Flag("--kv-cache-dtype", str, _CACHE.kv_dtype, "", "how keys and values are stored", _PROGRAM, "cache.kv_dtype",
          choices=("bfloat16", "float32")),
     Flag("--enable-prefix-caching", switch, _CACHE.prefix_cache, "", "reuse keys and values of equal prompt beginnings",
          "serve chat generate", "cache.prefix_cache", aliases=("--prefix-cache",)),
     Flag("--dtype", str, _EXEC.dtype, "", "how unquantized weights are stored; auto is bfloat16", _PROGRAM,
          "exec.dtype", choices=("auto", "bfloat16", "float32")),
-    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", _PROGRAM, "exec.threads",
-         shown="one for each core this process may use"),
+    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", f"{_PROGRAM} bench.kernels",
+         "exec.threads", shown="one for each core this process may use"),
     Flag("--executor", str, _EXEC.executor, "", "who computes: the native kernels, or the slow numpy definition",
-         _SIZING, "exec.executor", choices=("cpu", "reference")),
+         f"{_SIZING} bench.offline", "exec.executor", choices=("cpu", "reference")),
     # The server.
     Flag("--host", str, _SERVER.host, "address", "where to listen; 0.0.0.0 for every network", "serve", "server.host"),
     Flag("--port", int, _SERVER.port, "", "where to listen; 0 takes a free port", "serve", "server.port"),
@@ -196,6 +200,26 @@ FLAGS = (
          "bench.startup", "start.command", shown="octavo serve MODEL"),
     Flag("--ready-path", str, "/health", "", "answers 200 once the server is ready", "bench.startup",
          "start.ready_path"),
+    # What `octavo bench offline` and `octavo bench kernels` run.
+    Flag("--prompt", int, None, "tokens", "length of the prompts", "bench.offline", "step.prompt",
+         shown="512, or 128 with --requests"),
+    Flag("--tokens", int, None, "tokens", "length of the answers", "bench.offline", "step.tokens",
+         shown="128, or 64 with --requests"),
+    Flag("--requests", int, None, "requests", "a batch: so many requests, all at once", "bench.offline",
+         "step.requests", shown="one sequence, its prefill and its decode apart, as llama-bench counts"),
+    Flag("--growth", switch, False, "", "the time of a step from 1 to 256 sequences, and from 128 to 8192 tokens",
+         "bench.offline", "step.growth"),
+    Flag("--runs", int, 5, "runs", "how often; medians are shown", "bench.offline", "step.runs"),
+    Flag("--against", str, None, "command", "runs after each of ours: llama-bench with its model and threads; or, with "
+         "--requests, what prints a JSON object with output_tokens_per_second; {requests}, {prompt} and {tokens} in it "
+         "stand for ours",
+         "bench.offline", "step.against", shown="nobody"),
+    Flag("--only", str, "", "text", "the cases whose names contain this", "bench.kernels", "step.only", shown="all"),
+    Flag("--seconds", float, 0.3, "seconds", "how long each case runs", "bench.kernels", "step.seconds"),
+    Flag("--size", size, 512 << 20, "bytes", "what cases in memory walk through; more than any cache holds",
+         "bench.kernels", "step.size", shown="512MiB"),
+    Flag("--isa", str, None, "avx512, avx512bf16, avx2 or portable", "instruction set; may be given several times",
+         "bench.kernels", "step.isa", shown="$OCTAVO_ISA, else the fastest that runs here", many=True),
     Flag("--out", str, None, "folder", "where to write result.json, requests.jsonl and the picture", _BENCHES,
          "record.out", shown="nothing is written"),
     Flag("--picture", switch, True, "", "draw result.png into --out; needs matplotlib", _BENCHES, "record.picture"),

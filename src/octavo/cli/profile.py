@@ -10,31 +10,33 @@ import json
 import sys
 from typing import Any
 
-from octavo.bench.profile import profile, program_of, rows
+from octavo.bench import record
+from octavo.bench.profile import profile, program_of, rows, told
 from octavo.bench.steps import StepShape
 from octavo.cli import flags, resolve
 from octavo.cli.progress import Progress
-from octavo.cli.table import columns, count
 from octavo.core.errors import InvalidValue
+from octavo.core.table import columns, count
 from octavo.engine.limits import cores, memory_limit
-from octavo.engine.machine import cpu_name
 from octavo.kernels import native
 
 HEADER = ("", "ms", "share", "MB", "int8 Gop", "bf16 Gop", "fp32 Gop", "GB/s", "Gop/s", "of limit")
 NOTE = """\
 MB: weights, table rows, keys and values, read and written once. Gop: 10^9 products and sums, by the form of their
-inputs. of limit: the time that the measured rates allow for the slower of both, over the time taken."""
+inputs. of limit: the time that the measured rates allow for the slower of both, over the time taken; above 100 % where
+what is read again and again stays in a cache. rest: the list of work, and waking the threads."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, measure the machine, run the steps, print."""
-    told = flags.section(args, "step")
-    isa = resolve.isa(told.pop("isa"))
-    steps = told.pop("steps")
-    shapes = wanted(StepShape(**told))
+    asked = flags.section(args, "step")
+    isa, steps = resolve.isa(asked.pop("isa")), asked.pop("steps")
+    shapes = wanted(StepShape(**asked))
     if steps < 1:
         raise InvalidValue("steps", steps, "an integer of 1 or more")
     threads = args.threads or cores()
+    settings = {"model": args.model, "threads": threads, "isa": isa, "kv_dtype": args.kv_cache_dtype, "steps": steps}
+    begun = record.begin("profile", settings)
     progress = Progress(sys.stderr)
     program = program_of(
         resolve.path(args),
@@ -44,23 +46,16 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda share: progress.share("loading", share),
     )
     rates = native.measure(threads, isa)
-    found: dict[str, Any] = {
-        "model": args.model,
-        "processor": cpu_name(),
-        "threads": threads,
-        "isa": isa,
-        "kv_dtype": args.kv_cache_dtype,
-        "rates": rates,
-        "steps": [],
-    }
+    found: list[dict[str, Any]] = []
     for shape in shapes:
         free = memory_limit().available_bytes
         batch, times = profile(program, shape, threads=threads, isa=isa, steps=steps, memory_bytes=free)
-        *parts, total = [row.record(times.total) for row in rows(program, batch, times, rates)]
-        found["steps"].append({"name": shape.name, **told_of(shape), "ops": parts, "total": total})
-        progress.share("steps", len(found["steps"]) / len(shapes))
+        *parts, total = [row.record() for row in rows(program, batch, times, rates)]
+        found.append({"name": shape.name, **plain(shape), "ops": parts, "total": total})
+        progress.share("steps", len(found) / len(shapes))
     progress.close()
-    print(json.dumps(found, indent=2) if args.json else show(found))
+    whole = record.end(begun, {"rates": rates, "steps": found})
+    print(json.dumps(whole, indent=2) if args.json else show(whole))
     return 0
 
 
@@ -76,32 +71,29 @@ def wanted(shape: StepShape) -> list[StepShape]:
     return [*shapes, shape] if len(shapes) == 2 else shapes
 
 
-def told_of(shape: StepShape) -> dict[str, int]:
+def plain(shape: StepShape) -> dict[str, int]:
     """A shape as plain data."""
     return {"prompt": shape.prompt, "batch": shape.batch, "context": shape.context if shape.batch else 0}
 
 
-def show(found: dict[str, Any]) -> str:
+def show(whole: dict[str, Any]) -> str:
     """The profile as text."""
-    rates = found["rates"]
-    measured = f"reads {rates['read_gb_s']:.1f} GB/s, int8 {rates['int8_gop_s']:.0f} Gop/s, "
-    measured += f"bfloat16 {rates['bf16_gflop_s']:.0f}, float32 {rates['fp32_gflop_s']:.0f}"
+    settings, results = whole["settings"], whole["results"]
     lines = [
-        f"{found['model']} on {found['processor']}, {count(found['threads'], 'thread')}, {found['isa']}, pages of "
-        f"{found['kv_dtype']}",
-        f"measured: {measured}",
+        f"{settings['model']}, {count(settings['threads'], 'thread')}, {settings['isa']}, pages of "
+        f"{settings['kv_dtype']}; the machine {told(results['rates'])}",
     ]
-    for step in found["steps"]:
+    for step in results["steps"]:
         tokens, seconds = step["prompt"] + step["batch"], step["total"]["seconds"]
         lines += ["", f"{step['name']}: {seconds * 1e3:.2f} ms, {tokens / seconds:.0f} tokens/s"]
-        cells = [HEADER, *(_cells(row) for row in [*step["ops"], step["total"]])]
+        cells = [HEADER, *(_cells(row, seconds) for row in [*step["ops"], step["total"]])]
         lines.append(columns(cells, right=range(1, len(HEADER)), indent=2))
-    return "\n".join([*lines, "", NOTE])
+    return "\n".join([*lines, "", NOTE, record.title(whole)])
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], whole: float) -> list[str]:
     """One row of the table; what is nothing stays empty."""
-    shown = [row["kind"], f"{row['seconds'] * 1e3:.3f}", f"{row['share']:.1%}"]
+    shown = [row["kind"], f"{row['seconds'] * 1e3:.3f}", f"{row['seconds'] / whole:.1%}"]
     counts = [(row["bytes_read"] + row["bytes_written"]) / 1e6]
     counts += [row[f"{form}_operations"] / 1e9 for form in ("int8", "bf16", "fp32")]
     shown += [f"{value:.3f}" if value else "" for value in counts]

@@ -44,13 +44,17 @@ class Cost:
         """Operations of all forms."""
         return self.int8 + self.bf16 + self.fp32
 
-    def limit(self, rates: Mapping[str, float]) -> float:
-        """Seconds below which it cannot be done: a machine that moves and computes at `rates` (native.measure).
+    def moving(self, rates: Mapping[str, float]) -> float:
+        """Seconds that its bytes take at the bandwidth of `rates`, which are those of native.measure."""
+        return self.moved / rates["read_gb_s"] / 1e9
 
-        The larger of both times (Williams et al. 2009, "Roofline"); the times of different forms add up.
-        """
-        computing = sum(getattr(self, form) / rates[rate] for form, rate in PEAKS.items())
-        return max(self.moved / rates["read_gb_s"], computing) / 1e9
+    def computing(self, rates: Mapping[str, float]) -> float:
+        """Seconds that its operations take at the peaks of `rates`; the times of different forms add up."""
+        return sum(getattr(self, form) / rates[rate] for form, rate in PEAKS.items()) / 1e9
+
+    def limit(self, rates: Mapping[str, float]) -> float:
+        """Seconds below which it cannot be done: the larger of both (Williams et al. 2009, "Roofline")."""
+        return max(self.moving(rates), self.computing(rates))
 
 
 def kinds(program: Program) -> list[str]:
