@@ -34,7 +34,7 @@ from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight, aligned
 from octavo.program.cost import by_kind, costs, kinds
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Embed, Head, Op, Program
+from octavo.program.ops import Attend, Embed, Head, Op, Program, Qkv
 
 CACHED_ROWS = (1, 2, 4, 8, 16, 64, 192)
 MEMORY_ROWS = (1, 2, 4, 8, 16)
@@ -165,7 +165,7 @@ def layers(form: Form, size_bytes: int) -> Program:
     if not form.group:
         shape = dataclasses.replace(shape, inner=3 * LAYER.width)  # a multiple of the one group of a row
     program = make_program(np.random.default_rng(0), shape, "af", max_len=max(CACHED_ROWS))
-    size = sum(weight.nbytes for op in program.ops[1:-1] for weight in weights_of(op))
+    size = sum(weight.nbytes for op in program.ops[1:-1] for weight in weights_of(op).values())
     return repeated(program, -(-size_bytes // size) or CACHED_LAYERS, copies=size_bytes > 0)
 
 
@@ -192,33 +192,27 @@ def head(form: Form, like: Shape) -> Program:
 
 
 def repeated(program: Program, count: int, *, copies: bool) -> Program:
-    """A program of one layer with `count` of it; with `copies` each has weights of its own."""
+    """A program of one layer with `count` of it; with `copies` each has weights of its own, in one block of memory."""
     first, *layer, last = program.ops
-    ops = [first, *(again(op, index, copies and index > 0) for index in range(count) for op in layer), last]
+    size = sum(weight.nbytes for op in layer for weight in weights_of(op).values())
+    room, at = aligned(size * (count - 1) if copies else 0), 0
+    ops = [first]
+    for index in range(count):
+        for op in layer:
+            changed: dict[str, Any] = {"layer": index} if isinstance(op, (Qkv, Attend)) else {}
+            for name, weight in weights_of(op).items() if copies and index else ():
+                changed[name] = dataclasses.replace(weight, data=room[at : at + weight.nbytes])
+                changed[name].data[:] = weight.data
+                at += weight.nbytes
+            ops.append(dataclasses.replace(op, **changed))
     kv = dataclasses.replace(program.kv, layers=count)
-    return dataclasses.replace(program, ops=tuple(ops), kv=kv)
+    return dataclasses.replace(program, ops=(*ops, last), kv=kv)
 
 
-def again(op: Op, layer: int, copy: bool) -> Op:
-    """An op as that of another layer, with copies of its weights if asked."""
-    fields = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
-    changed: dict[str, Any] = {"layer": layer} if "layer" in fields else {}
-    if copy:
-        changed |= {name: copied(value) for name, value in fields.items() if isinstance(value, Weight)}
-    return dataclasses.replace(op, **changed)
-
-
-def copied(weight: Weight) -> Weight:
-    """The same matrix in other memory."""
-    data = aligned(weight.nbytes)
-    data[:] = weight.data
-    return dataclasses.replace(weight, data=data)
-
-
-def weights_of(op: Op) -> list[Weight]:
-    """The matrices that an op reads."""
-    values = [getattr(op, field.name) for field in dataclasses.fields(op)]
-    return [value for value in values if isinstance(value, Weight)]
+def weights_of(op: Op) -> dict[str, Weight]:
+    """The matrices that an op reads, by the names of their fields."""
+    values = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
+    return {name: value for name, value in values.items() if isinstance(value, Weight)}
 
 
 def tokens_of(program: Program) -> int:

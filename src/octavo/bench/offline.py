@@ -24,18 +24,20 @@ from tqdm import tqdm
 
 from octavo.bench import record
 from octavo.core.config import SchedulerConfig
-from octavo.core.errors import InvalidValue, UserError
+from octavo.core.errors import EngineFault, InvalidValue, UserError
+from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams
 from octavo.core.status import EngineInfo
 from octavo.core.table import columns
 from octavo.engine.engine import Engine
-from octavo.engine.launch import LaunchConfig, build_engine
+from octavo.engine.launch import LaunchConfig, build_engine, memory_plan
 
 STEP_TOKENS = 512
 ALONE, BATCH = (512, 128), (128, 64)  # tokens of prompt and answer, if not said
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192)
-GROWN_PROMPT, GROWN_TOKENS = 32, 16  # of each of many sequences; tokens decoded at each size
+GROWN_PROMPT = 32  # tokens of each of many sequences
+GROWN_STEPS = 16  # timed at each size
 THEIR_FIGURE = "output_tokens_per_second"
 WORDS = {
     "prefill_tok_s": "prefill",
@@ -58,12 +60,18 @@ class Work:
             if getattr(self, field) < 1:
                 raise InvalidValue(field, getattr(self, field), "an integer of 1 or more")
 
-    def sized(self, launch: LaunchConfig, most: int) -> LaunchConfig:
-        """The launch of an engine that takes it, with at least `most` sequences at once."""
-        seqs = max(1, self.requests, most)
-        step_tokens = max(STEP_TOKENS, seqs, self.prompt if not self.requests else 0)
-        scheduler = SchedulerConfig(max_seqs=seqs, max_step_tokens=step_tokens, max_queued=seqs)
-        return replace(launch, scheduler=scheduler, cache=replace(launch.cache, prefix_cache=False))
+    def sized(self, launch: LaunchConfig) -> LaunchConfig:
+        """The launch of an engine that takes it, and no more."""
+        if self.requests:
+            return sized(launch, self.requests, self.prompt + self.tokens)
+        return sized(launch, 1, max(self.prompt, self.tokens) + 2, self.prompt)
+
+
+def sized(launch: LaunchConfig, seqs: int, max_len: int | None, step_tokens: int = 0) -> LaunchConfig:
+    """A launch with room for so many sequences of so many tokens, and no prefix cache."""
+    step_tokens = max(STEP_TOKENS, seqs, step_tokens)
+    scheduler = SchedulerConfig(max_seqs=seqs, max_step_tokens=step_tokens, max_queued=seqs)
+    return replace(launch, max_len=max_len, scheduler=scheduler, cache=replace(launch.cache, prefix_cache=False))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,15 +82,16 @@ def run(args: argparse.Namespace) -> int:
     for field in ("runs", "requests"):
         if asked[field] is not None and asked[field] < 1:
             raise InvalidValue(field, asked[field], "an integer of 1 or more")
-    engine, info = build_engine(work.sized(args.launch, max(SEQUENCES) if asked["growth"] else 0))
+    engine, info = build_engine(work.sized(args.launch))
     about = {"model": info.model, "threads": info.threads, "isa": info.isa, "kv_dtype": info.kv_dtype}
     begun = record.begin("offline", about | {"load_seconds": info.load_seconds} | asked)
     try:
         results: dict[str, Any] = turns(engine, info.vocab, work, asked["runs"], asked["against"])
-        if asked["growth"]:
-            results["growth"] = list(growth(engine, info))
     finally:
         engine.close()
+    if asked["growth"]:
+        results["growth"] = [*growth(args.launch, [(count, GROWN_PROMPT) for count in SEQUENCES])]
+        results["growth"] += growth(args.launch, [(1, context) for context in CONTEXTS])
     whole = record.end(begun, results)
     print(json.dumps(whole, indent=2) if args.json else show(whole))
     if args.record["out"]:
@@ -137,29 +146,40 @@ def batch(engine: Engine, vocab: int, work: Work, seed: int) -> dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One step of the engine: when it began and ended, seconds, and how many sequences got a token."""
+    """When one step of the engine began and ended, seconds."""
 
     begin: float
     end: float
-    sequences: int
 
 
 def finish(engine: Engine, prompts: Sequence[list[int]], tokens: int) -> list[Stepped]:
     """Run greedy requests to their ends, which are `tokens` tokens away. The clock starts before the first is added."""
     begin = time.perf_counter()
-    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-    for number, prompt in enumerate(prompts):
-        engine.add(Request(id=f"{begin}-{number}", prompt=prompt, sampling=sampling))
+    add(engine, prompts, tokens)
     steps = []
     while engine.has_work:
-        outputs = engine.step()
-        failed = [output.error for output in outputs if output.error]
-        if failed:
-            raise UserError(f"the engine failed a request: {failed[0]}")
-        end = time.perf_counter()
-        steps.append(Stepped(begin, end, sum(bool(output.tokens) for output in outputs)))
-        begin = end
+        stepped(engine)
+        steps.append(Stepped(begin, time.perf_counter()))
+        begin = steps[-1].end
     return steps
+
+
+def stepped(engine: Engine) -> list[Output]:
+    """One step. Raises EngineFault where it fails a request."""
+    outputs = engine.step()
+    for output in outputs:
+        if output.error:
+            raise EngineFault(f"request {output.id} failed: {output.error}")
+    return outputs
+
+
+def add(engine: Engine, prompts: Sequence[list[int]], tokens: int) -> list[str]:
+    """Give the engine greedy requests; their ids."""
+    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+    names = [f"{number}" for number in range(len(prompts))]
+    for name, prompt in zip(names, prompts, strict=True):
+        engine.add(Request(id=name, prompt=prompt, sampling=sampling))
+    return names
 
 
 def theirs(command: str, work: Work) -> dict[str, float]:
@@ -197,17 +217,38 @@ def batch_figures(printed: str) -> dict[str, float]:
     return figures
 
 
-def growth(engine: Engine, info: EngineInfo) -> Iterator[dict[str, Any]]:
-    """Median times of decoding steps: of more and more short sequences, and of one longer and longer one."""
-    rng = np.random.default_rng(0)
-    shapes = [(count, GROWN_PROMPT) for count in SEQUENCES]
-    shapes += [(1, context - GROWN_TOKENS // 2) for context in CONTEXTS]
-    fitting = [(count, prompt) for count, prompt in shapes if prompt + GROWN_TOKENS <= info.max_len]
-    for count, prompt in tqdm(fitting, unit="size", desc="growth", disable=None, leave=False):
-        steps = finish(engine, rng.integers(0, info.vocab, (count, prompt)).tolist(), GROWN_TOKENS)
-        decoding = [after.end - after.begin for after in steps if after.sequences == count][1:]
-        seconds = statistics.median(decoding)
-        yield {"sequences": count, "context": prompt + GROWN_TOKENS // 2, "seconds": seconds, "tok_s": count / seconds}
+def growth(launch: LaunchConfig, shapes: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    """Median times of decoding steps of so many sequences with so many tokens behind them, as far as the model goes."""
+    seqs = max(count for count, _ in shapes)
+    room = 2 * GROWN_STEPS + seqs  # tokens that are decoded meanwhile, and while the prompts of others are computed
+    longest = memory_plan(sized(launch, 1, None)).max_len - room
+    fitting = [(count, min(context, longest)) for count, context in shapes if context <= longest + room]
+    if not fitting or longest < 1:
+        return
+    engine, info = build_engine(sized(launch, seqs, max(context for _, context in fitting) + room))
+    try:
+        for count, context in tqdm(fitting, unit="size", desc="growth", disable=None, leave=False):
+            seconds = statistics.median(decoding(engine, info, count, context))
+            yield {"sequences": count, "context": context, "seconds": seconds, "tok_s": count / seconds}
+    finally:
+        engine.close()
+
+
+def decoding(engine: Engine, info: EngineInfo, count: int, context: int) -> list[float]:
+    """Lengths of steps in which all sequences decode: after the last prompt, so the first have decoded some."""
+    prompts = np.random.default_rng(count).integers(0, info.vocab, (count, context)).tolist()
+    names = add(engine, prompts, info.max_len - context)
+    begun: set[str] = set()
+    while len(begun) < count:
+        begun |= {output.id for output in stepped(engine) if output.tokens}
+    times = []
+    for _ in range(GROWN_STEPS):
+        began = time.perf_counter()
+        stepped(engine)
+        times.append(time.perf_counter() - began)
+    for name in names:
+        engine.abort(name)
+    return times
 
 
 def show(whole: dict[str, Any]) -> str:
