@@ -20,7 +20,7 @@ from octavo.bench.stream import Answer, Events, refusal
 from octavo.core.errors import InvalidValue, UserError
 
 IDLE_SECONDS = 2.0  # uvicorn, which serves vLLM too, closes after 5
-BODY_BYTES = 4096  # kept of an answer that is no stream
+BODY_BYTES = 2**20  # kept of an answer that is no stream
 LOOK_SECONDS = 10.0  # for what is asked before the load
 
 

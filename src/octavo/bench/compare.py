@@ -1,8 +1,9 @@
 """`octavo bench compare`: several servers under the same load by turns, and the ratios of their figures.
 
 Round by round every server gets the same requests, in reversed order each time (A B, B A, ...), so that what drifts
-on the machine meets both alike; prompts differ between rounds, so that no cache knows them. A ratio is of the pair
-within a round. Invariant: nothing is called faster whose interval holds 1.
+on the machine meets both alike; prompts differ between rounds, so that no cache knows them (two names of one server
+would share its cache, and show it). A ratio is of the pair within a round. Invariant: nothing is called better or
+worse whose interval holds 1.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from octavo.bench.workload import Workload
 from octavo.core.errors import InvalidValue
 from octavo.core.table import columns
 
-COMPARED = {  # figure: unit; whether more is better
-    "output_tok_s": ("tok/s", True),
-    "request_rate": ("1/s", True),
-    "goodput": ("1/s", True),
-    "ttft mean": ("ms", False),
-    "ttft median": ("ms", False),
-    "ttft p99": ("ms", False),
-    "tpot mean": ("ms", False),
-    "itl p99": ("ms", False),
-    "e2el mean": ("ms", False),
-    "e2el p99": ("ms", False),
+COMPARED = {  # figure: unit
+    "output_tok_s": "tok/s",
+    "request_rate": "1/s",
+    "goodput": "1/s",
+    "ttft mean": "ms",
+    "ttft median": "ms",
+    "ttft p99": "ms",
+    "tpot mean": "ms",
+    "itl p99": "ms",
+    "e2el mean": "ms",
+    "e2el p99": "ms",
+    "server_cpu_s_per_1k_tokens": "s",
 }
 
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             print(show(points[-1]), end="\n\n", flush=True)
     found = record.end(begun, {"definitions": DEFINITIONS, "points": points})
     print(json.dumps(found, indent=2) if args.json else f"{definitions()}\n\n{record.title(found)}")
-    keep.result(found, lambda path: picture.ratios(found, path))
+    keep.result(found, picture.ratios)
     return 0
 
 
@@ -97,10 +99,10 @@ def figure(found: dict[str, Any], name: str) -> float | None:
 def compared(rounds: list[dict[str, dict[str, Any]]], first: str, second: str) -> dict[str, dict[str, Any]]:
     """second / first for every figure that both have, with its interval and what follows from it."""
     out: dict[str, dict[str, Any]] = {}
-    for name, (_, more) in COMPARED.items():
+    for name in COMPARED:
         ratio = paired([figure(each[first], name) for each in rounds], [figure(each[second], name) for each in rounds])
         if ratio is not None:
-            verdict = "better" if (ratio.ratio > 1) == more else "worse"
+            verdict = "better" if (ratio.ratio > 1) == (name in picture.MORE_IS_BETTER) else "worse"
             out[name] = asdict(ratio) | {"verdict": verdict if ratio.certain else "no difference shown"}
     return out
 
@@ -112,7 +114,7 @@ def show(point: dict[str, Any]) -> str:
     for name in point["ratios"]:
         head += [f"{name}/{names[0]}", "95 %", ""]
     rows = [head]
-    for metric, (unit, _) in COMPARED.items():
+    for metric, unit in COMPARED.items():
         values = [[figure(each[name], metric) for each in point["rounds"]] for name in names]
         row = [f"{metric}, {unit}", *(_median(each) for each in values)]
         for ratios in point["ratios"].values():

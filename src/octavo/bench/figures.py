@@ -28,6 +28,7 @@ DEFINITIONS = {
     "goodput": "answers within all limits (an answer of one token has a tpot of 0), over the same time",
     "peak concurrency": "most requests sent and not yet ended, of the good ones",
     "error rate": "share of requests without a whole, good answer; these have no times above",
+    "server cpu": "processor time of the process that listens and its children, as /proc says, on this machine only",
     "percentiles": "linear between the nearest ranks; median is P50",
 }
 TIMES = ("ttft", "tpot", "itl", "e2el", "queue", "e2el_with_queue")
@@ -110,6 +111,8 @@ def figures(run: Run, limits: dict[str, float]) -> dict[str, Any]:
         "output_tokens": output,
         "tokens_counted_by": sorted({answer.counted for answer in answers}),
         "client_cpu_seconds": run.client_cpu,
+        "server_cpu_seconds": run.server_cpu,
+        "server_cpu_s_per_1k_tokens": run.server_cpu * 1000 / output if run.server_cpu and output else None,
         "ms": {name: summary(values) for name, values in times(answers).items()},
     }
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from octavo.bench import processes
 from octavo.bench.client import Pool, Target, body_of, model_of
 from octavo.bench.datasets import Job, jobs
 from octavo.bench.stream import Answer
@@ -44,7 +45,8 @@ class Asking:
 
 @dataclass(slots=True)
 class Run:
-    """One load, done. Seconds; `began` on the clock of the answers. client_cpu: processor time that we took."""
+    """One load, done. Seconds; `began` on the clock of the answers. client_cpu: processor time that we
+    took; server_cpu: that the server and its children took, None where it is not a process of ours to see."""
 
     jobs: list[Job]
     answers: list[Answer]
@@ -52,6 +54,7 @@ class Run:
     seconds: float
     client_cpu: float
     model: str
+    server_cpu: float | None = None
 
 
 def measure(target: Target, asking: Asking, load: Workload, seed: tuple[int, ...], warm: bool, told: Progress) -> Run:
@@ -73,7 +76,13 @@ async def _measure(
             await _flight(
                 pool, asking, plain, jobs(plain, asking.words(load), (*seed, 1), load.warmups), lambda n: None
             )
-        return await _flight(pool, asking, load, jobs(load, asking.words(load), (*seed, 0)), told)
+        due = jobs(load, asking.words(load), (*seed, 0))
+        server = processes.listener(target.host, target.port)
+        before = processes.cpu_seconds(server) if server else 0.0
+        done = await _flight(pool, asking, load, due, told)
+        if server:
+            done.server_cpu = processes.cpu_seconds(server) - before
+        return done
     finally:
         pool.close()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
     else:
         print("\n\n".join([*([curve(points)] if len(points) > 1 else []), definitions(), record.title(found)]))
-    keep.result(found, lambda path: picture.loads(found, {points[0]["model"]: points}, path))
+    keep.result(found, picture.loads)
     return 0
 
 
@@ -89,12 +90,12 @@ class Keep:
                 for row in raw(done):
                     file.write(msgspec.json.encode(about | row) + b"\n")
 
-    def result(self, found: dict[str, Any], draw: Any) -> None:
+    def result(self, found: dict[str, Any], draw: Callable[[dict[str, Any], Path], None]) -> None:
         """The record and its picture."""
         if self._folder is not None:
             record.write(found, self._folder)
         if self._folder is not None and self._picture:
-            draw(self._folder / "result.png")
+            draw(found, self._folder / "result.png")
 
 
 def show(point: dict[str, Any]) -> str:
@@ -110,9 +111,11 @@ def show(point: dict[str, Any]) -> str:
     ]
     if point["goodput"] is not None:
         lines.append(f"  goodput {point['goodput']:.3f} requests/s")
+    server = point["server_cpu_s_per_1k_tokens"]
+    said = "" if server is None else f", the server {point['server_cpu_seconds']:.2f} s: {server:.3g} s for 1000 tokens"
     lines.append(
         f"  {point['prompt_tokens']} prompt tokens ({point['cached_tokens']} cached), {point['output_tokens']} output "
-        f"tokens, counted by {counted}; this client used {point['client_cpu_seconds']:.2f} s of processor time"
+        f"tokens, counted by {counted}; this client used {point['client_cpu_seconds']:.2f} s of processor time{said}"
     )
     rows = [("ms", *SHOWN, "n")]
     for name in TIMES:
@@ -123,8 +126,8 @@ def show(point: dict[str, Any]) -> str:
 
 def curve(points: list[dict[str, Any]]) -> str:
     """A sweep as one table."""
-    head = (points[0]["axis"][0].split(",")[0], "requests/s", "output tok/s", "TTFT mean", "P99")
-    rows = [(*head, "TPOT mean", "ITL P99", "E2EL P99", "ms; errors")]
+    head = (points[0]["axis"][0].split(",")[0], "requests/s", "output tok/s", "TTFT mean, ms", "P99")
+    rows = [(*head, "TPOT mean, ms", "ITL P99, ms", "E2EL P99, ms", "errors")]
     for point in points:
         ms = point["ms"]
         shown = (ms["ttft"]["mean"], ms["ttft"]["p99"], ms["tpot"]["mean"], ms["itl"]["p99"], ms["e2el"]["p99"])
