@@ -94,7 +94,8 @@ def _random(
 
 def _lengths(mean: int, ratio: float, random: np.random.Generator, count: int) -> list[int]:
     """Lengths, even from mean x (1 - ratio) to mean x (1 + ratio), both included, at least 1."""
-    low, high = max(1, math.floor(mean * (1 - ratio))), math.ceil(mean * (1 + ratio))
+    low = max(1, math.floor(round(mean * (1 - ratio), 6)))  # rounded, as 50 x 1.1 is a little more than 55
+    high = math.ceil(round(mean * (1 + ratio), 6))
     drawn: list[int] = random.integers(low, high, count, endpoint=True).tolist()
     return drawn
 

@@ -107,7 +107,7 @@ async def _flight(pool: Pool, asking: Asking, load: Workload, due: list[Job], to
     flying = []
     for job, request, answer in zip(due, requests, answers, strict=True):
         answer.arrived = began + job.arrival
-        if (wait := answer.arrived - time.perf_counter()) > 0:
+        while (wait := answer.arrived - time.perf_counter()) > 0:  # again, as uvloop counts in whole ms
             await asyncio.sleep(wait)
         flying.append(asyncio.ensure_future(one(request, answer)))
     await asyncio.gather(*flying)

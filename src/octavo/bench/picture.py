@@ -98,7 +98,8 @@ def starts(found: dict[str, Any], path: Path) -> None:
         axes.set_yticks(list(places))
         axes.set_ylabel("start")
         axes.invert_yaxis()
-        _finish(axes, low=False)
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     _save(figure, path)
 
 
