@@ -295,7 +295,7 @@ FAILURES = {
         lambda sock: sent(sock, b'HTTP/1.1 503 Busy\r\nContent-Length: 22\r\n\r\n{"error": "come back"}') or True,
         "HTTP 503: come back",
     ),
-    "upgrade": (lambda sock: sent(sock, b"HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n") or True, "101"),
+    "upgrade": (lambda sock: sent(sock, b"HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n") or 1, "101"),
 }  # fmt: skip
 
 

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(show(points[-1]), end="\n\n", flush=True)
     found = record.end(begun, {"definitions": DEFINITIONS, "points": points})
-    print(json.dumps(found, indent=2) if args.json else f"{definitions()}\n\n{record.title(found)}")
     keep.result(found, picture.ratios)
+    print(json.dumps(found, indent=2) if args.json else f"{definitions()}\n\n{record.title(found)}")
     return 0
 
 

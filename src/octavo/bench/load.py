@@ -107,9 +107,14 @@ async def _flight(pool: Pool, asking: Asking, load: Workload, due: list[Job], to
     flying = []
     for job, request, answer in zip(due, requests, answers, strict=True):
         answer.arrived = began + job.arrival
-        while (wait := answer.arrived - time.perf_counter()) > 0:  # again, as uvloop counts in whole ms
-            await asyncio.sleep(wait)
+        await _until(answer.arrived)
         flying.append(asyncio.ensure_future(one(request, answer)))
     await asyncio.gather(*flying)
     seconds = time.perf_counter() - began
     return Run(due, answers, began, seconds, time.process_time() - cpu, asking.model)
+
+
+async def _until(moment: float) -> None:
+    """Wait for a time of the clock. Not once: the loop counts in whole milliseconds, and may wake before."""
+    while (wait := moment - time.perf_counter()) > 0:  # noqa: ASYNC110, time is no event
+        await asyncio.sleep(wait)

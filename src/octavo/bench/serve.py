@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(show(points[-1]), end="\n\n", flush=True)
     found = record.end(begun, {"definitions": DEFINITIONS, "points": points})
+    keep.result(found, picture.loads)  # first: who reads the rest may leave
     if args.json:
         print(json.dumps(found, indent=2))
     else:
         print("\n\n".join([*([curve(points)] if len(points) > 1 else []), definitions(), record.title(found)]))
-    keep.result(found, picture.loads)
     return 0
 
 

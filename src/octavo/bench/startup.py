@@ -31,7 +31,7 @@ from octavo.bench.client import Pool, Target, body_of, model_of
 from octavo.bench.serve import Keep, bar
 from octavo.bench.stream import Answer
 from octavo.core.errors import InvalidValue, UserError
-from octavo.core.table import binary, columns
+from octavo.core.table import binary, columns, count
 
 START_SECONDS = 600.0  # vLLM takes minutes
 POLL_SECONDS = 0.005  # between looks whether it is ready
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
             if cold or number:
                 found.append(one)
     whole = record.end(begun, {"definitions": DEFINITIONS, "runs": found})
-    print(json.dumps(whole, indent=2) if args.json else f"{show(whole)}\n\n{record.title(whole)}")
     keep.result(whole, picture.starts)
+    print(json.dumps(whole, indent=2) if args.json else f"{show(whole)}\n\n{record.title(whole)}")
     return 0
 
 
@@ -207,5 +207,5 @@ def show(found: dict[str, Any]) -> str:
         if values[0] is not None:
             shape = binary if name.endswith("bytes") else "{:.2f}".format
             rows.append((name, shape(statistics.median(values)), *(shape(value) for value in values), about))
-    title = f"{found['settings']['server']}: {len(runs)} {kind} starts"
+    title = f"{found['settings']['server']}: {count(len(runs), f'{kind} start')}"
     return f"{title}\n{columns(rows, right=range(1, len(runs) + 2), indent=2)}"
