@@ -47,7 +47,7 @@ def begin(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def end(record: dict[str, Any], results: Any) -> dict[str, Any]:
     """The whole record. `quiet` says of the time since `begin`: its length, and which share of the machine was busy
-    (our own load included) and which was stolen by other guests of its host; None where the system does not tell, or in less than a tick.
+    (our own load included) and which was stolen by other guests of its host; None where the system does not tell.
     """
     began, all_before, idle_before, stolen_before = record["quiet"]["_began"]
     all_after, idle_after, stolen_after = _ticks()
