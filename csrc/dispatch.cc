@@ -106,6 +106,13 @@ void octavo_run(void* executor, const octavo_batch* batch, const octavo_drawn* d
   static_cast<Executor*>(executor)->run(*batch, *drawn);
 }
 
+int64_t octavo_times(void* executor, double* seconds, int32_t reset) {
+  octavo::Times& times = static_cast<Executor*>(executor)->times();
+  const int64_t runs = times.read(seconds);
+  if (reset) times.reset();
+  return runs;
+}
+
 int32_t octavo_measure(const char* isa, int32_t threads, double out[4]) {
   const octavo::Kernels* kernels = octavo::kernels_for(isa);
   if (kernels == nullptr) return -1;

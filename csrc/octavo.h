@@ -79,6 +79,10 @@ OCTAVO_API int64_t octavo_workspace(const octavo_config* config, const octavo_op
 OCTAVO_API void octavo_bind_pages(void* executor, uint8_t* pages, int64_t layer_stride);
 OCTAVO_API void octavo_run(void* executor, const octavo_batch* batch, const octavo_drawn* drawn);
 
+// Seconds since the executor was made or `reset`: of each op in its order, of drawing, and of octavo_run as a whole;
+// `seconds` has room for count + 2. Gives the number of runs. Not while one is at work.
+OCTAVO_API int64_t octavo_times(void* executor, double* seconds, int32_t reset);
+
 // 0, or -1 without memory or threads. Rates of this machine with `threads` threads: read GB/s, int8 GOP/s, bfloat16 and
 // float32 GFLOP/s.
 OCTAVO_API int32_t octavo_measure(const char* isa, int32_t threads, double out[4]);

@@ -111,7 +111,7 @@ size_t Executor::workspace(const octavo_config& config, const octavo_op* ops, in
 }
 
 Executor::Executor(const octavo_config& config, const octavo_op* ops, int count, const Kernels* kernels)
-    : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads) {
+    : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads), times_(count + 1) {
   const Sizes sizes(config, ops, count);
   row_page_.reserve(config.max_tokens);
   row_last_.reserve(config.max_tokens);
@@ -230,7 +230,13 @@ void Executor::walk(int tid) {
   const int T = step.batch.tokens;
   int at = 0;  // the buffer that holds h
   Rows h{};
-  for (const octavo_op& op : ops_) {
+  const int drawing = int(ops_.size());
+  const auto lap = [&](int place) {
+    if (tid == 0) times_.lap(place);
+  };
+  if (tid == 0) times_.skip();
+  for (int i = 0; i < drawing; ++i) {
+    const octavo_op& op = ops_[i];
     switch (op.kind) {
       case OCTAVO_EMBED:
         embed(op, context, tid);
@@ -261,14 +267,18 @@ void Executor::walk(int tid) {
           const int rows = std::min(config_.head_rows, step.batch.head - step.head0);
           h = view(at, op.act, rows, config_.width);
           kernels_->head(op, context, h, tid);
+          lap(i);
           draw(context, rows, tid);
+          lap(drawing);
         }
         break;
     }
+    lap(i);
   }
 }
 
 void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
+  times_.begin();
   prepare(batch);
   step_ = {batch,
            drawn,
@@ -280,6 +290,7 @@ void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
            int(merges_.size()),
            0};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);
+  times_.end();
 }
 
 }  // namespace octavo

@@ -5,6 +5,7 @@
 
 #include "draw.h"
 #include "table.h"
+#include "times.h"
 
 namespace octavo {
 
@@ -17,6 +18,9 @@ class Executor {
 
   void bind_pages(uint8_t* pages, int64_t layer_stride);
   void run(const octavo_batch& batch, const octavo_drawn& drawn);
+
+  // One place for each op, in their order, and one for drawing.
+  Times& times() { return times_; }
 
   // Bytes of working memory: all that is ever allocated.
   static size_t workspace(const octavo_config& config, const octavo_op* ops, int count);
@@ -39,6 +43,7 @@ class Executor {
   std::vector<octavo_op> ops_;
   const Kernels* kernels_;
   Pool pool_;
+  Times times_;
   Memory memory_{};
   Buffer buffers_[2]{};
   void* arena_ = nullptr;

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from octavo.cli import doctor, machine
-from octavo.cli.machine import Cache
+from octavo.cli import doctor
+from octavo.engine import machine
+from octavo.engine.machine import Cache
 
 SOUND = {
     "versions": {"octavo": "0.1.0", "compiler": None},

@@ -24,9 +24,12 @@ def octavo(*args: str, columns: int = 1000) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", flags.COMMANDS)
+WITH_FLAGS = [name for name in flags.COMMANDS if name != "bench"] + list(flags.BENCHES)
+
+
+@pytest.mark.parametrize("command", WITH_FLAGS)
 def test_help_lists_each_flag_once_with_its_unit_and_default(command):
-    said = octavo(command, "--help")
+    said = octavo(*command.split("."), "--help")
     assert said.returncode == 0 and said.stderr == ""
     options = re.sub(r"^(?! ).*\n", "", said.stdout.partition("options:\n")[2], flags=re.MULTILINE)  # without titles
     rows = [" ".join(block.split()) for block in re.split(r"^  (?=-)", options, flags=re.MULTILINE) if block.strip()]
@@ -39,13 +42,26 @@ def test_help_lists_each_flag_once_with_its_unit_and_default(command):
 
 
 def test_every_row_is_used_and_unique():
-    assert len({flag.name for flag in flags.FLAGS}) == len(flags.FLAGS)
     for flag in flags.FLAGS:
-        assert set(flag.commands.split()) <= set(flags.COMMANDS), flag.name
+        assert set(flag.commands.split()) <= set(WITH_FLAGS), flag.name
         assert flag.default is not None or flag.shown, f"{flag.name}: what happens by default?"
-    for command in flags.COMMANDS:
+    for command in WITH_FLAGS:
+        assert len({flag.dest for flag in flags.of(command)} | {"command"}) == len(flags.of(command)) + 1
         targets = [flag.into for flag in flags.of(command)]
         assert len(set(targets)) == len(targets), f"two flags of {command} set one field"
+
+
+def test_bench_startup_passes_on_what_was_set():
+    typed = ["folder", "--threads", "3", "--memory", "1GiB", "--no-prefix-cache", "--dtype", "float32", "--runs", "2"]
+    args = flags.parser("0").parse_args(["bench", "startup", *typed])
+    assert args.command == "bench.startup" and args.model == "folder"
+    words = flags.passed_on(args)
+    again = flags.parser("0").parse_args(["serve", "folder", *words])
+    for section in ("hub", "launch", "scheduler", "cache", "exec"):
+        assert flags.section(again, section) == {
+            flag.field: getattr(args, flag.dest) for flag in flags.of("serve") if flag.section == section
+        }
+    assert "--runs" not in words and len(words) == 7
 
 
 def test_sections_are_the_fields_of_the_configuration():

@@ -20,8 +20,8 @@ FLOORS = {
     "worker": 6,
     "engine": 7,
     "server": 8,
-    "cli": 9,
     "bench": 9,
+    "cli": 10,
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_rows import act_of, identity_head, program, step
-from op_cases import plain_rope
 
+from octavo.bench.cases import plain_rope
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight, to_bfloat16

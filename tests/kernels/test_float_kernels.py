@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from kernel_rows import exact_rows, head_logits, identity_head, program, step
-from op_cases import plain_rope
 
+from octavo.bench.cases import plain_rope
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Weight, from_bfloat16, to_bfloat16

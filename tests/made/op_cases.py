@@ -2,7 +2,8 @@
 
 `cases()` is the list. The same seed gives the same bytes everywhere. A case's batches run in order on one executor
 with `pages` pages; running a batch twice changes nothing. Names read "kind/details"; those of kind "exact" read
-quantized weights with float32 activations, which an executor made for speed may refuse.
+quantized weights with float32 activations, which an executor made for speed may refuse. Programs, forms of weights and
+numbers of heads come from octavo.bench.cases: what is timed is what is compared here.
 """
 
 from __future__ import annotations
@@ -13,114 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.core.layout import PAGE, KvLayout, pages_for
-from octavo.kernels.weight import Layout, Weight, to_bfloat16
+from octavo.bench.cases import FORMS, HEADS, QUANTIZED, VOCAB, Shape, make_program
+from octavo.core.layout import PAGE, pages_for
+from octavo.kernels.weight import Layout
 from octavo.program.batch import Batch, HeadRows
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Rope
+from octavo.program.ops import Program
 
 SHORT = (1, 2, 31, 32, 33, 65)  # lengths of a case's sequences: around one page
 LONG = (511, 512, 513, 33, 7)  # around the split of 512 tokens
-VOCAB = 211
-QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What varies between the programs."""
-
-    layout: Layout = Layout.F32
-    width: int = 64
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 32
-    inner: int = 96
-    group: int = 32  # inputs that share a scale, of a quantized weight and of what it reads
-    bias: bool = False
-    kv_dtype: str = "float32"
-    act_bits: int = 0  # 0: the layout's own
-    layers: int = 1
-
-
-def act(shape: Shape) -> Act:
-    """The input form that belongs to a shape's layout."""
-    bits = shape.act_bits or {Layout.F32: 32, Layout.BF16: 16}.get(shape.layout, 8)
-    return Act(bits, shape.group if bits == 8 else 0)
-
-
-def random_weight(rng: np.random.Generator, shape: Shape, rows: int, cols: int) -> Weight:
-    """A matrix whose product with unit inputs has about unit size."""
-    size = cols**-0.5
-    if shape.layout not in QUANTIZED:
-        values = rng.normal(0, size, (rows, cols)).astype(np.float32)
-        return Weight.float32(values) if shape.layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
-    steps = 73.0 if shape.layout is Layout.W8 else 4.6  # the standard deviation of the codes
-    scale = (rng.uniform(0.5, 1.5, (rows, cols // shape.group)) * size / steps).astype(np.float16)
-    if shape.layout is Layout.W8:
-        return Weight.int8(rng.integers(-127, 128, (rows, cols)).astype(np.int8), scale)
-    codes = rng.integers(0, 16, (rows, cols)).astype(np.uint8)
-    if shape.layout is Layout.W4:
-        return Weight.int4(codes, scale)
-    return Weight.int4_min(codes, scale, (scale * rng.uniform(-9, -6, scale.shape)).astype(np.float16))
-
-
-def plain_rope(head_dim: int, positions: int) -> Rope:
-    """Rotation tables without scaling."""
-    angles = np.outer(np.arange(positions), 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim))
-    return Rope(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
-
-
-def vector(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Norm weights: near one."""
-    return rng.uniform(0.5, 1.5, size).astype(np.float32)
-
-
-def bias(rng: np.random.Generator, shape: Shape, size: int) -> np.ndarray | None:
-    """A random bias, where the shape has biases."""
-    return rng.normal(0, 0.3, size).astype(np.float32) if shape.bias else None
-
-
-def attention(rng: np.random.Generator, shape: Shape, layer: int, rope: Rope) -> list[Op]:
-    """Norm, Qkv, Attend, Proj."""
-    form, inputs, keys = act(shape), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    q, k, v = (random_weight(rng, shape, rows, shape.width) for rows in (inputs, keys, keys))
-    biases = [bias(rng, shape, rows) for rows in (inputs, keys, keys)]
-    return [
-        Norm(vector(rng, shape.width), 1e-5, form),
-        Qkv(q, k, v, *biases, rope=rope, layer=layer, act=form),
-        Attend(layer, 2 * shape.head_dim**-0.5, form),  # sharper than usual, so that places matter
-        Proj(random_weight(rng, shape, shape.width, inputs), bias(rng, shape, shape.width), form),
-    ]
-
-
-def feed_forward(rng: np.random.Generator, shape: Shape) -> list[Op]:
-    """Norm, FfnIn, Proj."""
-    form = act(shape)
-    gate, up = (random_weight(rng, shape, shape.inner, shape.width) for _ in range(2))
-    gate_bias, up_bias = (bias(rng, shape, shape.inner) for _ in range(2))
-    return [
-        Norm(vector(rng, shape.width), 1e-6, form),
-        FfnIn(gate, up, gate_bias, up_bias, form, form),
-        Proj(random_weight(rng, shape, shape.width, shape.inner), bias(rng, shape, shape.width), form),
-    ]
-
-
-def make_program(rng: np.random.Generator, shape: Shape, parts: str, max_len: int = 544) -> Program:
-    """A program of Embed, the `parts` of each layer ("a": attention, "f": feed-forward), and Head.
-
-    "e" in parts: the embedding has the shape's layout, "h": the head has it, "t": they are one weight, tied. What is
-    not named is float32, so that an error is an error of the part under test.
-    """
-    plain = Shape(width=shape.width)
-    table = random_weight(rng, shape if "e" in parts or "t" in parts else plain, VOCAB, shape.width)
-    head = table if "t" in parts else random_weight(rng, shape if "h" in parts else plain, VOCAB, shape.width)
-    rope = plain_rope(shape.head_dim, max_len)
-    ops: list[Op] = [Embed(table, 1.0 if "t" in parts else 3.5)]
-    for layer in range(shape.layers):
-        ops += attention(rng, shape, layer, rope) if "a" in parts else []
-        ops += feed_forward(rng, shape) if "f" in parts else []
-    ops.append(Head(vector(rng, shape.width), 1e-5, head, act(shape if "h" in parts or "t" in parts else plain)))
-    kv = KvLayout(shape.layers, shape.kv_heads, shape.head_dim, shape.kv_dtype)
-    return Program(tuple(ops), shape.width, shape.heads, kv, VOCAB, max_len)
 
 
 def head_rows(rng: np.random.Generator, rows: np.ndarray, positions: np.ndarray, vocab: int = VOCAB) -> HeadRows:
@@ -252,15 +153,7 @@ def shared_prefix(kv_dtype: str) -> Case:
 
 
 def _heads() -> Iterator[Case]:
-    for heads, kv_heads, head_dim in (
-        (4, 4, 32),
-        (4, 1, 64),
-        (6, 2, 16),
-        (9, 3, 64),
-        (7, 1, 32),
-        (2, 2, 80),
-        (3, 1, 128),
-    ):
+    for heads, kv_heads, head_dim in (*HEADS, (4, 4, 32), (4, 1, 64), (6, 2, 16), (7, 1, 32), (2, 2, 80), (3, 1, 128)):
         for dtype in ("bfloat16", "float32"):
             shape = Shape(heads=heads, kv_heads=kv_heads, head_dim=head_dim, kv_dtype=dtype)
             yield make_case(f"attention/{heads}-{kv_heads}-{head_dim}/{dtype}", shape, "a")
@@ -285,10 +178,11 @@ def _layouts() -> Iterator[Case]:
 
 
 def _forms() -> Iterator[Case]:
+    for form in FORMS:
+        if form.layout in QUANTIZED:  # groups of 128: two heads share one of what the output projection reads
+            shape = Shape(form.layout, 128, 2, 1, 64, 256, form.group or 128)
+            yield make_case(f"groups/{form.name}", shape, "eafh", (1, 5, 34))
     for layout in QUANTIZED:
-        for group in (32, 64, 128):  # 128: two heads share a group of what the output projection reads
-            shape = Shape(layout, 128, 2, 1, 64, 256, group)
-            yield make_case(f"groups/{layout.name}/{group}", shape, "eafh", (1, 5, 34))
         yield make_case(f"exact/{layout.name}", Shape(layout, act_bits=32), "eafh", (1, 5, 34))
     yield make_case("exact/BF16", Shape(Layout.BF16, act_bits=32), "eafh", (1, 5, 34))
     for layout in (Layout.F32, Layout.BF16):  # sizes that no tile divides

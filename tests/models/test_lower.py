@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from op_cases import Shape, random_weight
 
+from octavo.bench.cases import Shape, random_weight
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.kernels.weight import Layout, Weight
 from octavo.models.lower import lower

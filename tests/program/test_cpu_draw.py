@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from op_cases import QUANTIZED, Shape, Texts, head_rows, make_program, vector
+from op_cases import Texts, head_rows
 
+from octavo.bench.cases import QUANTIZED, Shape, make_program, vector
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight

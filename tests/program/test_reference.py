@@ -7,8 +7,9 @@ import math
 import numpy as np
 import op_cases
 import pytest
-from op_cases import Shape, Texts
+from op_cases import Texts
 
+from octavo.bench.cases import Shape, make_program, plain_rope
 from octavo.kernels.weight import Layout, from_bfloat16, to_bfloat16
 from octavo.program import ops
 from octavo.program.ops import Act, Program
@@ -82,7 +83,7 @@ def test_norm_and_silu_follow_their_equations() -> None:
 
 def test_rotation_turns_halves_and_keeps_relative_products() -> None:
     rng = np.random.default_rng(0)
-    tables = op_cases.plain_rope(16, 100)
+    tables = plain_rope(16, 100)
     q, k = rng.normal(size=(2, 1, 1, 16)).astype(np.float32)
 
     def product(i: int, j: int) -> float:
@@ -158,7 +159,7 @@ def test_a_step_done_twice_gives_the_same_bits() -> None:
 
 def test_reading_what_was_never_written_makes_a_bad_row() -> None:
     rng = np.random.default_rng(0)
-    program = op_cases.make_program(rng, Shape(kv_dtype="bfloat16"), "af")
+    program = make_program(rng, Shape(kv_dtype="bfloat16"), "af")
     texts = Texts.random(rng, (40, 8))
     executor = Reference(program)
     executor.allocate(texts.pages)
@@ -168,7 +169,7 @@ def test_reading_what_was_never_written_makes_a_bad_row() -> None:
 
 def test_memory_is_what_the_layout_declares() -> None:
     for dtype in ("bfloat16", "float32"):
-        program = op_cases.make_program(np.random.default_rng(0), Shape(kv_dtype=dtype, layers=2), "af")
+        program = make_program(np.random.default_rng(0), Shape(kv_dtype=dtype, layers=2), "af")
         executor = Reference(program)
         executor.allocate(3)
         assert executor._held.nbytes == 3 * program.kv.page_bytes

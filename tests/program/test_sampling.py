@@ -6,10 +6,10 @@ import dataclasses
 import math
 
 import numpy as np
-import op_cases
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_cases import VOCAB, head_rows
 
 from octavo.program import sampling
 from octavo.program.batch import HeadRows
@@ -220,8 +220,8 @@ def one_row(head: HeadRows, row: int) -> HeadRows:
 
 def test_a_row_is_drawn_alike_alone_and_among_others() -> None:
     rng = np.random.default_rng(1)
-    logits = rng.normal(0, 3, (64, op_cases.VOCAB)).astype(np.float32)
-    head = op_cases.head_rows(rng, np.arange(64), rng.integers(0, 2**40, 64))
+    logits = rng.normal(0, 3, (64, VOCAB)).astype(np.float32)
+    head = head_rows(rng, np.arange(64), rng.integers(0, 2**40, 64))
     together = sampling.draw(logits, head)
     for row in range(64):
         alone = sampling.draw(logits[row : row + 1], one_row(head, row))

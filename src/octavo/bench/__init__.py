@@ -1,1 +1,1 @@
-"""Benchmarks, run by hand."""
+"""Measurements, and the record kept of them."""

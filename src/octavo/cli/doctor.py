@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from octavo import __version__
-from octavo.cli import machine
-from octavo.cli.table import binary, columns
-from octavo.engine import limits
+from octavo.core.table import binary, columns
+from octavo.engine import limits, machine
 
 UNITS = {"read_gb_s": "GB/s", "int8_gop_s": "GOP/s", "bf16_gflop_s": "GFLOP/s", "fp32_gflop_s": "GFLOP/s"}
 RATES = {

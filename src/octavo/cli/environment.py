@@ -2,6 +2,7 @@
 
 OCTAVO_CACHE      folder for fetched models; else $XDG_CACHE_HOME/octavo; else ~/.cache/octavo
 HF_TOKEN          token for models of a hub that are not public
+OPENAI_API_KEY    key that `octavo bench` brings to a server
 OCTAVO_LOG        what is logged to standard error: debug, info, warning (default) or error
 """
 
@@ -28,6 +29,11 @@ def cache_dir(environ: Mapping[str, str], given: str | None) -> Path:
 def token(environ: Mapping[str, str], given: str | None) -> str | None:
     """The hub token: the flag, or HF_TOKEN."""
     return given or environ.get("HF_TOKEN") or None
+
+
+def api_key(environ: Mapping[str, str], given: str | None) -> str | None:
+    """The key that a server under load asks for: the flag, or OPENAI_API_KEY."""
+    return given or environ.get("OPENAI_API_KEY") or None
 
 
 def log_level(environ: Mapping[str, str]) -> str:

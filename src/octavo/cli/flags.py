@@ -7,12 +7,10 @@ argparse, the documents' check and the configuration all read this table, so the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from octavo.cli.flag import Flag, size, switch
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
-from octavo.core.errors import InvalidValue
 from octavo.server.config import ServerConfig
 
 COMMANDS = {
@@ -23,8 +21,19 @@ COMMANDS = {
     "models": "list the models known by name and those in the cache folder",
     "plan": "say from the headers alone what memory serving a model takes, and what fits",
     "doctor": "say what this machine offers, and what to change",
+    "profile": "run single steps, and say where their time goes and how near that is to the machine's limit",
+    "bench": "measure, and keep a record: figures, machine, commit, pictures",
+}
+BENCHES = {  # octavo bench NAME
+    "bench.serve": "load a server of the OpenAI API, any engine's, and time its answers",
+    "bench.compare": "the same load for several servers by turns, and the ratios with their confidence",
+    "bench.offline": "prefill, decode and batches in this process, by turns with another engine if asked",
+    "bench.kernels": "each kernel's share of what this machine can compute and read",
+    "bench.startup": "time from the start of a server's process to its first token, and the memory it holds",
 }
 POSITIONAL = {"serve": "[MODEL]", "chat": "[MODEL]", "generate": "PROMPT", "pull": "MODEL", "plan": "MODEL"}
+POSITIONAL |= {"profile": "[MODEL]", "bench.startup": "[MODEL]", "bench.offline": "[MODEL]"}
+PASSED_ON = {"bench.startup": ("serve", ("hub", "launch", "scheduler", "cache", "exec"))}  # takes another's sections
 DEFAULT_MODEL = "smollm2-135m"
 TITLES = {  # of the parts of the help, by section
     "hub": "where the model comes from",
@@ -33,88 +42,32 @@ TITLES = {  # of the parts of the help, by section
     "cache": "how it runs",
     "exec": "how it runs",
     "server": "the server",
+    "target": "whom to ask",
+    "load": "what to ask, and when",
+    "start": "what to start",
+    "record": "what is kept",
     "sampling": "how tokens are drawn",
+    "step": "what to run",
     "run": "besides",
 }
 
-Parse = Callable[[str], Any]  # raises ValueError or InvalidValue
-
-
-def size(text: str) -> int:
-    """Bytes of "2GiB", "512 MiB", "2GB" or "4096". Raises InvalidValue."""
-    from octavo.engine.launch import parse_bytes  # late: `octavo --help` loads no engine
-
-    return parse_bytes(text)
-
-
-def switch(text: str) -> bool:
-    """Never called: a switch takes no value."""
-    raise ValueError(text)
-
-
-ACCEPTED: dict[Parse, str] = {int: "an integer", float: "a number", size: "bytes, such as 2GiB or 512MiB"}
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One row. `kind` turns text into a value; a switch has --no-NAME too. `shown` is the default in words."""
-
-    name: str
-    kind: Parse
-    default: Any
-    unit: str
-    help: str
-    commands: str
-    into: str
-    choices: tuple[str, ...] = ()
-    shown: str = ""
-    aliases: tuple[str, ...] = ()
-    many: bool = False
-
-    @property
-    def dest(self) -> str:
-        """The attribute of the parsed arguments."""
-        return self.name.lstrip("-").replace("-", "_")
-
-    @property
-    def section(self) -> str:
-        """The configuration it belongs to."""
-        return self.into.split(".")[0]
-
-    @property
-    def field(self) -> str:
-        """What it sets there."""
-        return self.into.split(".")[1]
-
-    @property
-    def described(self) -> str:
-        """Help with unit and default."""
-        default = self.shown or ("on" if self.default is True else "off" if self.default is False else self.default)
-        return f"{self.help} [{self.unit + '; ' if self.unit else ''}default: {default}]"
-
-    def parse(self, text: str) -> Any:
-        """The value of `text`. Raises InvalidValue, naming the flag."""
-        try:
-            value = self.kind(text)
-        except (ValueError, InvalidValue):
-            raise InvalidValue(self.name, text, ACCEPTED[self.kind]) from None
-        if self.choices and value not in self.choices:
-            raise InvalidValue(self.name, text, "one of " + ", ".join(self.choices))
-        return value
-
-
 _SIZING = "serve chat generate plan"
+_PROGRAM = f"{_SIZING} profile bench.offline"
+_HUB = f"{_PROGRAM} pull"
+_LOADING = "bench.serve bench.compare"
+_INSIDE = "bench.offline bench.kernels"
+_BENCHES = f"{_LOADING} bench.startup {_INSIDE}"
 _SCHEDULER, _CACHE, _EXEC, _SERVER = SchedulerConfig(), CacheConfig(), ExecConfig(), ServerConfig(names=("model",))
 
 # fmt: off
 FLAGS = (
     # Where the model comes from.
-    Flag("--cache-dir", str, None, "folder", "where fetched models are kept", "serve chat generate pull models plan",
+    Flag("--cache-dir", str, None, "folder", "where fetched models are kept", f"{_HUB} models",
          "hub.cache_dir", shown="$OCTAVO_CACHE, else $XDG_CACHE_HOME/octavo, else ~/.cache/octavo"),
     Flag("--revision", str, None, "branch, tag or commit", "version of a model from a hub",
-         "serve chat generate pull plan", "hub.revision", shown="the newest"),
+         _HUB, "hub.revision", shown="the newest"),
     Flag("--hf-token", str, None, "", "token for models of a hub that are not public",
-         "serve chat generate pull plan", "hub.token", shown="$HF_TOKEN, else none"),
+         _HUB, "hub.token", shown="$HF_TOKEN, else none"),
     # How it runs.
     Flag("--max-model-len", int, None, "tokens", "longest prompt and output together", _SIZING, "launch.max_len",
          shown="what the model was made for, or less where memory is short"),
@@ -127,18 +80,19 @@ FLAGS = (
     Flag("--scheduling-policy", str, _SCHEDULER.policy, "",
          "who goes first: fcfs, who came first; priority, whose request gives the lowest number",
          "serve", "scheduler.policy", choices=("fcfs", "priority")),
-    Flag("--memory", size, _CACHE.memory_bytes, "bytes", "most memory the engine takes, such as 2GiB", _SIZING,
-         "cache.memory_bytes", shown="what the machine or its cgroup leaves, less a margin"),
-    Flag("--kv-cache-dtype", str, _CACHE.kv_dtype, "", "how keys and values are stored", _SIZING, "cache.kv_dtype",
+    Flag("--memory", size, _CACHE.memory_bytes, "bytes", "most memory the engine takes, such as 2GiB",
+         f"{_SIZING} bench.offline", "cache.memory_bytes",
+         shown="what the machine or its cgroup leaves, less a margin"),
+    Flag("--kv-cache-dtype", str, _CACHE.kv_dtype, "", "how keys and values are stored", _PROGRAM, "cache.kv_dtype",
          choices=("bfloat16", "float32")),
     Flag("--enable-prefix-caching", switch, _CACHE.prefix_cache, "", "reuse keys and values of equal prompt beginnings",
          "serve chat generate", "cache.prefix_cache", aliases=("--prefix-cache",)),
-    Flag("--dtype", str, _EXEC.dtype, "", "how unquantized weights are stored; auto is bfloat16", _SIZING, "exec.dtype",
-         choices=("auto", "bfloat16", "float32")),
-    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", _SIZING, "exec.threads",
-         shown="one for each core this process may use"),
+    Flag("--dtype", str, _EXEC.dtype, "", "how unquantized weights are stored; auto is bfloat16", _PROGRAM,
+         "exec.dtype", choices=("auto", "bfloat16", "float32")),
+    Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", f"{_PROGRAM} bench.kernels",
+         "exec.threads", shown="one for each core this process may use"),
     Flag("--executor", str, _EXEC.executor, "", "who computes: the native kernels, or the slow numpy definition",
-         _SIZING, "exec.executor", choices=("cpu", "reference")),
+         f"{_SIZING} bench.offline", "exec.executor", choices=("cpu", "reference")),
     # The server.
     Flag("--host", str, _SERVER.host, "address", "where to listen; 0.0.0.0 for every network", "serve", "server.host"),
     Flag("--port", int, _SERVER.port, "", "where to listen; 0 takes a free port", "serve", "server.port"),
@@ -155,6 +109,7 @@ FLAGS = (
     # How tokens are drawn.
     Flag("--temperature", float, 0.7, "", "0 takes the likeliest token always", "generate chat",
          "sampling.temperature"),
+    Flag("--temperature", float, 0.0, "", "0 takes the likeliest token always", _LOADING, "sampling.temperature"),
     Flag("--top-p", float, 1.0, "share", "draw from the fewest tokens that reach this share", "generate chat",
          "sampling.top_p"),
     Flag("--top-k", int, 0, "tokens", "draw from this many likeliest tokens; 0: all", "generate chat",
@@ -167,21 +122,133 @@ FLAGS = (
     Flag("--seed", int, None, "", "makes the draw repeatable", "generate chat", "sampling.seed", shown="random"),
     Flag("--stop", str, None, "text", "end before this text; may be given several times", "generate", "sampling.stop",
          shown="none", many=True),
-    Flag("--ignore-eos", switch, False, "", "go on after the model's end of text", "generate", "sampling.ignore_eos"),
+    Flag("--ignore-eos", switch, False, "", "go on after the model's end of text", f"generate {_LOADING}",
+         "sampling.ignore_eos"),
     Flag("--logprobs", int, None, "alternatives", "report log-probabilities, with --json", "generate",
          "sampling.logprobs", shown="none"),
     Flag("--n", int, 1, "answers", "how many continuations", "generate", "sampling.n"),
     # What a command does besides.
     Flag("--model", str, DEFAULT_MODEL, "", "an alias, a folder, a .gguf file or a hub id", "generate", "run.model"),
     Flag("--system", str, None, "text", "what the model is told first", "chat", "run.system", shown="nothing"),
-    Flag("--json", switch, False, "", "print one JSON object", "generate models plan doctor", "run.json"),
+    # What `octavo profile` runs.
+    Flag("--prompt", int, 512, "tokens", "length of the prompt that is computed; 0: no such step", "profile",
+         "step.prompt"),
+    Flag("--batch", int, 8, "sequences", "how many decode at once; 0: no such step", "profile", "step.batch"),
+    Flag("--context", int, 512, "tokens", "how many each of those has behind it", "profile", "step.context"),
+    Flag("--steps", int, 20, "steps", "how often each step runs; the one of median length is shown", "profile",
+         "step.steps"),
+    Flag("--isa", str, None, "avx512, avx512bf16, avx2 or portable", "instruction set of the kernels", "profile",
+         "step.isa", shown="$OCTAVO_ISA, else the fastest that runs here"),
+    # Whom `octavo bench` asks.
+    Flag("--url", str, "http://127.0.0.1:8000", "", "the server", "bench.serve", "target.url"),
+    Flag("--url", str, None, "[NAME=]URL", "a server, with a name for the tables; given at least twice",
+         "bench.compare", "target.url", shown="none", many=True),
+    Flag("--endpoint", str, "/v1/completions", "", "what to ask there; prompts of a chat are text", _LOADING,
+         "target.endpoint", choices=("/v1/completions", "/v1/chat/completions")),
+    Flag("--model", str, None, "", "the model's name in the API", _LOADING, "target.model",
+         shown="the first that /v1/models lists"),
+    Flag("--api-key", str, None, "", "the key to bring", _LOADING, "target.api_key",
+         shown="$OPENAI_API_KEY, else none"),
+    Flag("--extra-body", str, None, "JSON", "an object whose fields every request gets besides", _LOADING,
+         "target.extra_body", shown="none"),
+    Flag("--timeout", float, 600.0, "seconds", "an answer that takes longer counts as an error", _LOADING,
+         "target.timeout"),
+    # What it asks, and when; names as in `vllm bench serve`.
+    Flag("--dataset-name", str, "random", "", "prompts: random; prefix_repetition, random behind a beginning that "
+         "several share; text, one for each line of --dataset-path", _LOADING, "load.dataset_name",
+         choices=("random", "prefix_repetition", "text")),
+    Flag("--dataset-path", str, None, "file", "lines of text, or JSON objects with prompt and perhaps output_tokens",
+         _LOADING, "load.dataset_path", shown="none"),
+    Flag("--input-len", int, 256, "tokens", "length of random prompts, behind a shared beginning", _LOADING,
+         "load.input_len", aliases=("--random-input-len",)),
+    Flag("--output-len", int, 64, "tokens", "length of answers; exactly so with --ignore-eos", _LOADING,
+         "load.output_len", aliases=("--random-output-len",)),
+    Flag("--random-range-ratio", float, 0.0, "share", "both lengths are drawn evenly from 1 - this to 1 + this of it",
+         _LOADING, "load.range_ratio"),
+    Flag("--prompt-form", str, "auto", "", "random prompts as token ids or as words of about one token each; auto: "
+         "ids, words for a chat", _LOADING, "load.prompt_form", choices=("auto", "ids", "words")),
+    Flag("--vocab-size", int, 10000, "token ids", "random ids are drawn below this, from a tenth of it on", _LOADING,
+         "load.vocab_size"),
+    Flag("--prefix-len", int, 256, "tokens", "length of a shared beginning", _LOADING, "load.prefix_len",
+         aliases=("--prefix-repetition-prefix-len",)),
+    Flag("--num-prefixes", int, 10, "prompts", "how many beginnings there are to share", _LOADING,
+         "load.num_prefixes", aliases=("--prefix-repetition-num-prefixes",)),
+    Flag("--num-prompts", int, 100, "requests", "how many are timed, for each point of a sweep", _LOADING,
+         "load.num_prompts"),
+    Flag("--num-warmups", int, None, "requests", "how many go first, without being timed", _LOADING,
+         "load.num_warmups", shown="as many as run at once, at most 32"),
+    Flag("--request-rate", float, float("inf"), "requests/s", "mean rate of arrivals; inf: all at the start", _LOADING,
+         "load.request_rate"),
+    Flag("--burstiness", float, 1.0, "", "shape of the gamma distribution of the times between arrivals: 1 is Poisson, "
+         "below 1 comes in bursts, inf is constant", _LOADING, "load.burstiness"),
+    Flag("--max-concurrency", int, None, "requests", "most in flight; who arrives beyond waits in the client", _LOADING,
+         "load.max_concurrency", shown="no limit"),
+    Flag("--sweep", str, None, "", "several points, such as concurrency:1,8,32 or rate:0.5,1,2", _LOADING, "load.sweep",
+         shown="one point"),
+    Flag("--trace", str, None, "file", "arrivals and lengths from JSON lines of timestamp (ms), input_length, "
+         "output_length and, if known, hash_ids; --request-rate stretches them", _LOADING, "load.trace", shown="none"),
+    Flag("--seed", int, 0, "", "of prompts, lengths and arrivals", _LOADING, "load.seed"),
+    Flag("--goodput", str, None, "ms", "limits an answer must keep to be good, such as ttft:2000,tpot:100; of ttft, "
+         "tpot and e2el", _LOADING, "load.goodput", shown="none"),
+    Flag("--repeats", int, 7, "rounds", "how often each server has its turn, the order reversed each time",
+         "bench.compare", "load.repeats"),
+    # What `octavo bench startup` starts.
+    Flag("--runs", int, 5, "starts", "how often", "bench.startup", "start.runs"),
+    Flag("--cold", switch, False, "", "start with an empty cache folder, the model's file out of the system's cache",
+         "bench.startup", "start.cold"),
+    Flag("--server-command", str, None, "", "another server to start; {port} in it stands for a free port",
+         "bench.startup", "start.command", shown="octavo serve MODEL"),
+    Flag("--ready-path", str, "/health", "", "answers 200 once the server is ready", "bench.startup",
+         "start.ready_path"),
+    # What `octavo bench offline` and `octavo bench kernels` run.
+    Flag("--prompt", int, None, "tokens", "length of the prompts", "bench.offline", "step.prompt",
+         shown="512, or 128 with --requests"),
+    Flag("--tokens", int, None, "tokens", "length of the answers", "bench.offline", "step.tokens",
+         shown="128, or 64 with --requests"),
+    Flag("--requests", int, None, "requests", "a batch: so many requests, all at once", "bench.offline",
+         "step.requests", shown="one sequence, its prefill and its decode apart, as llama-bench counts"),
+    Flag("--growth", switch, False, "", "the time of a step from 1 to 256 sequences, and from 128 to 8192 tokens",
+         "bench.offline", "step.growth"),
+    Flag("--runs", int, 5, "runs", "how often; medians are shown", "bench.offline", "step.runs"),
+    Flag("--against", str, None, "command", "runs after each of ours: llama-bench with its model and threads; or, with "
+         "--requests, what prints a JSON object with output_tokens_per_second; {requests}, {prompt} and {tokens} in it "
+         "stand for ours",
+         "bench.offline", "step.against", shown="nobody"),
+    Flag("--only", str, "", "text", "the cases whose names contain this", "bench.kernels", "step.only", shown="all"),
+    Flag("--seconds", float, 0.3, "seconds", "how long each case runs", "bench.kernels", "step.seconds"),
+    Flag("--size", size, 512 << 20, "bytes", "what cases in memory walk through; more than any cache holds",
+         "bench.kernels", "step.size", shown="512MiB"),
+    Flag("--isa", str, None, "avx512, avx512bf16, avx2 or portable", "instruction set; may be given several times",
+         "bench.kernels", "step.isa", shown="$OCTAVO_ISA, else the fastest that runs here", many=True),
+    Flag("--out", str, None, "folder", "where to write result.json, requests.jsonl and the picture", _BENCHES,
+         "record.out", shown="nothing is written"),
+    Flag("--picture", switch, True, "", "draw result.png into --out; needs matplotlib", _BENCHES, "record.picture"),
+    Flag("--json", switch, False, "", "print one JSON object",
+         f"generate models plan doctor profile {_BENCHES}", "run.json"),
 )
 # fmt: on
 
 
 def of(command: str) -> list[Flag]:
     """The flags of one command, in the table's order."""
-    return [flag for flag in FLAGS if command in flag.commands.split()]
+    other, sections = PASSED_ON.get(command, ("", ()))
+    return [
+        flag
+        for flag in FLAGS
+        if command in flag.commands.split() or (other in flag.commands.split() and flag.section in sections)
+    ]
+
+
+def passed_on(args: argparse.Namespace) -> list[str]:
+    """What was set of the flags that the command passes on, as one would type it."""
+    other, sections = PASSED_ON[args.command]
+    words: list[str] = []
+    for flag in of(other):
+        value = getattr(args, flag.dest) if flag.section in sections else flag.default
+        if value != flag.default:
+            switched = flag.name if value else flag.name.replace("--", "--no-", 1)
+            words += [switched] if flag.kind is switch else [flag.name, str(value)]
+    return words
 
 
 def section(args: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -211,29 +278,38 @@ def parser(version: str) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"octavo {version}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        description = f"{summary[0].upper()}{summary[1:]}."
-        usage = f"%(prog)s {POSITIONAL.get(name, '')} [FLAGS]".replace("  ", " ")
-        one = commands.add_parser(name, help=summary, description=description, usage=usage, allow_abbrev=False)
-        if POSITIONAL.get(name) == "[MODEL]":
-            one.add_argument(
-                "model",
-                metavar="MODEL",
-                nargs="?",
-                default=DEFAULT_MODEL,
-                help=f"an alias, a folder, a .gguf file or a hub id [default: {DEFAULT_MODEL}]",
-            )
-        elif POSITIONAL.get(name) == "MODEL":
-            one.add_argument("model", metavar="MODEL", help="an alias, a folder, a .gguf file or a hub id")
-        elif POSITIONAL.get(name) == "PROMPT":
-            one.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
-        parts: dict[str, argparse._ArgumentGroup] = {}
-        for flag in of(name):
-            title = TITLES[flag.section]
-            if title not in parts:
-                parts[title] = one.add_argument_group(title)
-            _add(parts[title], flag)
-        one.set_defaults(**{flag.dest: flag.default for flag in of(name)})
+        one = _command(commands, name, summary)
+        if name == "bench":
+            one.usage = "%(prog)s NAME [FLAGS]"
+            benches = one.add_subparsers(dest="bench", prog="octavo bench", metavar="NAME", required=True)
+            for bench, about in BENCHES.items():
+                _command(benches, bench, about)
     return top
+
+
+def _command(commands: argparse._SubParsersAction[_Parser], name: str, summary: str) -> argparse.ArgumentParser:
+    """Add one command with its positional argument and its flags."""
+    usage = f"%(prog)s {POSITIONAL.get(name, '')} [FLAGS]".replace("  ", " ")
+    description = f"{summary[0].upper()}{summary[1:]}."
+    one = commands.add_parser(
+        name.rpartition(".")[2], help=summary, description=description, usage=usage, allow_abbrev=False
+    )
+    about = "an alias, a folder, a .gguf file or a hub id"
+    if POSITIONAL.get(name) == "[MODEL]":
+        shown = f"{about} [default: {DEFAULT_MODEL}]"
+        one.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help=shown)
+    elif POSITIONAL.get(name) == "MODEL":
+        one.add_argument("model", metavar="MODEL", help=about)
+    elif POSITIONAL.get(name) == "PROMPT":
+        one.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
+    parts: dict[str, argparse._ArgumentGroup] = {}
+    for flag in of(name):
+        title = TITLES[flag.section]
+        if title not in parts:
+            parts[title] = one.add_argument_group(title)
+        _add(parts[title], flag)
+    one.set_defaults(command=name, **{flag.dest: flag.default for flag in of(name)})
+    return one
 
 
 def _add(one: argparse._ArgumentGroup, flag: Flag) -> None:

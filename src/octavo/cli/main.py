@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = flags.parser(__version__).parse_args(argv)
         command = args.command
         logging.basicConfig(level=environment.log_level(os.environ), format="%(levelname)s %(name)s: %(message)s")
-        code: int = import_module(f"octavo.cli.{command}").run(args)
+        code: int = import_module(f"octavo.cli.{command.partition('.')[0]}").run(args)
         return code
     except KeyboardInterrupt:
         return 130
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing left to flush
         return 0
     except (OctavoError, MemoryError) as error:
-        print(f"octavo{' ' + command if command else ''}: {_line(error, command)}", file=sys.stderr)
+        print(f"{' '.join(['octavo', *command.split('.')]).rstrip()}: {_line(error, command)}", file=sys.stderr)
         return 1 if isinstance(error, (EngineFault, MemoryError)) else 2
 
 

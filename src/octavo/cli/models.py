@@ -7,7 +7,7 @@ import json
 
 from octavo.checkpoint import hub
 from octavo.cli import resolve
-from octavo.cli.table import binary, columns
+from octavo.core.table import binary, columns
 
 
 def run(args: argparse.Namespace) -> int:

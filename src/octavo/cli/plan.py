@@ -8,8 +8,8 @@ from typing import Any
 
 from octavo.checkpoint.source import open_source
 from octavo.cli import resolve
-from octavo.cli.table import binary, columns, count
 from octavo.core.layout import PAGE, pages_for
+from octavo.core.table import binary, columns, count
 from octavo.engine.launch import memory_plan
 from octavo.engine.limits import MemoryLimit, memory_limit
 from octavo.engine.memory import MemoryPlan

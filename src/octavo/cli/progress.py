@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from octavo.cli.table import binary
+from octavo.core.table import binary
 
 WIDTH = 30  # characters of the bar
 REDRAW_SECONDS = 0.1

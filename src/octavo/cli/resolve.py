@@ -36,13 +36,30 @@ def path(args: argparse.Namespace) -> Path:
         progress.close()
 
 
+def isa(name: str | None = None) -> str:
+    """The instruction set that the native kernels use: `name`, or the default. Raises ModelError or InvalidValue."""
+    try:
+        from octavo.kernels import native
+
+        chosen = name or native.isa()
+    except ValueError as error:
+        raise InvalidValue("OCTAVO_ISA", os.environ.get("OCTAVO_ISA"), str(error)) from None
+    except (ImportError, OSError) as error:
+        raise ModelError(
+            f"the native kernels do not load: {error}; --executor reference is slow but always there"
+        ) from None
+    if chosen not in native.isas():
+        raise InvalidValue("isa", chosen, f"this processor runs {', '.join(native.isas())}")
+    return chosen
+
+
 def launch(args: argparse.Namespace, model: Path, *, sequences: int | None = None) -> LaunchConfig:
     """What starts an engine on `model`, from the flags. Raises InvalidValue and ModelError.
 
     sequences: how many run at once, where no flag says so; the memory for keys and values is that of so many.
     """
-    if args.command != "plan":
-        _check_kernels(args.executor)
+    if args.command != "plan" and args.executor == "cpu":
+        isa()
     return LaunchConfig(
         model=str(model),
         name=args.model,
@@ -61,19 +78,3 @@ def licence(args: argparse.Namespace, found: Path) -> str | None:
         with open_source(found) as source:
             stated = source.metadata.get("general.license")
     return stated if isinstance(stated, str) and stated else None
-
-
-def _check_kernels(executor: str) -> None:
-    """Raise ModelError or InvalidValue, of one line, where the chosen executor cannot run here."""
-    if executor != "cpu":
-        return
-    from octavo.kernels import native
-
-    try:
-        native.isa()
-    except ValueError as error:
-        raise InvalidValue("OCTAVO_ISA", os.environ.get("OCTAVO_ISA"), str(error)) from None
-    except (ImportError, OSError) as error:
-        raise ModelError(
-            f"the native kernels do not load: {error}; --executor reference is slow but always there"
-        ) from None

@@ -19,9 +19,9 @@ from octavo import __version__
 from octavo.checkpoint.source import open_source
 from octavo.cli import flags, resolve
 from octavo.cli.progress import Progress
-from octavo.cli.table import binary, columns, count
 from octavo.core.layout import pages_for
 from octavo.core.status import EngineInfo
+from octavo.core.table import binary, columns, count
 from octavo.engine.client import ProcessClient
 from octavo.engine.launch import memory_plan
 from octavo.server.config import ServerConfig

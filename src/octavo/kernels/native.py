@@ -141,6 +141,7 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         "octavo_workspace": (c_int64, [POINTER(Config), POINTER(COp), c_int32]),
         "octavo_bind_pages": (None, [c_void_p, c_void_p, c_int64]),
         "octavo_run": (None, [c_void_p, POINTER(CBatch), POINTER(CDrawn)]),
+        "octavo_times": (c_int64, [c_void_p, POINTER(c_double), c_int32]),
         "octavo_measure": (c_int32, [c_char_p, c_int32, POINTER(c_double)]),
     }
     for name, (result, arguments) in signatures.items():
@@ -187,15 +188,16 @@ def features() -> list[str]:
     return [name for name in wanted if name in flags]
 
 
-def measure(threads: int) -> dict[str, float]:
+def measure(threads: int, isa_name: str | None = None) -> dict[str, float]:
     """What this machine can do with `threads` threads, best of three: memory read and arithmetic peaks.
 
-    Raises MemoryError where there is no memory, 64 to 256 MiB a thread, or no thread.
+    isa_name: whose arithmetic is measured, None: that of `isa()`. Raises MemoryError where there is no memory, 64 to
+    256 MiB a thread, or no thread.
     """
     if threads < 1:
         raise ValueError(f"threads: {threads}; at least 1 is needed")
     rates = (c_double * 4)()
-    if library().octavo_measure(isa().encode(), threads, rates) != 0:
+    if library().octavo_measure((isa_name or isa()).encode(), threads, rates) != 0:
         raise MemoryError(f"no memory or threads to measure {threads} threads with: at least 64 MiB each are needed")
     return dict(zip(("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s"), rates, strict=True))
 
@@ -240,6 +242,16 @@ def _pointer(name: str, array: Array, dtype: Any) -> int:
         order = "contiguous" if array.flags.c_contiguous else "not contiguous"
         raise TypeError(f"{name}: {order} {array.dtype}; contiguous {np.dtype(dtype)} is needed")
     return int(array.ctypes.data)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds spent in `runs` runs: in each op, in drawing, and in all; what is over was spent between the ops."""
+
+    runs: int
+    ops: tuple[float, ...]
+    draw: float
+    total: float
 
 
 class Plan:
@@ -291,6 +303,13 @@ class Plan:
         drawn = CDrawn(alternatives=alternatives, **{name: array.ctypes.data for name, array in out.items()})
         library().octavo_run(self._handle, batch, drawn)
         return out
+
+    def times(self, reset: bool = True) -> Times:
+        """Where time went since the plan was made or the times last reset."""
+        assert self._handle, "the executor is closed"
+        seconds = (c_double * (len(self._ops) + 2))()
+        runs = int(library().octavo_times(self._handle, seconds, reset))
+        return Times(runs, tuple(seconds[:-2]), seconds[-2], seconds[-1])
 
     def close(self) -> None:
         """Stop the threads. May be called twice. Does nothing in a forked process, which has none of the threads."""

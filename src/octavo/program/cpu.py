@@ -62,6 +62,10 @@ class Cpu:
         logits: npt.NDArray[np.float32] = self._plan.run(self._arrays(batch), 0, logits=True)["logits"]
         return logits
 
+    def times(self) -> native.Times:
+        """Where time went since this was last asked, op by op in the program's order."""
+        return self._plan.times()
+
     def workspace_bytes(self) -> int:
         """Bytes of working memory beside weights and pages."""
         return self._plan.workspace_bytes

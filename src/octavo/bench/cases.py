@@ -1,0 +1,143 @@
+"""Random programs of any shape, and the forms they come in: what the parity test compares and what `bench` times.
+
+The same seed gives the same bytes everywhere. A form that is timed is one of FORMS, a number of heads one of HEADS, and
+tests/made/op_cases.py makes a case of each: no kernel is timed that is not compared with the reference. Knows no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.core.layout import KvLayout
+from octavo.kernels.weight import Layout, Weight, to_bfloat16
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Rope
+
+QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M)
+HEADS = ((9, 3, 64), (14, 2, 64), (32, 8, 64))  # (heads, kv_heads, head_dim) of SmolLM2, Qwen2.5-0.5B, Llama-3.2-1B
+VOCAB = 211
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a matrix is stored. group: inputs that share a scale; 0: all inputs of an output, or no scales at all."""
+
+    layout: Layout
+    group: int = 0
+
+    @property
+    def name(self) -> str:
+        """Such as "BF16", "W4M/32", "W8/row"."""
+        return self.layout.name + (f"/{self.group or 'row'}" if self.layout in QUANTIZED else "")
+
+
+FORMS = (
+    Form(Layout.F32),
+    Form(Layout.BF16),
+    Form(Layout.W8),
+    *(Form(layout, group) for layout in QUANTIZED for group in (32, 64, 128)),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What varies between the programs."""
+
+    layout: Layout = Layout.F32
+    width: int = 64
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 32
+    inner: int = 96
+    group: int = 32  # inputs that share a scale, of a quantized weight and of what it reads
+    bias: bool = False
+    kv_dtype: str = "float32"
+    act_bits: int = 0  # 0: the layout's own
+    layers: int = 1
+    vocab: int = VOCAB
+
+
+def act(shape: Shape) -> Act:
+    """The input form that belongs to a shape's layout."""
+    bits = shape.act_bits or {Layout.F32: 32, Layout.BF16: 16}.get(shape.layout, 8)
+    return Act(bits, shape.group if bits == 8 else 0)
+
+
+def random_weight(rng: np.random.Generator, shape: Shape, rows: int, cols: int) -> Weight:
+    """A matrix whose product with unit inputs has about unit size."""
+    size = cols**-0.5
+    if shape.layout not in QUANTIZED:
+        values = rng.normal(0, size, (rows, cols)).astype(np.float32)
+        return Weight.float32(values) if shape.layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
+    steps = 73.0 if shape.layout is Layout.W8 else 4.6  # the standard deviation of the codes
+    scale = (rng.uniform(0.5, 1.5, (rows, cols // shape.group)) * size / steps).astype(np.float16)
+    if shape.layout is Layout.W8:
+        return Weight.int8(rng.integers(-127, 128, (rows, cols)).astype(np.int8), scale)
+    codes = rng.integers(0, 16, (rows, cols)).astype(np.uint8)
+    if shape.layout is Layout.W4:
+        return Weight.int4(codes, scale)
+    return Weight.int4_min(codes, scale, (scale * rng.uniform(-9, -6, scale.shape)).astype(np.float16))
+
+
+def plain_rope(head_dim: int, positions: int) -> Rope:
+    """Rotation tables without scaling."""
+    angles = np.outer(np.arange(positions), 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim))
+    return Rope(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+
+
+def vector(rng: np.random.Generator, size: int) -> Floats:
+    """Norm weights: near one."""
+    return rng.uniform(0.5, 1.5, size).astype(np.float32)
+
+
+def bias(rng: np.random.Generator, shape: Shape, size: int) -> Floats | None:
+    """A random bias, where the shape has biases."""
+    return rng.normal(0, 0.3, size).astype(np.float32) if shape.bias else None
+
+
+def attention(rng: np.random.Generator, shape: Shape, layer: int, rope: Rope) -> list[Op]:
+    """Norm, Qkv, Attend, Proj."""
+    form, inputs, keys = act(shape), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    q, k, v = (random_weight(rng, shape, rows, shape.width) for rows in (inputs, keys, keys))
+    biases = [bias(rng, shape, rows) for rows in (inputs, keys, keys)]
+    return [
+        Norm(vector(rng, shape.width), 1e-5, form),
+        Qkv(q, k, v, *biases, rope=rope, layer=layer, act=form),
+        Attend(layer, 2 * shape.head_dim**-0.5, form),  # sharper than usual, so that places matter
+        Proj(random_weight(rng, shape, shape.width, inputs), bias(rng, shape, shape.width), form),
+    ]
+
+
+def feed_forward(rng: np.random.Generator, shape: Shape) -> list[Op]:
+    """Norm, FfnIn, Proj."""
+    form = act(shape)
+    gate, up = (random_weight(rng, shape, shape.inner, shape.width) for _ in range(2))
+    gate_bias, up_bias = (bias(rng, shape, shape.inner) for _ in range(2))
+    return [
+        Norm(vector(rng, shape.width), 1e-6, form),
+        FfnIn(gate, up, gate_bias, up_bias, form, form),
+        Proj(random_weight(rng, shape, shape.width, shape.inner), bias(rng, shape, shape.width), form),
+    ]
+
+
+def make_program(rng: np.random.Generator, shape: Shape, parts: str, max_len: int = 544) -> Program:
+    """A program of Embed, the `parts` of each layer ("a": attention, "f": feed-forward), and Head.
+
+    "e" in parts: the embedding has the shape's layout, "h": the head has it, "t": they are one weight, tied. What is
+    not named is float32, so that an error is an error of the part under test.
+    """
+    plain, vocab = Shape(width=shape.width), shape.vocab
+    table = random_weight(rng, shape if "e" in parts or "t" in parts else plain, vocab, shape.width)
+    head = table if "t" in parts else random_weight(rng, shape if "h" in parts else plain, vocab, shape.width)
+    rope = plain_rope(shape.head_dim, max_len)
+    ops: list[Op] = [Embed(table, 1.0 if "t" in parts else 3.5)]
+    for layer in range(shape.layers):
+        ops += attention(rng, shape, layer, rope) if "a" in parts else []
+        ops += feed_forward(rng, shape) if "f" in parts else []
+    ops.append(Head(vector(rng, shape.width), 1e-5, head, act(shape if "h" in parts or "t" in parts else plain)))
+    kv = KvLayout(shape.layers, shape.kv_heads, shape.head_dim, shape.kv_dtype)
+    return Program(tuple(ops), shape.width, shape.heads, kv, vocab, max_len)

@@ -1,0 +1,123 @@
+"""What a step cannot do without: bytes to move and operations to compute, op by op. Pure counting, nothing is run.
+
+Bytes are those of weights, of the rows of the token table, and of keys and values, read or written once in a step; what
+one op leaves for the next is taken to stay in the caches and not counted. Operations are products and sums, a
+multiplication and its addition being two, by the form of their inputs: int8, bfloat16 or float32. Of attention, the
+two products count, of norms four operations for each element, of drawing one comparison for each logit; softmax,
+rotations, activation functions and quantization do not count. Padding never counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from octavo.kernels.weight import PANEL, Weight
+from octavo.program.batch import Batch
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv
+
+KINDS = ("embed", "norm", "qkv", "attend", "proj(o)", "ffn_in", "proj(down)", "head", "draw")
+PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
+BITS = {8: "int8", 16: "bf16", 32: "fp32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes read and written, and operations by the form of their inputs. Costs add up."""
+
+    read: int = 0
+    written: int = 0
+    int8: int = 0
+    bf16: int = 0
+    fp32: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    @property
+    def moved(self) -> int:
+        """Bytes read and written."""
+        return self.read + self.written
+
+    @property
+    def operations(self) -> int:
+        """Operations of all forms."""
+        return self.int8 + self.bf16 + self.fp32
+
+    def moving(self, rates: Mapping[str, float]) -> float:
+        """Seconds that its bytes take at the bandwidth of `rates`, which are those of native.measure."""
+        return self.moved / rates["read_gb_s"] / 1e9
+
+    def computing(self, rates: Mapping[str, float]) -> float:
+        """Seconds that its operations take at the peaks of `rates`; the times of different forms add up."""
+        return sum(getattr(self, form) / rates[rate] for form, rate in PEAKS.items()) / 1e9
+
+    def limit(self, rates: Mapping[str, float]) -> float:
+        """Seconds below which it cannot be done: the larger of both (Williams et al. 2009, "Roofline")."""
+        return max(self.moving(rates), self.computing(rates))
+
+
+def kinds(program: Program) -> list[str]:
+    """What each op of a program is, one of KINDS: projections are told apart by what they read."""
+    out: list[str] = []
+    source = "proj(o)"
+    for op in program.ops:
+        match op:
+            case Attend():
+                source = "proj(o)"
+            case FfnIn():
+                source = "proj(down)"
+        names = {Embed: "embed", Norm: "norm", Qkv: "qkv", Attend: "attend", FfnIn: "ffn_in", Head: "head"}
+        out.append(source if isinstance(op, Proj) else names[type(op)])
+    return out
+
+
+def costs(program: Program, batch: Batch) -> list[Cost]:
+    """The cost of each op of a program in one step, and behind them that of drawing."""
+    drawing = Cost(fp32=len(batch.head.rows) * program.vocab)
+    return [*(_cost(op, program, batch) for op in program.ops), drawing]
+
+
+def by_kind(program: Program, values: list[Cost]) -> dict[str, Cost]:
+    """Sums of `costs` over the ops of each kind, in the order of KINDS; what the program lacks is left out."""
+    out = dict.fromkeys(KINDS, Cost())
+    names = [*kinds(program), "draw"]
+    for kind, value in zip(names, values, strict=True):
+        out[kind] += value
+    return {kind: value for kind, value in out.items() if kind in names}
+
+
+def _cost(op: Op, program: Program, batch: Batch) -> Cost:
+    tokens, head = len(batch.ids), len(batch.head.rows)
+    token_bytes = program.kv.token_bytes // program.kv.layers
+    match op:
+        case Embed():
+            return Cost(read=tokens * _row_bytes(op.table), fp32=tokens * program.width if op.scale != 1 else 0)
+        case Norm():
+            return Cost(fp32=4 * tokens * program.width)
+        case Qkv():
+            return _products((op.q, op.k, op.v), tokens, op.act) + Cost(written=tokens * token_bytes)
+        case Attend():
+            seen = int(batch.positions.sum()) + tokens  # keys, over all rows
+            products = 4 * seen * program.heads * program.kv.head_dim
+            read = int(batch.kv_lens.sum()) * token_bytes
+            return Cost(read, fp32=products) if program.kv.dtype == "float32" else Cost(read, bf16=products)
+        case Proj():
+            return _products((op.weight,), tokens, op.act)
+        case FfnIn():
+            return _products((op.gate, op.up), tokens, op.act)
+        case Head():
+            return _products((op.weight,), head, op.act) + Cost(fp32=4 * head * program.width)
+
+
+def _products(weights: tuple[Weight, ...], rows: int, act: Act) -> Cost:
+    """Matrices against `rows` rows of inputs in the form of `act`; none, and nothing is read."""
+    if rows == 0:
+        return Cost()
+    count = sum(2 * rows * weight.rows * weight.cols for weight in weights)
+    return Cost(read=sum(weight.nbytes for weight in weights), **{BITS[act.bits]: count})
+
+
+def _row_bytes(weight: Weight) -> int:
+    """What one row of a packed matrix takes."""
+    return weight.nbytes // (weight.panels * PANEL)
