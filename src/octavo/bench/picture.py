@@ -208,8 +208,8 @@ def _forest(axes: Axes, point: dict[str, Any]) -> None:
             axes.plot(ends, (place, place), color=colour, linewidth=2, alpha=pale)
             label = f"{server} / {first}" if metric == next(iter(found)) else None
             axes.plot([ratio["ratio"]], [place], "o", color=colour, alpha=pale, label=label)
-            where = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(f"{ratio['ratio']:.2f}", (ratio["ratio"], place), **where)
+            text = f"{ratio['ratio']:.2f}"
+            axes.annotate(text, (ratio["ratio"], place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
