@@ -12,6 +12,7 @@ namespace octavo {
 constexpr int PAGE = 32;       // tokens in a page
 constexpr int PANEL = 32;      // outputs in a panel
 constexpr int TILE = 8;        // most rows in a row tile
+constexpr int ITEM_ROWS = 96;  // most rows in an item of attention: whole tiles
 constexpr int BLOCK = 512;     // tokens of keys whose softmax is taken at once; partial results meet at its multiples
 constexpr int SUM_GROUP = 32;  // inputs whose code sum is kept
 
@@ -38,9 +39,11 @@ struct Rows {
 };
 
 // One unit of attention work: rows [row0, row0 + rows) of (token, head in group) of one run and one key head, against
-// the blocks of keys [block0, block1). partial >= 0: its results go to that place, to be merged in order of blocks.
+// the blocks of keys [block0, block1). partial >= 0: it is one tile of rows, and its results go to that place, to be
+// merged in order of blocks.
 struct Item {
   int32_t run, kv_head, row0, rows, block0, block1, partial;
+  int64_t cost;  // about proportional to the time it takes
 };
 
 // Items of one tile of rows whose blocks were computed apart: partials [first, first + count).
