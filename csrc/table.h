@@ -9,12 +9,12 @@
 
 namespace octavo {
 
-constexpr int PAGE = 32;       // tokens in a page
-constexpr int PANEL = 32;      // outputs in a panel
-constexpr int TILE = 8;        // most rows in a row tile
-constexpr int ITEM_ROWS = 96;  // most rows in an item of attention: whole tiles
-constexpr int BLOCK = 512;     // tokens of keys whose softmax is taken at once; partial results meet at its multiples
-constexpr int SUM_GROUP = 32;  // inputs whose code sum is kept
+constexpr int PAGE = 32;        // tokens in a page
+constexpr int PANEL = 32;       // outputs in a panel
+constexpr int TILE = 8;         // most rows in a row tile
+constexpr int ITEM_ROWS = 192;  // most rows in an item of attention: whole tiles
+constexpr int BLOCK = 512;      // tokens of keys whose softmax is taken at once; partial results meet at its multiples
+constexpr int SUM_GROUP = 32;   // inputs whose code sum is kept
 
 // Rows are cut into tiles of at most TILE rows whose sizes differ by at most one.
 inline int tiles_of(int rows) {

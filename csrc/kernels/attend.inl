@@ -2,6 +2,8 @@
 // own keys and the fixed ends of blocks alone: every sum has the same order for all numbers of rows, forms of pages and
 // cuts of the work.
 
+// How far reading runs ahead of itself, in panels of one page (2 KiB of bfloat16).
+constexpr int AHEAD = 4;
 // Widening pages to float32 pays for itself from this many tiles on.
 constexpr int WIDEN_TILES = 4;
 #if defined(OCTAVO_AVX512)
@@ -32,8 +34,8 @@ struct Keys {
 // A page-head of bfloat16 as one of float32.
 static void widen(const uint8_t* from, const uint8_t* next, int D, float* to) {
   for (int i = 0; i < D; ++i, to += 2 * PANEL) {
-    __builtin_prefetch(next + i * 128);
-    __builtin_prefetch(next + i * 128 + 64);
+    __builtin_prefetch(next + i * 128, 0, 2);
+    __builtin_prefetch(next + i * 128 + 64, 0, 2);
     const B w0 = b_load(from + i * 128), w1 = b_load(from + i * 128 + 64);
     f_store(to, b_even(w0));
     f_store(to + 16, b_even(w1));
@@ -47,8 +49,8 @@ template <int N>
 INLINE void add_pairs(F (&c)[N][2], const uint8_t* panel, const uint8_t* next, int pairs, const float* a, long row) {
   const uint32_t* x = reinterpret_cast<const uint32_t*>(a);
   for (int i = 0; i < pairs; ++i) {
-    __builtin_prefetch(next + i * 128);
-    __builtin_prefetch(next + i * 128 + 64);
+    __builtin_prefetch(next + i * 128, 0, 2);
+    __builtin_prefetch(next + i * 128 + 64, 0, 2);
     bf16_step<N>(c, panel + i * 128, x + i * (PAIRS ? 1 : 2), row, 1);
   }
 }
@@ -59,37 +61,47 @@ INLINE void add_wide(F (&c)[N][2], const uint8_t* panel, int count, const float*
   for (int i = 0; i < count; ++i) f32_step<N>(c, w + i * PANEL, a + i, row);
 }
 
+// Scores in one page of keys that rows do not see become -inf; row m sees the first limit[m] - first.
+static void hide_scores(int n, const int* limit, int first, float* scores) {
+  for (int m = 0; m < n; ++m)
+    for (int t = limit[m] > first ? limit[m] - first : 0; t < PAGE; ++t) scores[m * BLOCK + t] = -__builtin_inff();
+}
+
 // Scores of N rows with the keys of `pages` pages, and their largest; scores of keys a row does not see are -inf.
 template <int N>
 INLINE void score_rows(const Keys& keys, int D, int pages, const float* q, const int* limit, float* scores,
                        float* top) {
-  const F lowest = f_set(-__builtin_inff());
   F best[N];
   int least = limit[0];
   for (int m = 0; m < N; ++m) {
-    best[m] = lowest;
+    best[m] = f_set(-__builtin_inff());
     least = limit[m] < least ? limit[m] : least;
   }
+  const int ahead = D < AHEAD * PANEL ? AHEAD * PANEL / D : 1;
   for (int i = 0; i < pages; ++i) {
     F c[N][2];
+#pragma GCC unroll 8
     for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
     if (keys.wide) {
       add_wide<N>(c, keys.page[i], D, q, D);
     } else {
-      const uint8_t* next = i + 1 < pages ? keys.page[i + 1] : keys.page[0] + size_t(PAGE) * D * 2;
+      const int j = i + ahead;
+      const uint8_t* next = j < pages ? keys.page[j] : keys.page[j % pages] + size_t(PAGE) * D * 2;
       add_pairs<N>(c, keys.page[i], next, D / 2, q, PAIRS ? D / 2 : D);
     }
-    const int first = keys.first + i * PAGE;
+    float* score = scores + i * PAGE;
+#pragma GCC unroll 8
     for (int m = 0; m < N; ++m) {
-      float* score = scores + m * BLOCK + i * PAGE;
-      f_store(score, c[m][0]);
-      f_store(score + 16, c[m][1]);
-      if (first + PAGE > least) {
-        for (int t = limit[m] > first ? limit[m] - first : 0; t < PAGE; ++t) score[t] = -__builtin_inff();
-        c[m][0] = f_load(score);
-        c[m][1] = f_load(score + 16);
-      }
-      best[m] = f_max(best[m], f_max(c[m][0], c[m][1]));
+      f_store(score + m * BLOCK, c[m][0]);
+      f_store(score + m * BLOCK + 16, c[m][1]);
+    }
+    if (keys.first + (i + 1) * PAGE <= least) {
+#pragma GCC unroll 8
+      for (int m = 0; m < N; ++m) best[m] = f_max(best[m], f_max(c[m][0], c[m][1]));
+    } else {
+      hide_scores(N, limit, keys.first + i * PAGE, score);
+      for (int m = 0; m < N; ++m)
+        best[m] = f_max(best[m], f_max(f_load(score + m * BLOCK), f_load(score + m * BLOCK + 16)));
     }
   }
   for (int m = 0; m < N; ++m) top[m] = limit[m] > keys.first ? f_hmax(best[m]) : 0.f;
@@ -128,6 +140,7 @@ INLINE void add_values(const Keys& keys, int D, int count, const float* scores, 
   const size_t values = size_t(PAGE) * D * (keys.wide ? 4 : 2), panel_size = values / panels;
   for (int p = 0; p < panels; ++p) {
     F c[N][2];
+#pragma GCC unroll 8
     for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
     for (int i = 0; i < pages; ++i) {
       const int tokens = count - i * PAGE < PAGE ? count - i * PAGE : PAGE;
@@ -135,12 +148,13 @@ INLINE void add_values(const Keys& keys, int D, int count, const float* scores, 
       if (keys.wide) {
         add_wide<N>(c, panel, tokens, scores + i * PAGE, BLOCK);
       } else {
-        const uint8_t* next = i + 1 < pages    ? keys.page[i + 1] + values + p * panel_size
-                              : p + 1 < panels ? keys.page[0] + values + (p + 1) * panel_size
-                                               : keys.next;
+        const int j = p * pages + i + AHEAD, beyond = j - panels * pages;
+        const uint8_t* next = beyond < 0 ? keys.page[j % pages] + values + j / pages * panel_size
+                                         : keys.next + (beyond < panels ? beyond : 0) * panel_size;
         add_pairs<N>(c, panel, next, tokens / 2, scores + i * (PAIRS ? PAGE / 2 : PAGE), BLOCK);
       }
     }
+#pragma GCC unroll 8
     for (int m = 0; m < N; ++m) {
       f_store(part + m * D + p * PANEL, c[m][0]);
       f_store(part + m * D + p * PANEL + 16, c[m][1]);
@@ -236,17 +250,26 @@ static void take_queries(const ItemRows& rows, int n, float factor, Scratch& s) 
   }
 }
 
-static Keys keys_of(const Context& context, const octavo_op& op, const Item& item, int block, int count, bool widened,
-                    Scratch& s) {
-  const octavo_config& config = *context.config;
+INLINE const int32_t* table_of(const Context& context, const Item& item) {
   const octavo_batch& batch = context.step->batch;
-  const int32_t* pages = batch.tables + batch.slots[item.run] * batch.table_stride + block * (BLOCK / PAGE);
+  return batch.tables + batch.slots[item.run] * batch.table_stride;
+}
+
+// `next`: the item that this thread takes after this one, or null.
+static Keys keys_of(const Context& context, const octavo_op& op, const Item& item, const Item* next, int block,
+                    int count, bool widened, Scratch& s) {
+  const octavo_config& config = *context.config;
+  const int32_t* pages = table_of(context, item) + block * (BLOCK / PAGE);
   const int n = ((count < BLOCK ? count : BLOCK) + PAGE - 1) / PAGE;
   Keys keys;
   keys.first = block * BLOCK;
   keys.wide = widened || config.kv_float32;
   for (int i = 0; i < n; ++i) keys.page[i] = page_head(context, op.layer, pages[i], item.kv_head);
-  keys.next = block + 1 < item.block1 ? page_head(context, op.layer, pages[BLOCK / PAGE], item.kv_head) : keys.page[0];
+  keys.next = keys.page[n - 1];
+  if (block + 1 < item.block1)
+    keys.next = page_head(context, op.layer, pages[BLOCK / PAGE], item.kv_head);
+  else if (next != nullptr)
+    keys.next = page_head(context, op.layer, table_of(context, *next)[next->block0 * (BLOCK / PAGE)], next->kv_head);
   if (!widened) return keys;
   for (int i = 0; i < n; ++i) {
     float* to = s.wide + size_t(i) * 2 * PAGE * config.head_dim;
@@ -256,7 +279,7 @@ static Keys keys_of(const Context& context, const octavo_op& op, const Item& ite
   return keys;
 }
 
-static void attend_item(const octavo_op& op, const Context& context, const Item& item, Scratch& s) {
+static void attend_item(const octavo_op& op, const Context& context, const Item& item, const Item* next, Scratch& s) {
   const octavo_config& config = *context.config;
   const int D = config.head_dim, tiles = tiles_of(item.rows);
   const ItemRows rows(context, item.run, item.row0, item.kv_head);
@@ -264,7 +287,8 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
   const int q_row = PAIRS && !config.kv_float32 ? D / 2 : D;
   take_queries(rows, item.rows, op.scale, s);
   for (int block = item.block0; block < item.block1; ++block) {
-    const Keys keys = keys_of(context, op, item, block, s.limit[item.rows - 1] - block * BLOCK, widened, s);
+    const int count = s.limit[item.rows - 1] - block * BLOCK;
+    const Keys keys = keys_of(context, op, item, next, block, count, widened, s);
     for (int tile = 0; tile < tiles; ++tile) {
       const int end = tile_start(item.rows, tiles, tile + 1);
       for (int i = tile_start(item.rows, tiles, tile); i < end; i += ROWS) {
@@ -299,7 +323,8 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
   s.wide = s.q + ITEM_ROWS * D;
   int first, last;
   while (context.pool->claim(tid, step.item_count, &first, &last)) {
-    for (int i = first; i < last; ++i) attend_item(op, context, step.items[i], s);
+    for (int i = first; i < last; ++i)
+      attend_item(op, context, step.items[i], i + 1 < last ? step.items + i + 1 : nullptr, s);
   }
   context.pool->meet(tid);
   if (step.merge_count > 0) {
