@@ -14,11 +14,12 @@ constexpr bool WIDENS = false;  // dots take bfloat16 as it is, or widening hide
 
 // Working memory of one thread, for one item.
 struct Scratch {
-  float* scores;         // [TILE][BLOCK]: scores, then probabilities in the form the dots read
-  float* part;           // [TILE][D]: weighted values of one block
-  float* q;              // [rows of the item][D] in the form the dots read
-  float* wide;           // [BLOCK / PAGE] page-heads widened to float32
-  int limit[ITEM_ROWS];  // keys each row sees
+  float* scores;          // [TILE][BLOCK]: scores, then probabilities in the form the dots read
+  float* part;            // [TILE][D]: weighted values of one block
+  float* q;               // [rows of the item][D] in the form the dots read
+  float* wide;            // [BLOCK / PAGE] page-heads widened to float32
+  float* row[ITEM_ROWS];  // where each row's query lies, and its result
+  int limit[ITEM_ROWS];   // keys each row sees
   float top[ITEM_ROWS + LANES], sum[ITEM_ROWS + LANES];    // of the blocks so far
   float block_top[TILE + LANES], block_sum[TILE + LANES];  // of one block and tile
 };
@@ -61,12 +62,6 @@ INLINE void add_wide(F (&c)[N][2], const uint8_t* panel, int count, const float*
   for (int i = 0; i < count; ++i) f32_step<N>(c, w + i * PANEL, a + i, row);
 }
 
-// Scores in one page of keys that rows do not see become -inf; row m sees the first limit[m] - first.
-static void hide_scores(int n, const int* limit, int first, float* scores) {
-  for (int m = 0; m < n; ++m)
-    for (int t = limit[m] > first ? limit[m] - first : 0; t < PAGE; ++t) scores[m * BLOCK + t] = -__builtin_inff();
-}
-
 // Scores of N rows with the keys of `pages` pages, and their largest; scores of keys a row does not see are -inf.
 template <int N>
 INLINE void score_rows(const Keys& keys, int D, int pages, const float* q, const int* limit, float* scores,
@@ -99,9 +94,14 @@ INLINE void score_rows(const Keys& keys, int D, int pages, const float* q, const
 #pragma GCC unroll 8
       for (int m = 0; m < N; ++m) best[m] = f_max(best[m], f_max(c[m][0], c[m][1]));
     } else {
-      hide_scores(N, limit, keys.first + i * PAGE, score);
-      for (int m = 0; m < N; ++m)
-        best[m] = f_max(best[m], f_max(f_load(score + m * BLOCK), f_load(score + m * BLOCK + 16)));
+      for (int m = 0; m < N; ++m) {
+        float* at = score + m * BLOCK;
+        const int seen = limit[m] - keys.first - i * PAGE;
+        const F low = f_hide(f_load(at), seen), high = f_hide(f_load(at + 16), seen - 16);
+        f_store(at, low);
+        f_store(at + 16, high);
+        best[m] = f_max(best[m], f_max(low, high));
+      }
     }
   }
   for (int m = 0; m < N; ++m) top[m] = limit[m] > keys.first ? f_hmax(best[m]) : 0.f;
@@ -180,32 +180,32 @@ static void attend_block(const octavo_config& config, const Keys& keys, const fl
   }
 }
 
-// Rows of an item: (token, head in group), token by token. Queries and results lie in the same place.
-struct ItemRows {
-  const Context& context;
-  int token0, row0, kv_head;
-
-  ItemRows(const Context& all, int run, int row, int head)
-      : context(all), token0(all.step->batch.starts[run]), row0(row), kv_head(head) {}
-  int group() const { return context.config->heads / context.config->kv_heads; }
-  int token(int i) const { return token0 + (row0 + i) / group(); }
-  float* at(int i) const {
-    const octavo_config& config = *context.config;
-    const int head = kv_head * group() + (row0 + i) % group();
-    return context.memory->q + (size_t(token(i)) * config.heads + head) * config.head_dim;
+// Where each of `count` rows (token, head in group) of a run lies, from row0 on, and how many keys it sees. Queries and
+// results share their place.
+static void place_rows(const Context& context, int run, int kv_head, int row0, int count, Scratch& s) {
+  const octavo_config& config = *context.config;
+  const octavo_batch& batch = context.step->batch;
+  const int group = config.heads / config.kv_heads;
+  int token = batch.starts[run] + row0 / group, head = row0 % group;
+  for (int i = 0; i < count; ++i) {
+    s.row[i] = context.memory->q + (size_t(token) * config.heads + kv_head * group + head) * config.head_dim;
+    s.limit[i] = batch.positions[token] + 1;
+    if (++head == group) {
+      head = 0;
+      ++token;
+    }
   }
-};
+}
 
-// Adds one block's result for rows [i0, i0 + n), n <= TILE, to what the blocks before it gave. Always called in order
-// of blocks. Tops and sums are readable, and tops and sums of the result writable, to LANES values.
-static void merge_rows(const ItemRows& rows, int i0, int n, bool first, const float* part, const float* top,
-                       const float* sum, float* out_top, float* out_sum) {
-  const int D = rows.context.config->head_dim;
+// Adds one block's result to what the blocks before it gave. Always called in order of blocks. n <= TILE; tops and sums
+// are readable to LANES values.
+static void merge_rows(int n, int D, bool first, const float* part, const float* top, const float* sum,
+                       float* const* row, float* out_top, float* out_sum) {
   if (first) {
     for (int m = 0; m < n; ++m) {
       out_top[m] = top[m];
       out_sum[m] = sum[m];
-      __builtin_memcpy(rows.at(i0 + m), part + m * D, D * sizeof(float));
+      for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
     }
     return;
   }
@@ -219,29 +219,25 @@ static void merge_rows(const ItemRows& rows, int i0, int n, bool first, const fl
     out_top[m] = tops[m];
     out_sum[m] = out_sum[m] * keep[m] + sum[m] * add[m];
     const F old = f_set(keep[m]), by = f_set(add[m]);
-    float* out = rows.at(i0 + m);
-    for (int d = 0; d < D; d += LANES) f_store(out + d, f_fma(f_load(out + d), old, f_load(part + m * D + d) * by));
+    for (int d = 0; d < D; d += LANES)
+      f_store(row[m] + d, f_fma(f_load(row[m] + d), old, f_load(part + m * D + d) * by));
   }
 }
 
-static void divide_rows(const ItemRows& rows, int n, const float* sum) {
+static void divide_rows(int n, int D, float* const* row, const float* sum) {
   for (int m = 0; m < n; ++m) {
     const F by = f_set(1.f / sum[m]);
-    float* out = rows.at(m);
-    for (int d = 0; d < rows.context.config->head_dim; d += LANES) f_store(out + d, f_load(out + d) * by);
+    for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(row[m] + d) * by);
   }
 }
 
-// Queries, scaled, in the form the dots read, and what each row sees.
-static void take_queries(const ItemRows& rows, int n, float factor, Scratch& s) {
-  const octavo_config& config = *rows.context.config;
+// Queries, scaled, in the form the dots read.
+static void take_queries(const octavo_config& config, int n, float factor, Scratch& s) {
   const int D = config.head_dim;
   const F scale = f_set(factor);
   for (int i = 0; i < n; ++i) {
-    s.limit[i] = rows.context.step->batch.positions[rows.token(i)] + 1;
-    const float* q = rows.at(i);
     for (int d = 0; d < D; d += LANES) {
-      const F x = f_load(q + d) * scale;
+      const F x = f_load(s.row[i] + d) * scale;
       if (PAIRS && !config.kv_float32)
         f_store_bf16(reinterpret_cast<uint16_t*>(s.q) + i * D + d, x);
       else
@@ -282,10 +278,10 @@ static Keys keys_of(const Context& context, const octavo_op& op, const Item& ite
 static void attend_item(const octavo_op& op, const Context& context, const Item& item, const Item* next, Scratch& s) {
   const octavo_config& config = *context.config;
   const int D = config.head_dim, tiles = tiles_of(item.rows);
-  const ItemRows rows(context, item.run, item.row0, item.kv_head);
   const bool widened = WIDENS && !config.kv_float32 && tiles >= WIDEN_TILES;
   const int q_row = PAIRS && !config.kv_float32 ? D / 2 : D;
-  take_queries(rows, item.rows, op.scale, s);
+  place_rows(context, item.run, item.kv_head, item.row0, item.rows, s);
+  take_queries(config, item.rows, op.scale, s);
   for (int block = item.block0; block < item.block1; ++block) {
     const int count = s.limit[item.rows - 1] - block * BLOCK;
     const Keys keys = keys_of(context, op, item, next, block, count, widened, s);
@@ -297,7 +293,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
         float *top = s.block_top, *sum = s.block_sum;
         WITH_ROWS(n, attend_block, config, keys, s.q + i * q_row, s.limit + i, s, top, sum)
         if (item.partial < 0) {
-          merge_rows(rows, i, n, block == item.block0, s.part, top, sum, s.top + i, s.sum + i);
+          merge_rows(n, D, block == item.block0, s.part, top, sum, s.row + i, s.top + i, s.sum + i);
           continue;
         }
         // One block of many, merged later: [TILE] tops, [TILE] sums, [TILE][D] values.
@@ -308,7 +304,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
       }
     }
   }
-  if (item.partial < 0) divide_rows(rows, item.rows, s.sum);
+  if (item.partial < 0) divide_rows(item.rows, D, s.row, s.sum);
 }
 
 static void attend(const octavo_op& op, const Context& context, Rows& out, int tid) {
@@ -331,12 +327,12 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
     while (context.pool->claim(tid, step.merge_count, &first, &last)) {
       for (int i = first; i < last; ++i) {
         const Merge& merge = step.merges[i];
-        const ItemRows rows(context, merge.run, merge.row0, merge.kv_head);
+        place_rows(context, merge.run, merge.kv_head, merge.row0, merge.rows, s);
         for (int part = 0; part < merge.count; ++part) {
           const float* place = context.memory->partials + size_t(merge.first + part) * TILE * (D + 2);
-          merge_rows(rows, 0, merge.rows, part == 0, place + 2 * TILE, place, place + TILE, s.top, s.sum);
+          merge_rows(merge.rows, D, part == 0, place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
         }
-        divide_rows(rows, merge.rows, s.sum);
+        divide_rows(merge.rows, D, s.row, s.sum);
       }
     }
     context.pool->meet(tid);
