@@ -100,13 +100,14 @@ struct Executor::Sizes {
     x = lines(rows * c.width * 4);
     q = lines(rows * attended * 4);
     data = lines(rows * cols * 4);
-    sums = lines(rows * (cols / SUM_GROUP) * 4);
+    sums = lines(rows * (cols / (4 * QUADS)) * 4);
     const size_t places = size_t(SPLIT_SHARE) * c.threads * blocks_of(c.max_len);
     partials = lines(places * TILE * (D + 2) * 4);
     logits = lines(size_t(c.head_rows) * padded(c.vocab, PANEL) * 4);
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
-    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * TILE * unit_cols, TILE * D, attend}));
-    arena = x + q + 2 * (data + 3 * sums) + partials + logits + scratch * c.threads;
+    scratch = lines(
+        4 * std::max({TILE * size_t(c.width), 2 * BLOCK_TILES * TILE * unit_cols, BLOCK_TILES * TILE * D, attend}));
+    arena = x + q + 2 * (data + 4 * sums) + partials + logits + scratch * c.threads;
     lists = most_items(c) * (sizeof(Item) + sizeof(Merge)) + size_t(c.max_tokens) * 5 +
             DrawScratch::bytes(c.vocab) * c.threads;
   }
@@ -141,8 +142,9 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
   for (Buffer& buffer : buffers_) {
     buffer.data = take(sizes.data);
     buffer.scale = reinterpret_cast<float*>(take(sizes.sums));
-    buffer.comp = reinterpret_cast<int32_t*>(take(sizes.sums));
-    buffer.msum = reinterpret_cast<float*>(take(sizes.sums));
+    buffer.sum = reinterpret_cast<float*>(take(sizes.sums));
+    buffer.start4 = reinterpret_cast<int32_t*>(take(sizes.sums));
+    buffer.start8 = reinterpret_cast<int32_t*>(take(sizes.sums));
   }
   memory_.partials = reinterpret_cast<float*>(take(sizes.partials));
   memory_.logits = reinterpret_cast<float*>(take(sizes.logits));
@@ -161,7 +163,7 @@ void Executor::bind_pages(uint8_t* pages, int64_t layer_stride) {
 
 Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
   const Buffer& b = buffers_[buffer];
-  return {act, rows, cols, b.data, b.scale, b.comp, b.msum};
+  return {act, rows, cols, b.data, b.scale, b.sum, b.start4, b.start8};
 }
 
 // Where each row's key goes, and the attention's work list, the same for all layers. Allocates nothing.

@@ -24,9 +24,8 @@ class Executor {
  private:
   struct Buffer {  // memory of one `h`
     uint8_t* data;
-    float* scale;
-    int32_t* comp;
-    float* msum;
+    float *scale, *sum;
+    int32_t *start4, *start8;
   };
   struct Sizes;
 

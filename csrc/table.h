@@ -9,33 +9,46 @@
 
 namespace octavo {
 
-constexpr int PAGE = 32;        // tokens in a page
-constexpr int PANEL = 32;       // outputs in a panel
-constexpr int TILE = 8;         // most rows in a row tile
-constexpr int ITEM_ROWS = 192;  // most rows in an item of attention: whole tiles
-constexpr int BLOCK = 512;      // tokens of keys whose softmax is taken at once; partial results meet at its multiples
-constexpr int SUM_GROUP = 32;   // inputs whose code sum is kept
+constexpr int PAGE = 32;         // tokens in a page
+constexpr int PANEL = 32;        // outputs in a panel
+constexpr int HEAD_PANELS = 8;   // panels of the vocabulary in one unit of work
+constexpr int BLOCK_TILES = 16;  // most tiles that a unit of weights is read for at once
+constexpr int TILE = 8;          // most rows in a row tile
+constexpr int ITEM_ROWS = 192;   // most rows in an item of attention: whole tiles
+constexpr int BLOCK = 512;       // tokens of keys whose softmax is taken at once; partial results meet at its multiples
+constexpr int QUADS = 8;         // steps of four inputs that every group of codes is a multiple of
+constexpr int DOT_BLOCK = 128;   // most inputs of one integer dot
 
-// Rows are cut into tiles of at most TILE rows whose sizes differ by at most one.
+// Sums of codes kept for each row: one for each integer dot.
+inline int sums_of(int cols, int group) {
+  return cols / group * ((group + DOT_BLOCK - 1) / DOT_BLOCK);
+}
+
+// Rows are cut into tiles of at most TILE rows whose sizes differ by at most one, the larger ones first.
 inline int tiles_of(int rows) {
   return (rows + TILE - 1) / TILE;
 }
 inline int tile_start(int rows, int tiles, int tile) {
-  return static_cast<int>(int64_t(rows) * tile / tiles);
+  const int size = rows / tiles, larger = rows % tiles;
+  return tile * size + (tile < larger ? tile : larger);
+}
+// How many tiles from this one on have its size.
+inline int tiles_alike(int rows, int tiles, int tile) {
+  return (tile < rows % tiles ? rows % tiles : tiles) - tile;
 }
 
 // Inputs of a projection, tile by tile; int8 codes share scales in the groups of the weights that read them; a tile of
 // `mr` rows starting at row r0 occupies
 //   bits 8:  codes  int8  [cols/4][mr][4]  at r0 * cols;   bits 16, 32: see vec.h (PAIRS)
-//   scale  float [cols/group][mr] at r0 * (cols/group);  comp, msum [cols/32][mr] at r0 * (cols/32)
-// comp = -8 * sum of codes; msum = scale * sum of codes, each over 32 inputs.
+//   scale  float [cols/group][mr] at r0 * (cols/group)
+//   sum, start4, start8  [sums][mr] at r0 * sums, sums = sums_of(cols, group): the sum of the codes of one dot, and
+//   what dots with weights of four and of eight bits start at (see DOT_START in vec.h).
 struct Rows {
   octavo_act act;
   int rows, cols;
   uint8_t* data;
-  float* scale;
-  int32_t* comp;
-  float* msum;
+  float *scale, *sum;
+  int32_t *start4, *start8;
 };
 
 // One unit of attention work: rows [row0, row0 + rows) of (token, head in group) of one run and one key head, against
@@ -109,7 +122,7 @@ const Kernels* kernels_for(const char* isa);
 
 // Outputs of the gated feed-forward that one unit of work makes: whole groups of the next projection's inputs.
 inline int ffn_unit(const octavo_op& op) {
-  return op.act_out.group > 2 * PANEL ? op.act_out.group : 2 * PANEL;
+  return op.act_out.group > PANEL ? op.act_out.group : PANEL;
 }
 
 inline size_t padded(int n, int to) {

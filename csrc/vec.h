@@ -3,6 +3,9 @@
 // Every reduction has one fixed order. ROWS is how many rows a micro-kernel takes; PAIRS whether bfloat16 inputs lie as
 // pairs for a dot instruction (uint32 [cols/2][mr]) or as float32 (float [cols][mr]) for fused multiply-adds.
 
+// An integer dot that starts at DOT_START has dot_value DOT_ZERO more than the integer, if that is less than 2^22 in
+// size: where one instruction multiplies and adds, the bits of 1.5 * 2^23, whose float32 counts by ones.
+
 constexpr int LANES = 16;
 constexpr float LOG2E = 1.44269504f;
 #define INLINE static inline __attribute__((always_inline))
@@ -15,8 +18,8 @@ constexpr float LOG2E = 1.44269504f;
 #include "vec/portable.h"
 #endif
 
-// 2^x: relative error 2.4e-7 on [-126, 126], 0 below, 2^126 above, NaN for NaN. COARSE: relative error 8e-5 and no bound
-// above, for weights that need no more digits than bfloat16 has.
+// 2^x: relative error 2.4e-7 on [-126, 126], 0 below, 2^126 above, NaN for NaN. COARSE: relative error 8e-5 and no
+// bound above, for weights that need no more digits than bfloat16 has.
 #if defined(OCTAVO_AVX512BF16) || defined(OCTAVO_AVX512)
 template <bool COARSE = false>
 INLINE F f_exp2(F x) {  // the minimax polynomials of their degree on [0, 1]

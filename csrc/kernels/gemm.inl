@@ -8,82 +8,132 @@ INLINE const uint8_t* tile_data(const Rows& in, int row0) {
   return in.data + row0 * cols * unit;
 }
 
-// `N` rows from row m0 of a tile of mr rows; out[m * ldo + c], c = 0..31.
-struct Tile {
+// Consecutive tiles of equally many rows, and which of their rows a kernel takes: N from row m0 of each.
+struct Strips {
   const Rows& in;
-  int row0, mr;
+  int row0, mr, tiles, m0;
 };
 
-template <int N, bool W4, bool MIN>
-static void int_panel(const octavo_weight& weight, const uint8_t* w, const Tile& tile, int m0, float* out, long ldo) {
-  const Rows& in = tile.in;
-  const int mr = tile.mr, K = in.cols;
-  const int blocks = weight.group / SUM_GROUP;  // blocks of 32 inputs that share a scale
-  const int32_t* a = reinterpret_cast<const int32_t*>(tile_data(in, tile.row0)) + m0;
-  const int32_t* comp = in.comp + size_t(tile.row0) * (K / SUM_GROUP) + m0;
-  const float* msum = in.msum + size_t(tile.row0) * (K / SUM_GROUP) + m0;
-  const float* scale = in.scale + size_t(tile.row0) * (K / weight.group) + m0;
-  F f[N][2];
-  for (int m = 0; m < N; ++m) f[m][0] = f[m][1] = f_set(0);
-  for (int k = 0; k < K; k += weight.group) {
-    const F s0 = f_half(w), s1 = f_half(w + 32);
-    F n0, n1;
-    w += 64;
-    if (MIN) {
-      n0 = f_half(w);
-      n1 = f_half(w + 32);
-      w += 64;
-    }
-    I c[N][2];
-    for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = i_zero();
-    for (int block = 0; block < blocks; ++block) {
-      if (MIN) {
-        for (int m = 0; m < N; ++m) {
-          const F sum = f_set(msum[m]);
-          f[m][0] = f_fma(n0, sum, f[m][0]);
-          f[m][1] = f_fma(n1, sum, f[m][1]);
-        }
-      } else if (W4 || W8_OFFSET != 0) {
-        for (int m = 0; m < N; ++m) {
-          const I start = i_set(W4 ? comp[m] : comp[m] * (W8_OFFSET / 8));
-          c[m][0] = c[m][0] + start;
-          c[m][1] = c[m][1] + start;
-        }
-      }
-      msum += mr;
-      comp += mr;
+// One group of a packed panel. `by` scales its dots, `zero` takes away what they start at, `least` are its minima; each
+// for the low and the high 16 outputs.
+struct Scales {
+  F by[2], zero[2], least[2];
+};
+
+template <bool FOUR_BITS, bool MIN>
+struct Codes {
+  static constexpr bool SMALL = FOUR_BITS, MINIMA = MIN;
+  static constexpr int QUAD = FOUR_BITS ? 64 : 128;  // bytes of four inputs
+};
+
+template <class Form>
+INLINE Scales read_scales(const uint8_t*& w) {
+  Scales s;
+  for (int half = 0; half < 2; ++half) {
+    s.by[half] = f_half(w + 32 * half);
+    s.zero[half] = s.by[half] * f_set(-DOT_ZERO);
+    s.least[half] = Form::MINIMA ? f_half(w + 64 + 32 * half) : f_set(0);
+  }
+  w += Form::MINIMA ? 128 : 64;
+  return s;
+}
+
+template <class Form>
+INLINE void read_quad(const uint8_t* w, B& low, B& high) {
+  if (Form::SMALL) {
+    const B both = b_load(w);
+    low = b_low(both);
+    high = b_high(both);
+  } else {
+    low = b_load(w);
+    high = b_load(w + 64);
+  }
+}
+
+// The dots of 32 inputs of N rows. PLAIN: codes of a byte at `w`, whatever the form.
+template <int N, class Form, bool PLAIN>
+INLINE void dots(I (&c)[N][2], const uint8_t* w, const int32_t* a, int mr) {
 #pragma GCC unroll 8
-      for (int quad = 0; quad < SUM_GROUP / 4; ++quad) {
-        B low, high;
-        if (W4) {
-          const B both = b_load(w);
-          w += 64;
-          low = b_low(both);
-          high = b_high(both);
-        } else {
-          low = b_load(w);
-          high = b_load(w + 64);
-          w += 128;
-        }
+  for (int quad = 0; quad < QUADS; ++quad) {
+    B low, high;
+    if (PLAIN)
+      read_quad<Codes<false, false>>(w + quad * 128, low, high);
+    else
+      read_quad<Form>(w + quad * Form::QUAD, low, high);
 #pragma GCC unroll 8
-        for (int m = 0; m < N; ++m) {
-          c[m][0] = W4 ? dot4(c[m][0], low, a[m]) : dot8(c[m][0], low, a[m]);
-          c[m][1] = W4 ? dot4(c[m][1], high, a[m]) : dot8(c[m][1], high, a[m]);
-        }
-        a += mr;
-      }
-    }
     for (int m = 0; m < N; ++m) {
-      const F s = f_set(scale[m]);
-      f[m][0] = f_fma(s * s0, i_float(c[m][0]), f[m][0]);
-      f[m][1] = f_fma(s * s1, i_float(c[m][1]), f[m][1]);
+      c[m][0] = Form::SMALL ? dot4(c[m][0], low, a[quad * mr + m]) : dot8(c[m][0], low, a[quad * mr + m]);
+      c[m][1] = Form::SMALL ? dot4(c[m][1], high, a[quad * mr + m]) : dot8(c[m][1], high, a[quad * mr + m]);
+    }
+  }
+}
+
+// out[(tile * mr + m) * ldo + c]. Dots start at DOT_ZERO less what the offset of the codes adds, and so end as the bits
+// of the float32 DOT_ZERO + dot: no conversion, and scale * x - scale * DOT_ZERO is rounded once. MANY tiles: codes of
+// four bits are unpacked once for all of them. GROUP: the group where it is known, or 0.
+template <int N, int GROUP, bool MANY, class Form>
+static void int_strips(const uint8_t* w, int any_group, const Strips& strips, float* out, long ldo) {
+  const Rows& in = strips.in;
+  const int mr = strips.mr, K = in.cols, group = GROUP ? GROUP : any_group, tiles = MANY ? strips.tiles : 1;
+  const long sums = sums_of(K, group), scales = K / group;
+  const int32_t* a = reinterpret_cast<const int32_t*>(tile_data(in, strips.row0)) + strips.m0;
+  const int32_t* start = (Form::SMALL ? in.start4 : in.start8) + strips.row0 * sums + strips.m0;
+  const float* sum = in.sum + strips.row0 * sums + strips.m0;
+  const float* scale = in.scale + strips.row0 * scales + strips.m0;
+  constexpr bool UNPACK = MANY && Form::SMALL;
+  alignas(64) uint8_t plain[UNPACK ? DOT_BLOCK * PANEL : 1];
+  for (int k = 0; k < K; k += group) {
+    const Scales s = read_scales<Form>(w);
+    for (int k1 = 0; k1 < group; k1 += DOT_BLOCK) {
+      const int count = GROUP == 4 * QUADS ? 1 : (group - k1 < DOT_BLOCK ? group - k1 : DOT_BLOCK) / (4 * QUADS);
+      if (UNPACK) {
+        for (int quad = 0; quad < count * QUADS; ++quad) {
+          B low, high;
+          read_quad<Form>(w + quad * Form::QUAD, low, high);
+          __builtin_prefetch(w + quad * Form::QUAD + 2048);
+          b_store(plain + quad * 128, low);
+          b_store(plain + quad * 128 + 64, high);
+        }
+      }
+      for (int tile = 0; tile < tiles; ++tile) {
+        const int32_t* ta = a + long(tile) * mr * (K / 4);
+        const long ts = long(tile) * mr * sums;
+        I c[N][2];
+        for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = i_set(Form::MINIMA ? DOT_START : start[ts + m]);
+        for (int i = 0; i < count; ++i)
+          dots<N, Form, UNPACK>(c, UNPACK ? plain + i * QUADS * 128 : w + i * QUADS * Form::QUAD, ta + i * QUADS * mr,
+                                mr);
+        float* to = out + long(tile) * mr * ldo;
+        const float* by = scale + long(tile) * mr * scales;
+        const bool first = k + k1 == 0;
+        for (int m = 0; m < N; ++m) {
+          for (int half = 0; half < 2; ++half) {
+            F x = f_fma(s.by[half], dot_value(c[m][half]), s.zero[half]);
+            if (Form::MINIMA) x = f_fma(s.least[half], f_set(sum[ts + m]), x);
+            float* at = to + m * ldo + 16 * half;
+            f_store(at, f_fma(f_set(by[m]), x, first ? f_set(0) : f_load(at)));
+          }
+        }
+      }
+      w += count * QUADS * Form::QUAD;
+      a += count * QUADS * mr;
+      start += mr;
+      sum += mr;
     }
     scale += mr;
   }
-  for (int m = 0; m < N; ++m) {
-    f_store(out + m * ldo, f[m][0]);
-    f_store(out + m * ldo + 16, f[m][1]);
-  }
+}
+
+template <int N, class Form>
+static void int_panel(const uint8_t* w, int group, const Strips& strips, float* out, long ldo) {
+  if (group == 4 * QUADS && strips.tiles == 1)
+    int_strips<N, 4 * QUADS, false, Form>(w, group, strips, out, ldo);
+  else if (group == 4 * QUADS)
+    int_strips<N, 4 * QUADS, true, Form>(w, group, strips, out, ldo);
+  else if (strips.tiles == 1)
+    int_strips<N, 0, false, Form>(w, group, strips, out, ldo);
+  else
+    int_strips<N, 0, true, Form>(w, group, strips, out, ldo);
 }
 
 // One pair of inputs against 32 outputs of bfloat16. Row m's pair lies at a + m * row (PAIRS: one uint32; else two
@@ -112,12 +162,11 @@ INLINE void bf16_step(F (&c)[N][2], const uint8_t* w, const uint32_t* a, long ro
 }
 
 template <int N>
-static void bf16_panel(const octavo_weight&, const uint8_t* w, const Tile& tile, int m0, float* out, long ldo) {
-  const uint32_t* a = reinterpret_cast<const uint32_t*>(tile_data(tile.in, tile.row0)) + m0;
-  const int mr = tile.mr;
+static void bf16_tile(const uint8_t* w, const Rows& in, int row0, int mr, int m0, float* out, long ldo) {
+  const uint32_t* a = reinterpret_cast<const uint32_t*>(tile_data(in, row0)) + m0;
   F c[N][2];
   for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
-  for (int pair = 0; pair < (tile.in.cols + 1) / 2; ++pair) {
+  for (int pair = 0; pair < (in.cols + 1) / 2; ++pair) {
     bf16_step<N>(c, w, a, 1, mr);
     w += 128;
     a += PAIRS ? mr : 2 * mr;
@@ -141,12 +190,12 @@ INLINE void f32_step(F (&c)[N][2], const float* w, const float* a, long row) {
 }
 
 template <int N>
-static void f32_panel(const octavo_weight&, const uint8_t* w, const Tile& tile, int m0, float* out, long ldo) {
-  const float* a = reinterpret_cast<const float*>(tile_data(tile.in, tile.row0)) + m0;
+static void f32_tile(const uint8_t* w, const Rows& in, int row0, int mr, int m0, float* out, long ldo) {
+  const float* a = reinterpret_cast<const float*>(tile_data(in, row0)) + m0;
   const float* panel = reinterpret_cast<const float*>(w);
   F c[N][2];
   for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
-  for (int k = 0; k < tile.in.cols; ++k) f32_step<N>(c, panel + size_t(k) * PANEL, a + size_t(k) * tile.mr, 1);
+  for (int k = 0; k < in.cols; ++k) f32_step<N>(c, panel + size_t(k) * PANEL, a + size_t(k) * mr, 1);
   for (int m = 0; m < N; ++m) {
     f_store(out + m * ldo, c[m][0]);
     f_store(out + m * ldo + 16, c[m][1]);
@@ -154,18 +203,23 @@ static void f32_panel(const octavo_weight&, const uint8_t* w, const Tile& tile, 
 }
 
 template <int N>
-static void panel_rows(const octavo_weight& weight, const uint8_t* w, const Tile& tile, int m0, float* out, long ldo) {
+static void panel_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
   switch (weight.layout) {
-    case OCTAVO_F32:
-      return f32_panel<N>(weight, w, tile, m0, out, ldo);
-    case OCTAVO_BF16:
-      return bf16_panel<N>(weight, w, tile, m0, out, ldo);
     case OCTAVO_W8:
-      return int_panel<N, false, false>(weight, w, tile, m0, out, ldo);
+      return int_panel<N, Codes<false, false>>(w, weight.group, strips, out, ldo);
     case OCTAVO_W4:
-      return int_panel<N, true, false>(weight, w, tile, m0, out, ldo);
+      return int_panel<N, Codes<true, false>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W4M:
+      return int_panel<N, Codes<true, true>>(w, weight.group, strips, out, ldo);
     default:
-      return int_panel<N, true, true>(weight, w, tile, m0, out, ldo);
+      for (int tile = 0; tile < strips.tiles; ++tile) {
+        const int row0 = strips.row0 + tile * strips.mr;
+        float* to = out + long(tile) * strips.mr * ldo;
+        if (weight.layout == OCTAVO_BF16)
+          bf16_tile<N>(w, strips.in, row0, strips.mr, strips.m0, to, ldo);
+        else
+          f32_tile<N>(w, strips.in, row0, strips.mr, strips.m0, to, ldo);
+      }
   }
 }
 
@@ -204,35 +258,52 @@ static void panel_rows(const octavo_weight& weight, const uint8_t* w, const Tile
 #define OCTAVO_MORE_ROWS(f, ...)
 #endif
 
-// out[m * ldo + c] = sum over inputs, for all rows of the tile and the 32 outputs of panel p.
-static void panel(const octavo_weight& weight, int p, const Tile& tile, float* out, long ldo) {
+// Some tiles of rows, which one unit of work takes together: [first, end) of all, rows [row0, row0 + rows).
+struct Block {
+  const Rows& in;
+  int tiles, first, end;
+  int row0() const { return tile_start(in.rows, tiles, first); }
+  int rows() const { return tile_start(in.rows, tiles, end) - row0(); }
+};
+
+// out[r * ldo + c] = sum over inputs, for all rows of the block and the 32 outputs of panel p.
+static void panel(const octavo_weight& weight, int p, const Block& block, float* out, long ldo) {
   const uint8_t* w = weight.data + size_t(p) * panel_bytes(weight);
-  for (int m0 = 0; m0 < tile.mr; m0 += ROWS) {
-    const int n = tile.mr - m0 < ROWS ? tile.mr - m0 : ROWS;
-    WITH_ROWS(n, panel_rows, weight, w, tile, m0, out + m0 * ldo, ldo)
+  for (int tile = block.first; tile < block.end;) {
+    const int row0 = tile_start(block.in.rows, block.tiles, tile);
+    const int mr = tile_start(block.in.rows, block.tiles, tile + 1) - row0;
+    const int alike = tiles_alike(block.in.rows, block.tiles, tile);
+    const int count = alike < block.end - tile ? alike : block.end - tile;
+    for (int m0 = 0; m0 < mr; m0 += ROWS) {
+      const Strips strips{block.in, row0, mr, count, m0};
+      const int n = mr - m0 < ROWS ? mr - m0 : ROWS;
+      WITH_ROWS(n, panel_strips, weight, w, strips, out + (row0 - block.row0() + m0) * ldo, ldo)
+    }
+    tile += count;
   }
 }
 
-// Walks (unit of outputs) x (block of tiles): body(unit, tile) for every pair, on all threads; ends with a barrier.
-// Tiles are the inner loop, so that a unit's weights are read from memory once.
+// Walks (unit of outputs) x (block of tiles): body(unit, block) for all of them, on all threads; ends with a barrier. A
+// unit's weights are read from memory once for all tiles of a block.
 template <class Body>
-static void for_units(const Context& context, int units, int rows, int tid, Body body) {
-  const int tiles = tiles_of(rows);
-  const int blocks = tiles < 8 ? 1 : tiles / 4 < 8 ? tiles / 4 : 8;
+static void for_units(const Context& context, int units, const Rows& in, int tid, Body body) {
+  const int tiles = tiles_of(in.rows), blocks = (tiles + BLOCK_TILES - 1) / BLOCK_TILES;
   int first, last;
   while (context.pool->claim(tid, units * blocks, &first, &last)) {
     for (int item = first; item < last; ++item) {
       const int unit = item / blocks, block = item % blocks;
-      const int end = (block + 1) * tiles / blocks;
-      for (int tile = block * tiles / blocks; tile < end; ++tile) body(unit, tile);
+      body(unit, Block{in, tiles, block * tiles / blocks, (block + 1) * tiles / blocks});
     }
   }
   context.pool->meet(tid);
 }
 
+struct Tile {
+  int row0, mr;
+};
 INLINE Tile tile_at(const Rows& in, int tile) {
   const int tiles = tiles_of(in.rows), row0 = tile_start(in.rows, tiles, tile);
-  return {in, row0, tile_start(in.rows, tiles, tile + 1) - row0};
+  return {row0, tile_start(in.rows, tiles, tile + 1) - row0};
 }
 
 INLINE void add_bias(float* out, long ldo, int rows, const float* bias, int cols) {
@@ -246,15 +317,15 @@ static void proj(const octavo_op& op, const Context& context, const Rows& in, in
   const octavo_weight& weight = op.weight[0];
   const int width = context.config->width;
   float* x = context.memory->x;
-  for_units(context, int(padded(weight.rows, PANEL) / PANEL), in.rows, tid, [&](int unit, int index) {
-    const Tile tile = tile_at(in, index);
-    alignas(64) float out[TILE * PANEL];
-    panel(weight, unit, tile, out, PANEL);
+  for_units(context, int(padded(weight.rows, PANEL) / PANEL), in, tid, [&](int unit, const Block& block) {
+    alignas(64) float out[BLOCK_TILES * TILE * PANEL];
+    panel(weight, unit, block, out, PANEL);
     const int cols = weight.rows - unit * PANEL < PANEL ? weight.rows - unit * PANEL : PANEL;
-    add_bias(out, PANEL, tile.mr, op.vec[0] ? op.vec[0] + unit * PANEL : nullptr, cols);
-    for (int m = 0; m < tile.mr; ++m) {
-      float* row = x + size_t(tile.row0 + m) * width + unit * PANEL;
-      for (int c = 0; c < cols; ++c) row[c] += out[m * PANEL + c];
+    const int row0 = block.row0(), rows = block.rows();
+    add_bias(out, PANEL, rows, op.vec[0] ? op.vec[0] + unit * PANEL : nullptr, cols);
+    for (int r = 0; r < rows; ++r) {
+      float* row = x + size_t(row0 + r) * width + unit * PANEL;
+      for (int c = 0; c < cols; ++c) row[c] += out[r * PANEL + c];
     }
   });
 }

@@ -70,15 +70,15 @@ static void qkv(const octavo_op& op, const Context& context, const Rows& in, int
   const Step& step = *context.step;
   const int D = config.head_dim, heads = config.heads, kv_heads = config.kv_heads;
   float* out = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
-  for_units(context, heads + 2 * kv_heads, in.rows, tid, [&](int unit, int index) {
+  for_units(context, heads + 2 * kv_heads, in, tid, [&](int unit, const Block& block) {
     const int which = unit < heads ? 0 : unit < heads + kv_heads ? 1 : 2;
     const int head = unit - (which == 0 ? 0 : which == 1 ? heads : heads + kv_heads);
-    const Tile tile = tile_at(in, index);
-    for (int c = 0; c < D; c += PANEL) panel(op.weight[which], (head * D + c) / PANEL, tile, out + c, D);
-    add_bias(out, D, tile.mr, op.vec[which] ? op.vec[which] + head * D : nullptr, D);
-    for (int m = 0; m < tile.mr; ++m) {
-      const int row = tile.row0 + m, position = step.batch.positions[row];
-      float* values = out + m * D;
+    const int row0 = block.row0(), rows = block.rows();
+    for (int c = 0; c < D; c += PANEL) panel(op.weight[which], (head * D + c) / PANEL, block, out + c, D);
+    add_bias(out, D, rows, op.vec[which] ? op.vec[which] + head * D : nullptr, D);
+    for (int r = 0; r < rows; ++r) {
+      const int row = row0 + r, position = step.batch.positions[row];
+      float* values = out + r * D;
       if (which != 2) rotate(op, position, D, values);
       if (which == 0) {
         __builtin_memcpy(context.memory->q + (size_t(row) * heads + head) * D, values, D * sizeof(float));

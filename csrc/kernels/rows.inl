@@ -8,8 +8,8 @@ static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const f
     const int group = out.act.group;
     const F largest = f_set(3.4028234e38f);
     float* scale = out.scale + size_t(row0) * (out.cols / group);
-    int32_t* comp = out.comp + size_t(row0) * (out.cols / SUM_GROUP);
-    float* msum = out.msum + size_t(row0) * (out.cols / SUM_GROUP);
+    const int sums = sums_of(group, group), block = group < DOT_BLOCK ? group : DOT_BLOCK;
+    const long first = long(row0) * sums_of(out.cols, group);
     for (int m = 0; m < mr; ++m) {
       for (int k = k0; k < k0 + n; k += group) {
         const float* x = src + m * lds + (k - k0);
@@ -23,19 +23,21 @@ static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const f
         const float amax = f_hmax(top), s = finite == 0xFFFF ? amax / 127.f : __builtin_nanf("");
         const F inverse = f_set(amax > 1e-30f ? 127.f / amax : 0.f);
         scale[size_t(k / group) * mr + m] = s;
-        for (int i = 0; i < group; i += SUM_GROUP) {
+        for (int i = 0, index = k / group * sums; i < group; i += block, ++index) {
           I sum = i_zero();
-          for (int j = 0; j < SUM_GROUP; j += LANES) {
-            const I code = finite == 0xFFFF ? f_round(f_load(x + i + j) * inverse) : i_zero();
+          for (int j = i; j < group && j < i + block; j += LANES) {
+            const I code = finite == 0xFFFF ? f_round(f_load(x + j) * inverse) : i_zero();
             sum = sum + code;
             alignas(16) int8_t bytes[LANES];
             i_store8(bytes, code);
             for (int q = 0; q < LANES / 4; ++q)
-              __builtin_memcpy(data + (size_t((k + i + j) / 4 + q) * mr + m) * 4, bytes + 4 * q, 4);
+              __builtin_memcpy(data + (size_t((k + j) / 4 + q) * mr + m) * 4, bytes + 4 * q, 4);
           }
           const int32_t total = i_sum(sum);
-          comp[size_t((k + i) / SUM_GROUP) * mr + m] = -8 * total;
-          msum[size_t((k + i) / SUM_GROUP) * mr + m] = s * float(total);
+          const long at = first + long(index) * mr + m;
+          out.sum[at] = float(total);
+          out.start4[at] = DOT_START - 8 * total;
+          out.start8[at] = DOT_START - W8_OFFSET * total;
         }
       }
     }
@@ -108,40 +110,42 @@ static void norm(const octavo_op& op, const Context& context, Rows& out, int tid
 static void ffn_in(const octavo_op& op, const Context& context, const Rows& in, Rows& out, int tid) {
   const int inner = op.weight[0].rows;
   const int unit_cols = ffn_unit(op);
-  float* scratch = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
-  float *gate = scratch, *up = scratch + TILE * unit_cols;
-  for_units(context, (inner + unit_cols - 1) / unit_cols, in.rows, tid, [&](int unit, int index) {
-    const Tile tile = tile_at(in, index);
+  float* gate = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
+  float* up = gate + BLOCK_TILES * TILE * unit_cols;
+  const F log2e = f_set(-LOG2E), one = f_set(1.f);
+  for_units(context, (inner + unit_cols - 1) / unit_cols, in, tid, [&](int unit, const Block& block) {
     const int first = unit * unit_cols, cols = inner - first < unit_cols ? inner - first : unit_cols;
+    const int row0 = block.row0(), rows = block.rows();
     for (int c = 0; c < cols; c += PANEL) {
-      panel(op.weight[0], (first + c) / PANEL, tile, gate + c, unit_cols);
-      panel(op.weight[1], (first + c) / PANEL, tile, up + c, unit_cols);
+      panel(op.weight[0], (first + c) / PANEL, block, gate + c, unit_cols);
+      panel(op.weight[1], (first + c) / PANEL, block, up + c, unit_cols);
     }
-    add_bias(gate, unit_cols, tile.mr, op.vec[0] ? op.vec[0] + first : nullptr, cols);
-    add_bias(up, unit_cols, tile.mr, op.vec[1] ? op.vec[1] + first : nullptr, cols);
-    const F log2e = f_set(-LOG2E), one = f_set(1.f);
-    for (int m = 0; m < tile.mr; ++m)
+    add_bias(gate, unit_cols, rows, op.vec[0] ? op.vec[0] + first : nullptr, cols);
+    add_bias(up, unit_cols, rows, op.vec[1] ? op.vec[1] + first : nullptr, cols);
+    for (int r = 0; r < rows; ++r)
       for (int c = 0; c < cols; c += LANES) {
-        float* at = gate + m * unit_cols + c;
+        float* at = gate + r * unit_cols + c;
         const F z = f_load(at);
-        f_store(at, z / (one + f_exp2(z * log2e)) * f_load(up + m * unit_cols + c));
+        f_store(at, z / (one + f_exp2(z * log2e)) * f_load(up + r * unit_cols + c));
       }
-    store_rows(out, tile.row0, tile.mr, first, cols, gate, unit_cols);
+    for (int index = block.first; index < block.end; ++index) {
+      const Tile tile = tile_at(out, index);
+      store_rows(out, tile.row0, tile.mr, first, cols, gate + (tile.row0 - row0) * unit_cols, unit_cols);
+    }
   });
 }
 
-// Logits of the step's block of head rows: norm, then the vocabulary in units of eight panels.
+// Logits of the step's block of head rows: norm, then the vocabulary in units of some panels.
 static void head(const octavo_op& op, const Context& context, Rows& in, int tid) {
   const octavo_weight& weight = op.weight[0];
   const Step& step = *context.step;
   norm_rows(context, op.vec[0], op.eps, step.batch.rows + step.head0, in, tid);
   const int panels = int(padded(weight.rows, PANEL) / PANEL);
   const long ldo = long(panels) * PANEL;
-  float* logits = context.memory->logits;
-  for_units(context, (panels + 7) / 8, in.rows, tid, [&](int unit, int index) {
-    const Tile tile = tile_at(in, index);
-    for (int p = unit * 8; p < unit * 8 + 8 && p < panels; ++p)
-      panel(weight, p, tile, logits + size_t(tile.row0) * ldo + p * PANEL, ldo);
+  for_units(context, (panels + HEAD_PANELS - 1) / HEAD_PANELS, in, tid, [&](int unit, const Block& block) {
+    float* logits = context.memory->logits + block.row0() * ldo;
+    for (int p = unit * HEAD_PANELS; p < (unit + 1) * HEAD_PANELS && p < panels; ++p)
+      panel(weight, p, block, logits + p * PANEL, ldo);
   });
 }
 

@@ -119,6 +119,16 @@ INLINE __m256i dot_signed(__m256i c, __m256i w, __m256i a) {  // w biased by 128
   const __m256i plain = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
   return dot_unsigned(c, _mm256_abs_epi8(plain), _mm256_sign_epi8(a, plain));
 }
+INLINE void b_store(uint8_t* p, B x) {
+  __m256i* to = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(to, x.a);
+  _mm256_storeu_si256(to + 1, x.b);
+}
+constexpr float DOT_ZERO = 12582912.f;
+constexpr int32_t DOT_START = 0x4B400000;
+INLINE F dot_value(I c) {
+  return {_mm256_castsi256_ps(c.a), _mm256_castsi256_ps(c.b)};
+}
 INLINE I dot4(I c, B w, int32_t a) {
   const __m256i v = _mm256_set1_epi32(a);
   return {dot_unsigned(c.a, w.a, v), dot_unsigned(c.b, w.b, v)};

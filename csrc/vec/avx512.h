@@ -100,6 +100,14 @@ INLINE I dot_words(I c, B w, int32_t a) {
   asm("vpdpbusd %2,%1,%0" : "+v"(c.v) : "v"(w.v), "v"(_mm512_set1_epi32(a)));
   return c;
 }
+INLINE void b_store(uint8_t* p, B a) {
+  _mm512_storeu_si512(p, a.v);
+}
+constexpr float DOT_ZERO = 12582912.f;
+constexpr int32_t DOT_START = 0x4B400000;
+INLINE F dot_value(I c) {
+  return {_mm512_castsi512_ps(c.v)};
+}
 INLINE I dot4(I c, B w, int32_t a) {
   return dot_words(c, w, a);
 }  // codes 0..15

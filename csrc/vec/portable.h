@@ -153,6 +153,14 @@ INLINE B b_high(B a) {
   for (int i = 0; i < 64; ++i) a.v[i] >>= 4;
   return a;
 }
+INLINE void b_store(uint8_t* p, B a) {
+  __builtin_memcpy(p, a.v, 64);
+}
+constexpr float DOT_ZERO = 0.f;  // multiplying and adding rounds twice here, so bits of a large number would not do
+constexpr int32_t DOT_START = 0;
+INLINE F dot_value(I c) {
+  return i_float(c);
+}
 INLINE I dot_offset(I c, B w, int32_t a, int offset) {
   int8_t s[4];
   __builtin_memcpy(s, &a, 4);

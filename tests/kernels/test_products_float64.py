@@ -41,11 +41,12 @@ def test_int_products(layout: Layout, isa: str, rows: int, outputs: int, cols: i
     norm[:32] *= rows > 1
     codes, scales = quantized(h, group)
     weight = random_matrix(rng, layout, outputs, cols, group, 0.02)
-    exact = weight.dequantize().astype(np.float64).reshape(outputs, -1, group)
-    inputs = codes.reshape(rows, -1, group) * scales[:, :, None].astype(np.float64)
+    block = min(group, 128)  # inputs of one integer dot; dots are added in float32
+    exact = weight.dequantize().astype(np.float64).reshape(outputs, -1, block)
+    inputs = codes.reshape(rows, -1, block) * np.repeat(scales, group // block, axis=1)[:, :, None].astype(np.float64)
     parts = np.einsum("rgk,ogk->rog", inputs, exact)
     size = np.abs(parts).sum(axis=2)
-    terms = cols // group
+    terms = cols // block
     if layout is Layout.W4M:  # minima times sums of codes are added for each 32 inputs, and may cancel the rest
         terms += cols // 32
         size = np.einsum("rgk,ogk->ro", np.abs(inputs), np.abs(exact) + 20 * np.abs(exact).max(axis=2, keepdims=True))
