@@ -10,13 +10,20 @@ namespace octavo {
 
 namespace {
 
-// Splitting keys among items pays only while there are fewer items than this for each thread.
-constexpr int ITEMS_FOR_EACH_THREAD = 4;
+// The keys of a tile of rows are split among items only where it is more than this part of a thread's share of a step.
+constexpr int SPLIT_SHARE = 4;
+// Tiles are joined to items while there are at least about so many for each thread.
+constexpr int ITEMS_WANTED = 16;
 
 // Attention items of the largest step: each run's tiles of rows for each key head, or those and their parts.
 size_t most_items(const octavo_config& c) {
   const size_t tiles = size_t(c.max_tokens) * (c.heads / c.kv_heads / TILE + 1);
-  return tiles * c.kv_heads + size_t(ITEMS_FOR_EACH_THREAD) * c.threads * ((c.max_len + BLOCK - 1) / BLOCK);
+  return tiles * c.kv_heads + size_t(SPLIT_SHARE) * c.threads * ((c.max_len + BLOCK - 1) / BLOCK);
+}
+
+// Time of attention, in some unit: every key is read once and used by all rows.
+int64_t cost_of(int rows, int keys) {
+  return int64_t(rows + 4) * keys;
 }
 
 int blocks_of(int keys) {
@@ -94,11 +101,12 @@ struct Executor::Sizes {
     q = lines(rows * attended * 4);
     data = lines(rows * cols * 4);
     sums = lines(rows * (cols / (4 * QUADS)) * 4);
-    const size_t places = size_t(ITEMS_FOR_EACH_THREAD) * c.threads * blocks_of(c.max_len);
+    const size_t places = size_t(SPLIT_SHARE) * c.threads * blocks_of(c.max_len);
     partials = lines(places * TILE * (D + 2) * 4);
     logits = lines(size_t(c.head_rows) * padded(c.vocab, PANEL) * 4);
-    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * BLOCK_TILES * TILE * unit_cols, BLOCK_TILES * TILE * D,
-                                  TILE * BLOCK + 3 * TILE * D}));
+    const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
+    scratch = lines(
+        4 * std::max({TILE * size_t(c.width), 2 * BLOCK_TILES * TILE * unit_cols, BLOCK_TILES * TILE * D, attend}));
     arena = x + q + 2 * (data + 4 * sums) + partials + logits + scratch * c.threads;
     lists = most_items(c) * (sizeof(Item) + sizeof(Merge)) + size_t(c.max_tokens) * 5 +
             DrawScratch::bytes(c.vocab) * c.threads;
@@ -163,35 +171,45 @@ void Executor::prepare(const octavo_batch& b) {
   row_page_.resize(b.tokens);
   row_last_.assign(b.tokens, 0);
   const int group = config_.heads / config_.kv_heads;
-  int tiles = 0;
+  int64_t total = 0;
   for (int run = 0; run < b.runs; ++run) {
     const int32_t* table = b.tables + b.slots[run] * b.table_stride;
     for (int row = b.starts[run]; row < b.starts[run + 1]; ++row) {
       row_page_[row] = table[b.positions[row] / PAGE];
     }
     row_last_[b.starts[run + 1] - 1] = 1;
-    tiles += tiles_of((b.starts[run + 1] - b.starts[run]) * group);
+    const int rows = (b.starts[run + 1] - b.starts[run]) * group, tiles = tiles_of(rows);
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int row0 = tile_start(rows, tiles, tile), end = tile_start(rows, tiles, tile + 1);
+      total += cost_of(end - row0, b.positions[b.starts[run] + (end - 1) / group] + 1) * config_.kv_heads;
+    }
   }
-  const bool split = tiles * config_.kv_heads < ITEMS_FOR_EACH_THREAD * config_.threads;
   items_.clear();
   merges_.clear();
   int places = 0;
   for (int run = 0; run < b.runs; ++run) {
-    const int rows = (b.starts[run + 1] - b.starts[run]) * group, count = tiles_of(rows);
-    for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head) {
-      for (int tile = 0; tile < count; ++tile) {
-        const int row0 = tile_start(rows, count, tile), end = tile_start(rows, count, tile + 1);
-        const int blocks = blocks_of(b.positions[b.starts[run] + (end - 1) / group] + 1);
-        if (!split || blocks == 1) {
-          items_.push_back({run, kv_head, row0, end - row0, 0, blocks, -1});
+    const int rows = (b.starts[run + 1] - b.starts[run]) * group, tiles = tiles_of(rows);
+    const int64_t most = cost_of(tile_start(rows, tiles, 1), b.positions[b.starts[run + 1] - 1] + 1);
+    const int64_t fit = total / (ITEMS_WANTED * config_.threads) / most;
+    const int each = int(std::clamp(fit, int64_t(1), int64_t(ITEM_ROWS / TILE))), count = (tiles + each - 1) / each;
+    for (int item = 0; item < count; ++item) {
+      const int tile0 = tile_start(tiles, count, item), tile1 = tile_start(tiles, count, item + 1);
+      const int row0 = tile_start(rows, tiles, tile0), end = tile_start(rows, tiles, tile1);
+      const int keys = b.positions[b.starts[run] + (end - 1) / group] + 1, blocks = blocks_of(keys);
+      const int64_t cost = cost_of(end - row0, keys);
+      const bool split = tile1 - tile0 == 1 && blocks > 1 && cost * SPLIT_SHARE * config_.threads > total;
+      for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head) {
+        if (!split) {
+          items_.push_back({run, kv_head, row0, end - row0, 0, blocks, -1, cost});
           continue;
         }
         merges_.push_back({run, kv_head, row0, end - row0, places, blocks});
         for (int block = 0; block < blocks; ++block)
-          items_.push_back({run, kv_head, row0, end - row0, block, block + 1, places++});
+          items_.push_back({run, kv_head, row0, end - row0, block, block + 1, places++, cost / blocks});
       }
     }
   }
+  std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
 }
 
 void Executor::embed(const octavo_op& op, const Context& context, int tid) const {

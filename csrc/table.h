@@ -14,6 +14,7 @@ constexpr int PANEL = 32;        // outputs in a panel
 constexpr int HEAD_PANELS = 8;   // panels of the vocabulary in one unit of work
 constexpr int BLOCK_TILES = 16;  // most tiles that a unit of weights is read for at once
 constexpr int TILE = 8;          // most rows in a row tile
+constexpr int ITEM_ROWS = 192;   // most rows in an item of attention: whole tiles
 constexpr int BLOCK = 512;       // tokens of keys whose softmax is taken at once; partial results meet at its multiples
 constexpr int QUADS = 8;         // steps of four inputs that every group of codes is a multiple of
 constexpr int DOT_BLOCK = 128;   // most inputs of one integer dot
@@ -51,9 +52,11 @@ struct Rows {
 };
 
 // One unit of attention work: rows [row0, row0 + rows) of (token, head in group) of one run and one key head, against
-// the blocks of keys [block0, block1). partial >= 0: its results go to that place, to be merged in order of blocks.
+// the blocks of keys [block0, block1). partial >= 0: it is one tile of rows, and its results go to that place, to be
+// merged in order of blocks.
 struct Item {
   int32_t run, kv_head, row0, rows, block0, block1, partial;
+  int64_t cost;  // about proportional to the time it takes
 };
 
 // Items of one tile of rows whose blocks were computed apart: partials [first, first + count).

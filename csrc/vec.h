@@ -18,17 +18,47 @@ constexpr float LOG2E = 1.44269504f;
 #include "vec/portable.h"
 #endif
 
-// 2^x, relative error 2.4e-7 on [-126, 126] (minimax polynomial on [-0.5, 0.5]); 0 below, 2^126 above, NaN for NaN:
-// f_min and f_max give their second argument where either is NaN, in every variant.
-INLINE F f_exp2(F x) {
+// 2^x: relative error 2.4e-7 on [-126, 126], 0 below, 2^126 above, NaN for NaN. COARSE: relative error 8e-5 and no
+// bound above, for weights that need no more digits than bfloat16 has.
+#if defined(OCTAVO_AVX512BF16) || defined(OCTAVO_AVX512)
+template <bool COARSE = false>
+INLINE F f_exp2(F x) {  // the minimax polynomials of their degree on [0, 1]
+  if (!COARSE) x = f_min(f_set(126.f), x);
+  const F f = f_fraction(x);
+  F p;
+  if (COARSE) {
+    p = f_fma(f_set(0.0780245215f), f, f_set(0.226067156f));
+    p = f_fma(p, f, f_set(0.695833564f));
+    p = f_fma(p, f, f_set(0.999925196f));
+  } else {
+    p = f_fma(f_set(0.00187757669f), f, f_set(0.00898933969f));
+    p = f_fma(p, f, f_set(0.0558263175f));
+    p = f_fma(p, f, f_set(0.240153611f));
+    p = f_fma(p, f, f_set(0.693153083f));
+    p = f_fma(p, f, f_set(0.99999994f));
+  }
+  return f_scale_floor(p, x);
+}
+#else
+template <bool COARSE = false>
+INLINE F f_exp2(F x) {  // the minimax polynomial on [-0.5, 0.5]
+  // f_min and f_max give their second argument where either is NaN.
   const F low = f_set(-126.f);
   const F y = f_min(f_set(126.f), f_max(low, x));
   const I n = f_round(y);
   const F f = y - i_float(n);
-  F p = f_fma(f_set(0.00132765f), f, f_set(0.00967554f));
-  p = f_fma(p, f, f_set(0.05550713f));
-  p = f_fma(p, f, f_set(0.24022120f));
-  p = f_fma(p, f, f_set(0.69314694f));
-  p = f_fma(p, f, f_set(1.00000012f));
+  F p;
+  if (COARSE) {
+    p = f_fma(f_set(0.05517162f), f, f_set(0.24261113f));
+    p = f_fma(p, f, f_set(0.69326097f));
+    p = f_fma(p, f, f_set(0.99992806f));
+  } else {
+    p = f_fma(f_set(0.00132765f), f, f_set(0.00967554f));
+    p = f_fma(p, f, f_set(0.05550713f));
+    p = f_fma(p, f, f_set(0.24022120f));
+    p = f_fma(p, f, f_set(0.69314694f));
+    p = f_fma(p, f, f_set(1.00000012f));
+  }
   return f_keep_from(x, low, f_scale2(p, n));
 }
+#endif

@@ -1,272 +1,310 @@
-// Projections to queries, keys and values, their pages, and attention over pages.
-//
-// A page-head is K then V, each a packed panel of 32 tokens:
-//   bfloat16  K [D/2][32 tokens][2]   V [D/32][16 token pairs][32 dims][2]
-//   float32   K [D][32 tokens]        V [D/32][32 tokens][32 dims]
-// so that q k^T and p v are the micro-kernels of the projections.
+// Attention over pages: softmax(q k^T) v of tiles of rows against blocks of 512 keys. What a row gets depends on its
+// own keys and the fixed ends of blocks alone: every sum has the same order for all numbers of rows, forms of pages and
+// cuts of the work.
 
-INLINE size_t element_bytes(const octavo_config& config) {
-  return config.kv_float32 ? 4 : 2;
-}
+// How far reading runs ahead of itself, in panels of one page (2 KiB of bfloat16).
+constexpr int AHEAD = 4;
+// Widening pages to float32 pays for itself from this many tiles on.
+constexpr int WIDEN_TILES = 4;
+#if defined(OCTAVO_AVX512)
+constexpr bool WIDENS = true;
+#else
+constexpr bool WIDENS = false;  // dots take bfloat16 as it is, or widening hides behind the multiply-adds
+#endif
 
-INLINE uint8_t* page_head(const Context& context, int layer, int page, int kv_head) {
-  const octavo_config& config = *context.config;
-  const size_t size = size_t(2) * PAGE * config.head_dim * element_bytes(config);
-  return context.memory->pages + layer * context.memory->layer_stride +
-         (size_t(page) * config.kv_heads + kv_head) * size;
-}
-
-INLINE uint16_t bf16_bits(float x) {
-  uint32_t u;
-  __builtin_memcpy(&u, &x, 4);
-  return uint16_t((x == x ? u + 0x7FFF + ((u >> 16) & 1) : u) >> 16);
-}
-
-static void write_key(const octavo_config& config, uint8_t* page, int token, const float* k) {
-  if (config.kv_float32) {
-    float* at = reinterpret_cast<float*>(page) + token;
-    for (int d = 0; d < config.head_dim; ++d) at[d * PAGE] = k[d];
-    return;
-  }
-  uint32_t* at = reinterpret_cast<uint32_t*>(page) + token;
-  for (int d = 0; d < config.head_dim; d += LANES) {
-    uint16_t bits[LANES];
-    f_store_bf16(bits, f_load(k + d));
-    for (int j = 0; j < LANES / 2; ++j) __builtin_memcpy(at + (d / 2 + j) * PAGE, bits + 2 * j, 4);
-  }
-}
-
-// `last`: no later token of this step shares the pair; its unused half must hold a number.
-static void write_value(const octavo_config& config, uint8_t* page, int token, const float* v, bool last) {
-  const int D = config.head_dim;
-  uint8_t* values = page + size_t(PAGE) * D * element_bytes(config);
-  for (int panel = 0; panel < D / PANEL; ++panel) {
-    if (config.kv_float32) {
-      float* at = reinterpret_cast<float*>(values) + (panel * PAGE + token) * PANEL;
-      for (int c = 0; c < PANEL; ++c) at[c] = v[panel * PANEL + c];
-      continue;
-    }
-    uint16_t* at = reinterpret_cast<uint16_t*>(values) + (panel * PAGE / 2 + token / 2) * PANEL * 2 + token % 2;
-    for (int c = 0; c < PANEL; ++c) at[2 * c] = bf16_bits(v[panel * PANEL + c]);
-    if (last && token % 2 == 0)
-      for (int c = 0; c < PANEL; ++c) at[2 * c + 1] = 0;
-  }
-}
-
-static void rotate(const octavo_op& op, int position, int head_dim, float* head) {
-  const int half = head_dim / 2;
-  const float* cos = op.rope_cos + size_t(position) * half;
-  const float* sin = op.rope_sin + size_t(position) * half;
-  for (int i = 0; i < half; i += LANES) {
-    const F a = f_load(head + i), b = f_load(head + half + i), c = f_load(cos + i), s = f_load(sin + i);
-    f_store(head + i, a * c - b * s);
-    f_store(head + half + i, b * c + a * s);
-  }
-}
-
-// One unit is one head, of queries, then keys, then values.
-static void qkv(const octavo_op& op, const Context& context, const Rows& in, int tid) {
-  const octavo_config& config = *context.config;
-  const Step& step = *context.step;
-  const int D = config.head_dim, heads = config.heads, kv_heads = config.kv_heads;
-  float* out = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
-  for_units(context, heads + 2 * kv_heads, in, tid, [&](int unit, const Block& block) {
-    const int which = unit < heads ? 0 : unit < heads + kv_heads ? 1 : 2;
-    const int head = unit - (which == 0 ? 0 : which == 1 ? heads : heads + kv_heads);
-    const int row0 = block.row0(), rows = block.rows();
-    for (int c = 0; c < D; c += PANEL) panel(op.weight[which], (head * D + c) / PANEL, block, out + c, D);
-    add_bias(out, D, rows, op.vec[which] ? op.vec[which] + head * D : nullptr, D);
-    for (int r = 0; r < rows; ++r) {
-      const int row = row0 + r, position = step.batch.positions[row];
-      float* values = out + r * D;
-      if (which != 2) rotate(op, position, D, values);
-      if (which == 0) {
-        __builtin_memcpy(context.memory->q + (size_t(row) * heads + head) * D, values, D * sizeof(float));
-        continue;
-      }
-      uint8_t* page = page_head(context, op.layer, step.row_page[row], head);
-      if (which == 1)
-        write_key(config, page, position % PAGE, values);
-      else
-        write_value(config, page, position % PAGE, values, step.row_last[row]);
-    }
-  });
-}
-
-// Working memory of one attention item.
+// Working memory of one thread, for one item.
 struct Scratch {
-  float* scores;  // [TILE][BLOCK]: scores, then probabilities in the form the dots read
-  float* q;       // [D][TILE] in that form
-  float* out;     // [TILE][D]
-  float* part;    // [TILE][D] of one block
-  float top[TILE], sum[TILE];
+  float* scores;          // [TILE][BLOCK]: scores, then probabilities in the form the dots read
+  float* part;            // [TILE][D]: weighted values of one block
+  float* q;               // [rows of the item][D] in the form the dots read
+  float* wide;            // [BLOCK / PAGE] page-heads widened to float32
+  float* row[ITEM_ROWS];  // where each row's query lies, and its result
+  int limit[ITEM_ROWS];   // keys each row sees
+  float top[ITEM_ROWS + LANES], sum[ITEM_ROWS + LANES];    // of the blocks so far
+  float block_top[TILE + LANES], block_sum[TILE + LANES];  // of one block and tile
 };
 
-// Scores and weighted values of N rows against the keys [block * BLOCK, ...) of one run. limit[m] is the number of keys
-// row m sees. Gives part, and for each row the largest score and the sum of exp(score - largest); sum 0: it sees none.
+// One block of keys and values of one run and key head.
+struct Keys {
+  const uint8_t* page[BLOCK / PAGE];  // page-heads
+  const uint8_t* next;                // the page-head that is read after them
+  int first;                          // position of the first key
+  bool wide;                          // float32, else bfloat16
+};
+
+// A page-head of bfloat16 as one of float32.
+static void widen(const uint8_t* from, const uint8_t* next, int D, float* to) {
+  for (int i = 0; i < D; ++i, to += 2 * PANEL) {
+    __builtin_prefetch(next + i * 128, 0, 2);
+    __builtin_prefetch(next + i * 128 + 64, 0, 2);
+    const B w0 = b_load(from + i * 128), w1 = b_load(from + i * 128 + 64);
+    f_store(to, b_even(w0));
+    f_store(to + 16, b_even(w1));
+    f_store(to + 32, b_odd(w0));
+    f_store(to + 48, b_odd(w1));
+  }
+}
+
+// c[m] += row m of `a` (PAIRS: `row` uint32 apart, else floats) times `pairs` pairs of a panel. Reads ahead of itself.
 template <int N>
-static void attend_block(const Context& context, const octavo_op& op, const int32_t* table, int kv_head, int block,
-                         const int* limit, Scratch& s, float* top, float* sum) {
-  const octavo_config& config = *context.config;
-  const int D = config.head_dim;
-  int most = 0;
-  for (int m = 0; m < N; ++m) most = limit[m] > most ? limit[m] : most;
-  most = most - block * BLOCK < BLOCK ? most - block * BLOCK : BLOCK;
-  const int pages = (most + PAGE - 1) / PAGE;
-  const int32_t* page_ids = table + block * (BLOCK / PAGE);
-  for (int i = 0; i < pages; ++i) {
-    const uint8_t* keys = page_head(context, op.layer, page_ids[i], kv_head);
-    F c[N][2];
-    for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
-    if (config.kv_float32) {
-      for (int d = 0; d < D; ++d) f32_step<N>(c, reinterpret_cast<const float*>(keys) + d * PAGE, s.q + d * N, 1);
-    } else {
-      const uint32_t* q = reinterpret_cast<const uint32_t*>(s.q);
-      for (int d = 0; d < D / 2; ++d) bf16_step<N>(c, keys + d * 128, q + d * (PAIRS ? N : 2 * N), 1, N);
-    }
-    for (int m = 0; m < N; ++m) {
-      f_store(s.scores + m * BLOCK + i * PAGE, c[m][0]);
-      f_store(s.scores + m * BLOCK + i * PAGE + 16, c[m][1]);
-    }
+INLINE void add_pairs(F (&c)[N][2], const uint8_t* panel, const uint8_t* next, int pairs, const float* a, long row) {
+  const uint32_t* x = reinterpret_cast<const uint32_t*>(a);
+  for (int i = 0; i < pairs; ++i) {
+    __builtin_prefetch(next + i * 128, 0, 2);
+    __builtin_prefetch(next + i * 128 + 64, 0, 2);
+    bf16_step<N>(c, panel + i * 128, x + i * (PAIRS ? 1 : 2), row, 1);
   }
+}
+
+template <int N>
+INLINE void add_wide(F (&c)[N][2], const uint8_t* panel, int count, const float* a, long row) {
+  const float* w = reinterpret_cast<const float*>(panel);
+  for (int i = 0; i < count; ++i) f32_step<N>(c, w + i * PANEL, a + i, row);
+}
+
+// Scores of N rows with the keys of `pages` pages, and their largest; scores of keys a row does not see are -inf.
+template <int N>
+INLINE void score_rows(const Keys& keys, int D, int pages, const float* q, const int* limit, float* scores,
+                       float* top) {
+  F best[N];
+  int least = limit[0];
   for (int m = 0; m < N; ++m) {
-    float* score = s.scores + m * BLOCK;
-    int n = limit[m] - block * BLOCK;
-    n = n < 0 ? 0 : n < most ? n : most;
-    const int wide = (n + LANES - 1) / LANES * LANES;
-    for (int t = n; t < wide; ++t) score[t] = -__builtin_inff();
-    F best = f_set(-__builtin_inff());
-    for (int t = 0; t < wide; t += LANES) best = f_max(best, f_load(score + t));
-    top[m] = n > 0 ? f_hmax(best) : 0.f;
-    const F shift = f_set(top[m]), log2e = f_set(LOG2E);
-    F total = f_set(0);
-    for (int t = 0; t < wide; t += LANES) {
-      const F p = f_exp2((f_load(score + t) - shift) * log2e);
-      total = total + p;
-      if (config.kv_float32)
-        f_store(score + t, p);
-      else if (PAIRS)  // in place: the 16-bit probabilities never overtake the scores
-        f_store_bf16(reinterpret_cast<uint16_t*>(score) + t, p);
-      else
-        f_store(score + t, f_bf16(p));
-    }
-    sum[m] = n > 0 ? f_hsum(total) : 0.f;
-    const int end = pages * PAGE;
-    if (PAIRS && !config.kv_float32)
-      __builtin_memset(reinterpret_cast<uint16_t*>(score) + wide, 0, (end - wide) * sizeof(uint16_t));
-    else
-      __builtin_memset(score + wide, 0, (end - wide) * sizeof(float));
+    best[m] = f_set(-__builtin_inff());
+    least = limit[m] < least ? limit[m] : least;
   }
-  for (int p = 0; p < D / PANEL; ++p) {
+  const int ahead = D < AHEAD * PANEL ? AHEAD * PANEL / D : 1;
+  for (int i = 0; i < pages; ++i) {
     F c[N][2];
+#pragma GCC unroll 8
+    for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
+    if (keys.wide) {
+      add_wide<N>(c, keys.page[i], D, q, D);
+    } else {
+      const int j = i + ahead;
+      const uint8_t* next = j < pages ? keys.page[j] : keys.page[j % pages] + size_t(PAGE) * D * 2;
+      add_pairs<N>(c, keys.page[i], next, D / 2, q, PAIRS ? D / 2 : D);
+    }
+    float* score = scores + i * PAGE;
+#pragma GCC unroll 8
+    for (int m = 0; m < N; ++m) {
+      f_store(score + m * BLOCK, c[m][0]);
+      f_store(score + m * BLOCK + 16, c[m][1]);
+    }
+    if (keys.first + (i + 1) * PAGE <= least) {
+#pragma GCC unroll 8
+      for (int m = 0; m < N; ++m) best[m] = f_max(best[m], f_max(c[m][0], c[m][1]));
+    } else {
+      for (int m = 0; m < N; ++m) {
+        float* at = score + m * BLOCK;
+        const int seen = limit[m] - keys.first - i * PAGE;
+        const F low = f_hide(f_load(at), seen), high = f_hide(f_load(at + 16), seen - 16);
+        f_store(at, low);
+        f_store(at + 16, high);
+        best[m] = f_max(best[m], f_max(low, high));
+      }
+    }
+  }
+  for (int m = 0; m < N; ++m) top[m] = limit[m] > keys.first ? f_hmax(best[m]) : 0.f;
+}
+
+// Scores to probabilities 2^(score * log2e - top), in place; top becomes that power of two; gives their sums.
+template <bool COARSE>
+INLINE void weigh_rows(int n, int pages, float* scores, float* top, float* sum) {
+  const F log2e = f_set(LOG2E);
+  for (int m = 0; m < n; ++m) {
+    float* score = scores + m * BLOCK;
+    top[m] *= LOG2E;
+    const F shift = f_set(-top[m]);
+    F even = f_set(0), odd = f_set(0);
+    for (int t = 0; t < pages * PAGE; t += PAGE) {
+      const F p0 = f_exp2<COARSE>(f_fma(f_load(score + t), log2e, shift));
+      const F p1 = f_exp2<COARSE>(f_fma(f_load(score + t + 16), log2e, shift));
+      even = even + p0;
+      odd = odd + p1;
+      if (PAIRS && COARSE) {  // in place: the 16-bit probabilities never overtake the scores
+        f_store_bf16(reinterpret_cast<uint16_t*>(score) + t, p0);
+        f_store_bf16(reinterpret_cast<uint16_t*>(score) + t + 16, p1);
+      } else {
+        f_store(score + t, p0);
+        f_store(score + t + 16, p1);
+      }
+    }
+    sum[m] = f_hsum(even + odd);
+  }
+}
+
+// part = probabilities times the values of `count` keys, an even number for pages that hold pairs.
+template <int N>
+INLINE void add_values(const Keys& keys, int D, int count, const float* scores, float* part) {
+  const int pages = (count + PAGE - 1) / PAGE, panels = D / PANEL;
+  const size_t values = size_t(PAGE) * D * (keys.wide ? 4 : 2), panel_size = values / panels;
+  for (int p = 0; p < panels; ++p) {
+    F c[N][2];
+#pragma GCC unroll 8
     for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
     for (int i = 0; i < pages; ++i) {
-      const int tokens = most - i * PAGE < PAGE ? most - i * PAGE : PAGE;
-      const uint8_t* values =
-          page_head(context, op.layer, page_ids[i], kv_head) + size_t(PAGE) * D * element_bytes(config);
-      if (config.kv_float32) {
-        const float* v = reinterpret_cast<const float*>(values) + p * PAGE * PANEL;
-        for (int t = 0; t < tokens; ++t) f32_step<N>(c, v + t * PANEL, s.scores + i * PAGE + t, BLOCK);
+      const int tokens = count - i * PAGE < PAGE ? count - i * PAGE : PAGE;
+      const uint8_t* panel = keys.page[i] + values + p * panel_size;
+      if (keys.wide) {
+        add_wide<N>(c, panel, tokens, scores + i * PAGE, BLOCK);
       } else {
-        const uint8_t* v = values + p * PAGE * PANEL * 2;
-        const uint32_t* a = reinterpret_cast<const uint32_t*>(s.scores) + i * (PAIRS ? PAGE / 2 : PAGE);
-        for (int t = 0; t < (tokens + 1) / 2; ++t) bf16_step<N>(c, v + t * 128, a + t * (PAIRS ? 1 : 2), BLOCK, 1);
+        const int j = p * pages + i + AHEAD, beyond = j - panels * pages;
+        const uint8_t* next = beyond < 0 ? keys.page[j % pages] + values + j / pages * panel_size
+                                         : keys.next + (beyond < panels ? beyond : 0) * panel_size;
+        add_pairs<N>(c, panel, next, tokens / 2, scores + i * (PAIRS ? PAGE / 2 : PAGE), BLOCK);
       }
     }
+#pragma GCC unroll 8
     for (int m = 0; m < N; ++m) {
-      f_store(s.part + m * D + p * PANEL, c[m][0]);
-      f_store(s.part + m * D + p * PANEL + 16, c[m][1]);
+      f_store(part + m * D + p * PANEL, c[m][0]);
+      f_store(part + m * D + p * PANEL + 16, c[m][1]);
     }
   }
 }
 
-// Adds one block's result to what the blocks before it gave. Always called in order of blocks.
-static void merge_rows(int n, int D, bool first, const float* part, const float* top, const float* sum, float* out,
-                       float* out_top, float* out_sum) {
-  for (int m = 0; m < n; ++m) {
-    if (sum[m] == 0.f && !first) continue;
-    float keep = 0.f, add = 1.f;
-    if (!first) {
-      const float most = top[m] > out_top[m] ? top[m] : out_top[m];
-      alignas(64) float factor[LANES] = {(out_top[m] - most) * LOG2E, (top[m] - most) * LOG2E};
-      f_store(factor, f_exp2(f_load(factor)));
-      keep = factor[0];
-      add = factor[1];
-      out_top[m] = most;
-      out_sum[m] = out_sum[m] * keep + sum[m] * add;
-    } else {
-      out_top[m] = top[m];
-      out_sum[m] = sum[m];
-    }
-    const F old = f_set(keep), by = f_set(add);
-    for (int d = 0; d < D; d += LANES) {
-      const F value = f_load(part + m * D + d) * by;
-      f_store(out + m * D + d, first ? value : f_fma(f_load(out + m * D + d), old, value));
-    }
-  }
-}
-
-// Rows of an item: (token, head in group), token by token.
-struct ItemRows {
-  int token0, group;  // the run's first row in the step; query heads of one key head
-  int row(int i) const { return token0 + i / group; }
-  int head(int i, int kv_head) const { return kv_head * group + i % group; }
-};
-
-INLINE void write_out(const Context& context, const ItemRows& rows, int row0, int n, int kv_head, const float* out,
-                      const float* sum) {
-  const octavo_config& config = *context.config;
-  for (int m = 0; m < n; ++m) {
-    const F by = f_set(1.f / sum[m]);
-    float* to = context.memory->q +
-                (size_t(rows.row(row0 + m)) * config.heads + rows.head(row0 + m, kv_head)) * config.head_dim;
-    for (int d = 0; d < config.head_dim; d += LANES) f_store(to + d, f_load(out + m * config.head_dim + d) * by);
-  }
-}
-
+// N rows against one block: gives s.part, and each row's largest score (a power of two) and sum of probabilities.
 template <int N>
-static void attend_rows(const Context& context, const octavo_op& op, const Item& item, int offset, Scratch& s) {
+static void attend_block(const octavo_config& config, const Keys& keys, const float* q, const int* limit, Scratch& s,
+                         float* top, float* sum) {
+  int count = 0;
+  for (int m = 0; m < N; ++m) count = limit[m] - keys.first > count ? limit[m] - keys.first : count;
+  count = count < BLOCK ? count : BLOCK;
+  const int pages = (count + PAGE - 1) / PAGE, D = config.head_dim;
+  score_rows<N>(keys, D, pages, q, limit, s.scores, top);
+  if (config.kv_float32) {
+    weigh_rows<false>(N, pages, s.scores, top, sum);
+    add_values<N>(keys, D, count, s.scores, s.part);
+  } else {
+    weigh_rows<true>(N, pages, s.scores, top, sum);
+    add_values<N>(keys, D, (count + 1) / 2 * 2, s.scores, s.part);
+  }
+}
+
+// Where each of `count` rows (token, head in group) of a run lies, from row0 on, and how many keys it sees. Queries and
+// results share their place.
+static void place_rows(const Context& context, int run, int kv_head, int row0, int count, Scratch& s) {
   const octavo_config& config = *context.config;
   const octavo_batch& batch = context.step->batch;
+  const int group = config.heads / config.kv_heads;
+  int token = batch.starts[run] + row0 / group, head = row0 % group;
+  for (int i = 0; i < count; ++i) {
+    s.row[i] = context.memory->q + (size_t(token) * config.heads + kv_head * group + head) * config.head_dim;
+    s.limit[i] = batch.positions[token] + 1;
+    if (++head == group) {
+      head = 0;
+      ++token;
+    }
+  }
+}
+
+// Adds one block's result to what the blocks before it gave. Always called in order of blocks. n <= TILE; tops and sums
+// are readable to LANES values.
+static void merge_rows(int n, int D, bool first, const float* part, const float* top, const float* sum,
+                       float* const* row, float* out_top, float* out_sum) {
+  if (first) {
+    for (int m = 0; m < n; ++m) {
+      out_top[m] = top[m];
+      out_sum[m] = sum[m];
+      for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
+    }
+    return;
+  }
+  const F before = f_load(out_top), now = f_load(top), most = f_max(before, now);
+  alignas(64) float keep[LANES], add[LANES], tops[LANES];
+  f_store(keep, f_exp2(before - most));
+  f_store(add, f_exp2(now - most));
+  f_store(tops, most);
+  for (int m = 0; m < n; ++m) {
+    if (sum[m] == 0.f) continue;  // it sees none of these keys
+    out_top[m] = tops[m];
+    out_sum[m] = out_sum[m] * keep[m] + sum[m] * add[m];
+    const F old = f_set(keep[m]), by = f_set(add[m]);
+    for (int d = 0; d < D; d += LANES)
+      f_store(row[m] + d, f_fma(f_load(row[m] + d), old, f_load(part + m * D + d) * by));
+  }
+}
+
+static void divide_rows(int n, int D, float* const* row, const float* sum) {
+  for (int m = 0; m < n; ++m) {
+    const F by = f_set(1.f / sum[m]);
+    for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(row[m] + d) * by);
+  }
+}
+
+// Queries, scaled, in the form the dots read.
+static void take_queries(const octavo_config& config, int n, float factor, Scratch& s) {
   const int D = config.head_dim;
-  const ItemRows rows{batch.starts[item.run], config.heads / config.kv_heads};
-  const int row0 = item.row0 + offset;
-  const int32_t* table = batch.tables + batch.slots[item.run] * batch.table_stride;
-  int limit[N];
-  const F scale = f_set(op.scale);
-  for (int m = 0; m < N; ++m) {
-    const int row = rows.row(row0 + m);
-    limit[m] = batch.positions[row] + 1;
-    const float* q = context.memory->q + (size_t(row) * config.heads + rows.head(row0 + m, item.kv_head)) * D;
+  const F scale = f_set(factor);
+  for (int i = 0; i < n; ++i) {
     for (int d = 0; d < D; d += LANES) {
-      const F x = f_load(q + d) * scale;
-      alignas(64) float part[LANES];
-      if (!config.kv_float32 && PAIRS) {
-        uint16_t bits[LANES];
-        f_store_bf16(bits, x);
-        uint32_t* to = reinterpret_cast<uint32_t*>(s.q);
-        for (int j = 0; j < LANES / 2; ++j) __builtin_memcpy(to + (d / 2 + j) * N + m, bits + 2 * j, 4);
-      } else {
-        f_store(part, config.kv_float32 ? x : f_bf16(x));
-        for (int j = 0; j < LANES; ++j) s.q[(d + j) * N + m] = part[j];
-      }
+      const F x = f_load(s.row[i] + d) * scale;
+      if (PAIRS && !config.kv_float32)
+        f_store_bf16(reinterpret_cast<uint16_t*>(s.q) + i * D + d, x);
+      else
+        f_store(s.q + i * D + d, config.kv_float32 ? x : f_bf16(x));
     }
   }
-  float out_top[N], out_sum[N];
+}
+
+INLINE const int32_t* table_of(const Context& context, const Item& item) {
+  const octavo_batch& batch = context.step->batch;
+  return batch.tables + batch.slots[item.run] * batch.table_stride;
+}
+
+// `next`: the item that this thread takes after this one, or null.
+static Keys keys_of(const Context& context, const octavo_op& op, const Item& item, const Item* next, int block,
+                    int count, bool widened, Scratch& s) {
+  const octavo_config& config = *context.config;
+  const int32_t* pages = table_of(context, item) + block * (BLOCK / PAGE);
+  const int n = ((count < BLOCK ? count : BLOCK) + PAGE - 1) / PAGE;
+  Keys keys;
+  keys.first = block * BLOCK;
+  keys.wide = widened || config.kv_float32;
+  for (int i = 0; i < n; ++i) keys.page[i] = page_head(context, op.layer, pages[i], item.kv_head);
+  keys.next = keys.page[n - 1];
+  if (block + 1 < item.block1)
+    keys.next = page_head(context, op.layer, pages[BLOCK / PAGE], item.kv_head);
+  else if (next != nullptr)
+    keys.next = page_head(context, op.layer, table_of(context, *next)[next->block0 * (BLOCK / PAGE)], next->kv_head);
+  if (!widened) return keys;
+  for (int i = 0; i < n; ++i) {
+    float* to = s.wide + size_t(i) * 2 * PAGE * config.head_dim;
+    widen(keys.page[i], i + 1 < n ? keys.page[i + 1] : keys.next, config.head_dim, to);
+    keys.page[i] = reinterpret_cast<const uint8_t*>(to);
+  }
+  return keys;
+}
+
+static void attend_item(const octavo_op& op, const Context& context, const Item& item, const Item* next, Scratch& s) {
+  const octavo_config& config = *context.config;
+  const int D = config.head_dim, tiles = tiles_of(item.rows);
+  const bool widened = WIDENS && !config.kv_float32 && tiles >= WIDEN_TILES;
+  const int q_row = PAIRS && !config.kv_float32 ? D / 2 : D;
+  place_rows(context, item.run, item.kv_head, item.row0, item.rows, s);
+  take_queries(config, item.rows, op.scale, s);
   for (int block = item.block0; block < item.block1; ++block) {
-    attend_block<N>(context, op, table, item.kv_head, block, limit, s, s.top, s.sum);
-    if (item.partial >= 0) {  // one block of many, merged later: [TILE] tops, [TILE] sums, [TILE][D] values
-      float* place = context.memory->partials + size_t(item.partial + block - item.block0) * TILE * (D + 2);
-      for (int m = 0; m < N; ++m) {
-        place[offset + m] = s.top[m];
-        place[TILE + offset + m] = s.sum[m];
+    const int count = s.limit[item.rows - 1] - block * BLOCK;
+    const Keys keys = keys_of(context, op, item, next, block, count, widened, s);
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int end = tile_start(item.rows, tiles, tile + 1);
+      for (int i = tile_start(item.rows, tiles, tile); i < end; i += ROWS) {
+        const int n = end - i < ROWS ? end - i : ROWS;
+        if (item.partial < 0 && s.limit[i + n - 1] <= keys.first) continue;
+        float *top = s.block_top, *sum = s.block_sum;
+        WITH_ROWS(n, attend_block, config, keys, s.q + i * q_row, s.limit + i, s, top, sum)
+        if (item.partial < 0) {
+          merge_rows(n, D, block == item.block0, s.part, top, sum, s.row + i, s.top + i, s.sum + i);
+          continue;
+        }
+        // One block of many, merged later: [TILE] tops, [TILE] sums, [TILE][D] values.
+        float* place = context.memory->partials + size_t(item.partial + block - item.block0) * TILE * (D + 2);
+        __builtin_memcpy(place + i, top, n * sizeof(float));
+        __builtin_memcpy(place + TILE + i, sum, n * sizeof(float));
+        __builtin_memcpy(place + 2 * TILE + i * D, s.part, n * D * sizeof(float));
       }
-      __builtin_memcpy(place + 2 * TILE + offset * D, s.part, sizeof(float) * N * D);
-    } else {
-      merge_rows(N, D, block == item.block0, s.part, s.top, s.sum, s.out, out_top, out_sum);
     }
   }
-  if (item.partial < 0) write_out(context, rows, row0, N, item.kv_head, s.out, out_sum);
+  if (item.partial < 0) divide_rows(item.rows, D, s.row, s.sum);
 }
 
 static void attend(const octavo_op& op, const Context& context, Rows& out, int tid) {
@@ -274,33 +312,27 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
   const Step& step = *context.step;
   const int D = config.head_dim;
   float* memory = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
-  Scratch s;
+  Scratch s{};
   s.scores = memory;
-  s.q = s.scores + TILE * BLOCK;
-  s.out = s.q + TILE * D;
-  s.part = s.out + TILE * D;
+  s.part = s.scores + TILE * BLOCK;
+  s.q = s.part + TILE * D;
+  s.wide = s.q + ITEM_ROWS * D;
   int first, last;
   while (context.pool->claim(tid, step.item_count, &first, &last)) {
-    for (int i = first; i < last; ++i) {
-      const Item& item = step.items[i];
-      for (int offset = 0; offset < item.rows; offset += ROWS) {
-        const int n = item.rows - offset < ROWS ? item.rows - offset : ROWS;
-        WITH_ROWS(n, attend_rows, context, op, item, offset, s)
-      }
-    }
+    for (int i = first; i < last; ++i)
+      attend_item(op, context, step.items[i], i + 1 < last ? step.items + i + 1 : nullptr, s);
   }
   context.pool->meet(tid);
   if (step.merge_count > 0) {
     while (context.pool->claim(tid, step.merge_count, &first, &last)) {
       for (int i = first; i < last; ++i) {
         const Merge& merge = step.merges[i];
-        float out_top[TILE], out_sum[TILE];
+        place_rows(context, merge.run, merge.kv_head, merge.row0, merge.rows, s);
         for (int part = 0; part < merge.count; ++part) {
           const float* place = context.memory->partials + size_t(merge.first + part) * TILE * (D + 2);
-          merge_rows(merge.rows, D, part == 0, place + 2 * TILE, place, place + TILE, s.out, out_top, out_sum);
+          merge_rows(merge.rows, D, part == 0, place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
         }
-        const ItemRows rows{step.batch.starts[merge.run], config.heads / config.kv_heads};
-        write_out(context, rows, merge.row0, merge.rows, merge.kv_head, s.out, out_sum);
+        divide_rows(merge.rows, D, s.row, s.sum);
       }
     }
     context.pool->meet(tid);

@@ -13,6 +13,7 @@ namespace {
 
 #include "../kernels/gemm.inl"
 #include "../kernels/rows.inl"
+#include "../kernels/pages.inl"
 #include "../kernels/attend.inl"
 
 // Dots or multiply-adds on registers only: what the arithmetic units can do.

@@ -65,6 +65,12 @@ INLINE F f_keep_from(F x, F low, F y) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.a, low.a, _CMP_NLT_UQ), y.a),
           _mm256_and_ps(_mm256_cmp_ps(x.b, low.b, _CMP_NLT_UQ), y.b)};
 }
+INLINE F f_hide(F x, int n) {  // lanes from n on become -inf
+  const __m256 least = _mm256_set1_ps(-__builtin_inff());
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return {_mm256_blendv_ps(least, x.a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane))),
+          _mm256_blendv_ps(least, x.b, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane)))};
+}
 INLINE uint32_t f_above(F x, F low) {
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, low.a, _CMP_GT_OQ))) |
          uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.b, low.b, _CMP_GT_OQ))) << 8;

@@ -53,11 +53,15 @@ INLINE F f_half(const uint8_t* p) {
 INLINE I f_round(F a) {
   return {_mm512_cvtps_epi32(a.v)};
 }
-INLINE F f_scale2(F a, I n) {  // a * 2^n
-  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(n.v, 23)))};
+INLINE F f_fraction(F x) {  // x - floor(x); of an infinity 0
+  return {_mm512_reduce_ps(x.v, 9)};
 }
-INLINE F f_keep_from(F x, F low, F y) {  // 0 where x < low, else y
-  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, low.v, _CMP_NLT_UQ), y.v)};
+INLINE F f_scale_floor(F p, F x) {  // p * 2^floor(x); 0 where x < -126: no denormal numbers, which are slow
+  return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.f), _CMP_NLT_UQ), p.v, x.v)};
+}
+INLINE F f_hide(F x, int n) {  // lanes from n on become -inf
+  const uint32_t hidden = n >= LANES ? 0 : n <= 0 ? 0xFFFF : 0xFFFFu << n;
+  return {_mm512_mask_mov_ps(x.v, __mmask16(hidden), _mm512_set1_ps(-__builtin_inff()))};
 }
 INLINE uint32_t f_above(F x, F low) {
   return _mm512_cmp_ps_mask(x.v, low.v, _CMP_GT_OQ);

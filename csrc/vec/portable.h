@@ -101,6 +101,10 @@ INLINE F f_keep_from(F x, F low, F y) {
   EACH y.v[i] = x.v[i] < low.v[i] ? 0.f : y.v[i];
   return y;
 }
+INLINE F f_hide(F x, int n) {  // lanes from n on become -inf
+  EACH x.v[i] = i < n ? x.v[i] : -__builtin_inff();
+  return x;
+}
 INLINE uint32_t f_above(F x, F low) {
   uint32_t mask = 0;
   EACH mask |= uint32_t(x.v[i] > low.v[i]) << i;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from op_cases import Case, cases
+from op_cases import Case, Shape, Texts, cases, make_program
 
 from octavo.core.errors import ModelError
 from octavo.kernels import native
@@ -64,6 +64,33 @@ def test_a_row_is_the_same_bits_whatever_runs_beside_it(layout: str, isa: str) -
             for slot, position, row in zip(slots, batch.positions[batch.head.rows], logits, strict=True):
                 first = rows.setdefault((int(slot), int(position)), row)
                 assert np.array_equal(first.view(np.uint32), row.view(np.uint32))
+        executor.close()
+
+
+@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_attention_is_the_same_bits_however_its_work_is_cut(dtype: str, isa: str) -> None:
+    """1100 tokens at once, in many rows an item; then row by row, their keys split, beside texts of other lengths."""
+    rng = np.random.default_rng(8)
+    program = make_program(rng, Shape(heads=6, kv_heads=2, kv_dtype=dtype), "a", max_len=1120)
+    texts = Texts.random(rng, (1100, 300, 20))
+    whole = [(0, 0, 1100), (1, 0, 300), (2, 0, 20)]
+    cut = [
+        [(0, 0, 505), (2, 0, 1)],
+        [(0, 505, 1), (1, 0, 200)],
+        [(0, 506, 584), (1, 200, 13), (2, 1, 1)],
+        *([(0, 1090 + i, 1), (1, 213 + i, 1), (2, 2 + i, 1)] for i in range(10)),
+    ]
+    rows: dict[tuple[int, int], np.ndarray] = {}  # by (slot, position)
+    for threads, steps in ((2, [[run] for run in whole]), (1, [whole]), (1, cut), (3, cut)):
+        executor = Cpu(program, threads, max_tokens=1420, isa=isa)
+        executor.allocate(texts.pages)
+        for runs in steps:
+            batch = texts.batch(rng, runs, more=1)
+            slots = np.repeat(batch.slots, np.diff(batch.starts))
+            for slot, position, row in zip(slots, batch.positions, executor.logits(batch), strict=True):
+                first = rows.setdefault((int(slot), int(position)), row)
+                assert np.array_equal(first.view(np.uint32), row.view(np.uint32)), (slot, position)
         executor.close()
 
 

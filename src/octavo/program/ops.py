@@ -83,7 +83,7 @@ class Attend:
     """h = act(softmax(scale * q k^T) v), causal: a token sees the positions up to its own.
 
     Query head i reads key head i * kv_heads // heads. q is rounded to the cache's dtype after scaling;
-    probabilities are rounded to it too. Softmax statistics are float32.
+    probabilities may be rounded to it too. Softmax statistics are float32.
     """
 
     layer: int
