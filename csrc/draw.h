@@ -1,6 +1,7 @@
 // Drawing a token from one row of logits, as program/batch.py defines it. Never sorts the vocabulary, and reads all of
 // a row's logits only where what the sweep left (table.h) cannot decide.
 #pragma once
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -9,18 +10,15 @@
 namespace octavo {
 
 // Working memory of one thread. It has its full size from the start: a failure to grow inside a step could not be told.
+// What no draw needs is never touched.
 struct DrawScratch {
   explicit DrawScratch(int vocab);
   static size_t bytes(int vocab);
 
-  std::vector<int32_t> ids, places, counts;
-  std::vector<float> values, masses;   // of the candidates `ids`
+  std::unique_ptr<int32_t[]> ids, places, order;
+  std::unique_ptr<float[]> values, masses;  // of the candidates `ids`
+  std::vector<int32_t> counts;
   std::vector<float> top, mass, span;  // of each span; mass of each span against the row's largest; logits of one span
-  struct Lot {
-    float value, mass;
-    int32_t id;
-  };
-  std::vector<Lot> order;
   std::vector<std::pair<int32_t, float>> changed;
 };
 

@@ -22,7 +22,7 @@ size_t most_items(const octavo_config& c) {
 // Candidates a row has room for: as many as a draw looks at (draw.cc), and all of the first span that each thread
 // meets.
 int candidates_of(int threads) {
-  return 8192 + SPAN * threads;
+  return NEAR + SPAN * threads;
 }
 
 // What the lists of head rows take for each row.

@@ -17,6 +17,7 @@ constexpr int SUM_GROUP = 32;   // inputs whose code sum is kept
 constexpr int SPAN = 256;       // tokens of the vocabulary that are projected, and whose masses are summed, together
 constexpr int MOST_TOP_K = 64;  // largest top_k whose candidates are found without keeping the row
 constexpr int HELD_ROWS = 32;   // head rows whose logits are kept at once
+constexpr int NEAR = 4096;      // candidates that a draw looks among before it looks among all tokens
 constexpr float LOWEST = -3.4028234e38f;
 
 // Rows are cut into tiles of at most TILE rows whose sizes differ by at most one.
