@@ -38,7 +38,7 @@ typedef struct {
   int32_t kv_float32;  // 0: bfloat16 pages
   int32_t max_tokens;  // rows of the largest step
   int32_t max_len;     // positions of the longest sequence
-  int32_t head_rows;   // rows of logits held at once
+  int32_t head_rows;   // head rows projected together
   int32_t threads;
 } octavo_config;
 

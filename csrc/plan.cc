@@ -26,6 +26,15 @@ int64_t cost_of(int rows, int keys) {
   return int64_t(rows + 4) * keys;
 }
 
+// Candidates a row has room for: as many as a draw looks at (draw.cc), and all of the first span that each thread
+// meets.
+int candidates_of(int threads) {
+  return NEAR + SPAN * threads;
+}
+
+// What the lists of head rows take for each row.
+constexpr size_t HEAD_ROW_BYTES = sizeof(Manner) + sizeof(HeadBlock) + 4 * sizeof(int32_t) + 1;
+
 int blocks_of(int keys) {
   return (keys + BLOCK - 1) / BLOCK;
 }
@@ -83,7 +92,7 @@ void unpack_row(const octavo_weight& w, int id, float* out) {
 
 // What working memory is made of; offsets into the arena, in the order they are laid out.
 struct Executor::Sizes {
-  size_t x, q, data, sums, partials, logits, scratch, arena, lists;
+  size_t x, q, data, sums, partials, logits, spans, candidates, bounds, scratch, arena, lists;
 
   Sizes(const octavo_config& c, const octavo_op* ops, int count) {
     size_t cols = c.width, unit_cols = 0;
@@ -103,13 +112,16 @@ struct Executor::Sizes {
     sums = lines(rows * (cols / (4 * QUADS)) * 4);
     const size_t places = size_t(SPLIT_SHARE) * c.threads * blocks_of(c.max_len);
     partials = lines(places * TILE * (D + 2) * 4);
-    logits = lines(size_t(c.head_rows) * padded(c.vocab, PANEL) * 4);
+    logits = lines(size_t(HELD_ROWS) * spans_of(c.vocab) * SPAN * 4);
+    spans = lines(size_t(c.head_rows) * spans_of(c.vocab) * 4);
+    candidates = lines(size_t(c.head_rows) * candidates_of(c.threads) * sizeof(Candidate));
+    bounds = size_t(c.head_rows) * sizeof(Bounds);
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
-    scratch = lines(
-        4 * std::max({TILE * size_t(c.width), 2 * BLOCK_TILES * TILE * unit_cols, BLOCK_TILES * TILE * D, attend}));
-    arena = x + q + 2 * (data + 4 * sums) + partials + logits + scratch * c.threads;
+    const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
+    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head}));
+    arena = x + q + 2 * (data + 4 * sums) + partials + logits + 5 * spans + candidates + bounds + scratch * c.threads;
     lists = most_items(c) * (sizeof(Item) + sizeof(Merge)) + size_t(c.max_tokens) * 5 +
-            DrawScratch::bytes(c.vocab) * c.threads;
+            DrawScratch::bytes(c.vocab) * c.threads + rows * HEAD_ROW_BYTES;
   }
 };
 
@@ -125,6 +137,11 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
   row_last_.reserve(config.max_tokens);
   items_.reserve(most_items(config));
   merges_.reserve(most_items(config));
+  const size_t heads = std::max(config.max_tokens, config.head_rows);
+  manners_.reserve(heads);
+  again_.reserve(heads);
+  blocks_.reserve(heads);
+  for (auto* list : {&heads_, &inputs_}) list->reserve(2 * heads);
   draw_scratch_.reserve(config.threads);
   for (int tid = 0; tid < config.threads; ++tid) draw_scratch_.emplace_back(config.vocab);
   arena_bytes_ = sizes.arena;
@@ -148,6 +165,16 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
   }
   memory_.partials = reinterpret_cast<float*>(take(sizes.partials));
   memory_.logits = reinterpret_cast<float*>(take(sizes.logits));
+  Sweep& sweep = memory_.sweep;
+  sweep.stride = spans_of(config.vocab);
+  sweep.room = candidates_of(config.threads);
+  sweep.top = reinterpret_cast<float*>(take(sizes.spans));
+  sweep.mass = reinterpret_cast<float*>(take(sizes.spans));
+  sweep.best = reinterpret_cast<int32_t*>(take(sizes.spans));
+  sweep.start = reinterpret_cast<int32_t*>(take(sizes.spans));
+  sweep.count = reinterpret_cast<int32_t*>(take(sizes.spans));
+  sweep.candidates = reinterpret_cast<Candidate*>(take(sizes.candidates));
+  sweep.bounds = reinterpret_cast<Bounds*>(take(sizes.bounds));
   memory_.scratch = take(sizes.scratch * config.threads);
   memory_.scratch_bytes = sizes.scratch;
 }
@@ -226,20 +253,81 @@ void Executor::embed(const octavo_op& op, const Context& context, int tid) const
   context.pool->meet(tid);
 }
 
-void Executor::draw(const Context& context, int rows, int tid) {
+// Blocks of head rows `wanted` in order; as few as may be, the rows that keep their logits first in each.
+template <class Wanted, class Held>
+void Executor::add_blocks(const octavo_batch& b, Wanted wanted, Held held) {
+  const auto next = [&](int i, bool kept) {
+    while (i < b.head && !(wanted(i) && held(i) == kept)) ++i;
+    return i;
+  };
+  for (int kept = next(0, true), swept = next(0, false); kept < b.head || swept < b.head;) {
+    const size_t start = heads_.size();
+    HeadBlock block{};
+    for (; kept < b.head && block.held < std::min(HELD_ROWS, config_.head_rows); kept = next(kept + 1, true)) {
+      heads_.push_back(kept);
+      ++block.held;
+    }
+    for (block.rows = block.held; swept < b.head && block.rows < config_.head_rows; swept = next(swept + 1, false)) {
+      heads_.push_back(swept);
+      ++block.rows;
+    }
+    for (size_t j = start; j < heads_.size(); ++j) inputs_.push_back(b.rows[heads_[j]]);
+    block.heads = heads_.data() + start;
+    block.inputs = inputs_.data() + start;
+    blocks_.push_back(block);
+  }
+}
+
+// How each head row is drawn, and in which company. Allocates nothing.
+void Executor::prepare_head(const octavo_batch& b, const octavo_drawn& drawn) {
+  manners_.clear();
+  for (int i = 0; i < b.head; ++i) {
+    manners_.push_back(manner_of(b, i, config_.vocab));
+    manners_.back().held |= drawn.logits != nullptr;
+  }
+  blocks_.clear();
+  heads_.clear();
+  inputs_.clear();
+  again_.assign(b.head, 0);
+  any_again_ = false;
+  add_blocks(b, [](int) { return true; }, [&](int i) { return manners_[i].held; });
+}
+
+void Executor::draw(const octavo_op& op, const Context& context, const Rows& in, int tid) {
   const Step& step = *context.step;
-  const int wide = int(padded(config_.vocab, PANEL));
   int first, last;
-  while (context.pool->claim(tid, rows, &first, &last)) {
-    for (int i = first; i < last; ++i) {
-      float* row = memory_.logits + size_t(i) * wide;
-      if (step.drawn.logits != nullptr)
-        std::memcpy(step.drawn.logits + size_t(step.head0 + i) * config_.vocab, row, size_t(config_.vocab) * 4);
-      else
-        draw_row(*kernels_, step, step.head0 + i, row, config_.vocab, wide, draw_scratch_[tid]);
+  while (context.pool->claim(tid, step.block.rows, &first, &last)) {
+    for (int at = first; at < last; ++at) {
+      const int i = step.block.heads[at];
+      if (step.drawn.logits != nullptr) {
+        std::memcpy(step.drawn.logits + size_t(i) * config_.vocab,
+                    memory_.logits + size_t(at) * memory_.sweep.stride * SPAN, size_t(config_.vocab) * 4);
+      } else if (!draw_row(*kernels_, op, in, context, at, draw_scratch_[tid])) {
+        again_[i] = 1;
+        any_again_ = true;
+      }
     }
   }
   context.pool->meet(tid);
+}
+
+// Projects and draws; rows that the sweep could not decide a second time, with their logits held.
+void Executor::head(const octavo_op& op, Step& step, const Context& context, int buffer, int tid, int place) {
+  const int drawing = int(ops_.size());
+  size_t done = 0;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (const size_t count = blocks_.size(); done < count; ++done) {
+      step.block = blocks_[done];
+      Rows h = view(buffer, op.act, step.block.rows, config_.width);
+      kernels_->head(op, context, h, tid);
+      lap(tid, place);
+      draw(op, context, h, tid);
+      lap(tid, drawing);
+    }
+    if (pass == 1 || !any_again_) return;
+    if (tid == 0) add_blocks(step.batch, [&](int i) { return again_[i] != 0; }, [](int) { return true; });
+    context.pool->meet(tid);
+  }
 }
 
 void Executor::walk(int tid) {
@@ -248,12 +336,8 @@ void Executor::walk(int tid) {
   const int T = step.batch.tokens;
   int at = 0;  // the buffer that holds h
   Rows h{};
-  const int drawing = int(ops_.size());
-  const auto lap = [&](int place) {
-    if (tid == 0) times_.lap(place);
-  };
   if (tid == 0) times_.skip();
-  for (int i = 0; i < drawing; ++i) {
+  for (int i = 0; i < int(ops_.size()); ++i) {
     const octavo_op& op = ops_[i];
     switch (op.kind) {
       case OCTAVO_EMBED:
@@ -281,23 +365,17 @@ void Executor::walk(int tid) {
         break;
       }
       case OCTAVO_HEAD:
-        for (step.head0 = 0; step.head0 < step.batch.head; step.head0 += config_.head_rows) {
-          const int rows = std::min(config_.head_rows, step.batch.head - step.head0);
-          h = view(at, op.act, rows, config_.width);
-          kernels_->head(op, context, h, tid);
-          lap(i);
-          draw(context, rows, tid);
-          lap(drawing);
-        }
+        head(op, step, context, at, tid, i);
         break;
     }
-    lap(i);
+    lap(tid, i);
   }
 }
 
 void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
   times_.begin();
   prepare(batch);
+  prepare_head(batch, drawn);
   step_ = {batch,
            drawn,
            row_page_.data(),
@@ -306,7 +384,8 @@ void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
            merges_.data(),
            int(items_.size()),
            int(merges_.size()),
-           0};
+           manners_.data(),
+           {}};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);
   times_.end();
 }

@@ -36,7 +36,14 @@ class Executor {
   void prepare(const octavo_batch& batch);
   void walk(int tid);
   void embed(const octavo_op& op, const Context& context, int tid) const;
-  void draw(const Context& context, int rows, int tid);
+  template <class Wanted, class Held>
+  void add_blocks(const octavo_batch& batch, Wanted wanted, Held held);
+  void prepare_head(const octavo_batch& batch, const octavo_drawn& drawn);
+  void head(const octavo_op& op, Step& step, const Context& context, int buffer, int tid, int place);
+  void lap(int tid, int place) {
+    if (tid == 0) times_.lap(place);
+  }
+  void draw(const octavo_op& op, const Context& context, const Rows& in, int tid);
   Rows view(int buffer, octavo_act act, int rows, int cols) const;
 
   octavo_config config_;
@@ -54,6 +61,11 @@ class Executor {
   std::vector<Item> items_;
   std::vector<Merge> merges_;
   std::vector<DrawScratch> draw_scratch_;
+  std::vector<Manner> manners_;  // of each head row
+  std::vector<HeadBlock> blocks_;
+  std::vector<int32_t> heads_, inputs_;  // what the blocks point to
+  std::vector<uint8_t> again_;           // 1: the row must be held to be drawn
+  std::atomic<bool> any_again_{false};
 };
 
 }  // namespace octavo

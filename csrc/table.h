@@ -11,13 +11,17 @@ namespace octavo {
 
 constexpr int PAGE = 32;         // tokens in a page
 constexpr int PANEL = 32;        // outputs in a panel
-constexpr int HEAD_PANELS = 8;   // panels of the vocabulary in one unit of work
 constexpr int BLOCK_TILES = 16;  // most tiles that a unit of weights is read for at once
 constexpr int TILE = 8;          // most rows in a row tile
 constexpr int ITEM_ROWS = 192;   // most rows in an item of attention: whole tiles
 constexpr int BLOCK = 512;       // tokens of keys whose softmax is taken at once; partial results meet at its multiples
 constexpr int QUADS = 8;         // steps of four inputs that every group of codes is a multiple of
 constexpr int DOT_BLOCK = 128;   // most inputs of one integer dot
+constexpr int SPAN = 256;        // tokens of the vocabulary that are projected, and whose masses are summed, together
+constexpr int MOST_TOP_K = 64;   // largest top_k whose candidates are found without keeping the row
+constexpr int HELD_ROWS = 32;    // head rows whose logits are kept at once
+constexpr int NEAR = 4096;       // candidates that a draw looks among before it looks among all tokens
+constexpr float LOWEST = -3.4028234e38f;
 
 // Sums of codes kept for each row: one for each integer dot.
 inline int sums_of(int cols, int group) {
@@ -64,6 +68,43 @@ struct Merge {
   int32_t run, kv_head, row0, rows, first, count;
 };
 
+// How a head row is drawn, decided by what its request asks for alone.
+struct Manner {
+  bool held;      // its logits are kept, to be read as often as need be
+  bool mass;      // the masses of all tokens are summed
+  bool collect;   // candidates are collected: values down to `below` under the largest, and among the top_k largest
+  int32_t top_k;  // 0: all
+  float factor;   // 1 / temperature; 0: the largest is taken
+  float below;
+};
+
+// Head rows that are projected together: the first `held` keep their logits.
+struct HeadBlock {
+  int rows, held;
+  const int32_t *heads, *inputs;  // [rows] index of the head row, and of its row of x
+};
+
+struct Candidate {
+  float value;
+  int32_t id;
+};
+
+// What all threads know of a row so far. One cache line each.
+struct alignas(64) Bounds {
+  float best, least;  // the largest value; a value with top_k at or above it
+  int32_t used;       // candidates, those without room too
+};
+
+// What a sweep over the vocabulary leaves of the rows of a block that are not held, span by span.
+struct Sweep {
+  int stride, room;        // spans and candidates of a row
+  float *top, *mass;       // [rows][stride] largest logit, NaN where one is not finite; sum of exp((x - top) * factor)
+  int32_t* best;           // id of `top`, where none before was larger
+  int32_t *start, *count;  // the span's candidates
+  Candidate* candidates;   // [rows][room]
+  Bounds* bounds;          // [rows]
+};
+
 struct Step {
   octavo_batch batch;
   octavo_drawn drawn;
@@ -72,14 +113,16 @@ struct Step {
   const Item* items;
   const Merge* merges;
   int item_count, merge_count;
-  int head0;  // first row of the block of head rows at work
+  const Manner* manners;  // [H]
+  HeadBlock block;        // of head rows, at work
 };
 
 struct Memory {
-  float* x;          // [T, width]
-  float* q;          // [T, heads * head_dim], queries, then attention's result
-  float* partials;   // [places][TILE * (head_dim + 2)]
-  float* logits;     // [head_rows, padded vocab]
+  float* x;         // [T, width]
+  float* q;         // [T, heads * head_dim], queries, then attention's result
+  float* partials;  // [places][TILE * (head_dim + 2)]
+  float* logits;    // [HELD_ROWS][spans][SPAN]
+  Sweep sweep;
   uint8_t* scratch;  // [threads][scratch_bytes]
   size_t scratch_bytes;
   uint8_t* pages;
@@ -101,12 +144,18 @@ struct Kernels {
   void (*attend)(const octavo_op&, const Context&, Rows& out, int tid);
   void (*proj)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*ffn_in)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
-  void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // logits of the step's block of head rows
+  void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // the step's block of head rows
+  // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`.
+  const float* (*head_span)(const octavo_op&, const Rows& in, int row, int span, float* room);
+  float (*span_top)(const float* x);                            // largest of SPAN values, NaN where one is not finite
+  float (*span_mass)(const float* x, float top, float factor);  // sum of exp((x - top) * factor) over SPAN values
   // Passes over one row of n values, n a multiple of 16.
+  void (*row_masses)(const float* row, int n, float top, float factor, float* masses);  // exp((row - top) * factor)
   float (*row_max)(const float* row, int n, bool* finite);
   double (*row_exp_sum)(const float* row, int n, float max, float factor);  // sum of exp((row - max) * factor)
-  int (*row_collect)(const float* row, int n, float from, int32_t* ids);    // ids of values >= from, ascending
-  int (*row_count)(const float* row, int n, float above);                   // number of values > above
+  double (*row_mass_from)(const float* row, const float* masses, int n, float from);  // of the values >= from
+  int (*row_collect)(const float* row, int n, float from, int32_t* ids);  // ids of values >= from, ascending
+  int (*row_count)(const float* row, int n, float above);                 // number of values > above
   void (*peak)(int kind,
                int64_t rounds);  // 0: int8, 1: bfloat16, 2: float32; 2 * 32 * 12 dots (kind 0, 1) or FMAs a round
   int64_t (*read)(const uint8_t* data, int64_t bytes);
@@ -127,6 +176,9 @@ inline int ffn_unit(const octavo_op& op) {
 
 inline size_t padded(int n, int to) {
   return size_t(n + to - 1) / to * to;
+}
+inline int spans_of(int vocab) {
+  return (vocab + SPAN - 1) / SPAN;
 }
 inline size_t panel_bytes(const octavo_weight& w) {
   size_t k = w.cols;

@@ -1,4 +1,4 @@
-// Rows of float32 into the form a projection reads, norms, and passes over rows of logits.
+// Rows of float32 into the form a projection reads, and norms.
 
 // Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of
 // 2, but for the last inputs. The scale of a group that is not all finite is NaN: integers would lose the fault.
@@ -133,58 +133,4 @@ static void ffn_in(const octavo_op& op, const Context& context, const Rows& in, 
       store_rows(out, tile.row0, tile.mr, first, cols, gate + (tile.row0 - row0) * unit_cols, unit_cols);
     }
   });
-}
-
-// Logits of the step's block of head rows: norm, then the vocabulary in units of some panels.
-static void head(const octavo_op& op, const Context& context, Rows& in, int tid) {
-  const octavo_weight& weight = op.weight[0];
-  const Step& step = *context.step;
-  norm_rows(context, op.vec[0], op.eps, step.batch.rows + step.head0, in, tid);
-  const int panels = int(padded(weight.rows, PANEL) / PANEL);
-  const long ldo = long(panels) * PANEL;
-  for_units(context, (panels + HEAD_PANELS - 1) / HEAD_PANELS, in, tid, [&](int unit, const Block& block) {
-    float* logits = context.memory->logits + block.row0() * ldo;
-    for (int p = unit * HEAD_PANELS; p < (unit + 1) * HEAD_PANELS && p < panels; ++p)
-      panel(weight, p, block, logits + p * PANEL, ldo);
-  });
-}
-
-static float row_max(const float* row, int n, bool* finite) {
-  F top = f_load(row), check = f_set(0);
-  const F zero = f_set(0);
-  for (int i = 0; i < n; i += LANES) {
-    const F x = f_load(row + i);
-    top = f_max(top, x);
-    check = f_fma(x, zero, check);
-  }
-  *finite = f_hsum(check) == 0.f;
-  return f_hmax(top);
-}
-
-static double row_exp_sum(const float* row, int n, float max, float factor) {
-  const F top = f_set(max), by = f_set(factor * LOG2E);
-  double total = 0;
-  for (int i = 0; i < n;) {
-    F part = f_set(0);
-    const int end = i + 1024 < n ? i + 1024 : n;
-    for (; i < end; i += LANES) part = part + f_exp2((f_load(row + i) - top) * by);
-    total += double(f_hsum(part));
-  }
-  return total;
-}
-
-static int row_collect(const float* row, int n, float from, int32_t* ids) {
-  const F low = f_set(from);
-  int count = 0;
-  for (int i = 0; i < n; i += LANES)
-    for (uint32_t mask = f_from(f_load(row + i), low); mask != 0; mask &= mask - 1)
-      ids[count++] = i + __builtin_ctz(mask);
-  return count;
-}
-
-static int row_count(const float* row, int n, float above) {
-  const F low = f_set(above);
-  int count = 0;
-  for (int i = 0; i < n; i += LANES) count += __builtin_popcount(f_above(f_load(row + i), low));
-  return count;
 }

@@ -15,6 +15,7 @@ namespace {
 #include "../kernels/rows.inl"
 #include "../kernels/pages.inl"
 #include "../kernels/attend.inl"
+#include "../kernels/head.inl"
 
 // Dots or multiply-adds on registers only: what the arithmetic units can do.
 void peak(int kind, int64_t rounds) {
@@ -52,8 +53,9 @@ int64_t read(const uint8_t* data, int64_t bytes) {
   return int64_t(f_hsum(sum[0] + sum[1] + sum[2] + sum[3]));
 }
 
-const Kernels table = {OCTAVO_NAME, norm,        qkv,         attend,    proj, ffn_in, head,
-                       row_max,     row_exp_sum, row_collect, row_count, peak, read};
+const Kernels table = {OCTAVO_NAME, norm,          qkv,         attend,    proj,       ffn_in,
+                       head,        head_span,     span_top,    span_mass, row_masses, row_max,
+                       row_exp_sum, row_mass_from, row_collect, row_count, peak,       read};
 
 }  // namespace
 }  // namespace octavo

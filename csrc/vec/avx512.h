@@ -63,6 +63,9 @@ INLINE F f_hide(F x, int n) {  // lanes from n on become -inf
   const uint32_t hidden = n >= LANES ? 0 : n <= 0 ? 0xFFFF : 0xFFFFu << n;
   return {_mm512_mask_mov_ps(x.v, __mmask16(hidden), _mm512_set1_ps(-__builtin_inff()))};
 }
+INLINE F f_keep_from(F x, F low, F y) {  // 0 where x < low, else y
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, low.v, _CMP_NLT_UQ), y.v)};
+}
 INLINE uint32_t f_above(F x, F low) {
   return _mm512_cmp_ps_mask(x.v, low.v, _CMP_GT_OQ);
 }

@@ -115,6 +115,53 @@ def test_draws_follow_the_distribution() -> None:
     assert statistic < degrees + 5 * np.sqrt(2 * degrees)
 
 
+MANNERS = {
+    "greedy": {"temperature": 0.0},
+    "all": {"temperature": 1.1},
+    "nucleus": {"temperature": 0.7, "top_p": 0.9},
+    "wide nucleus": {"temperature": 1.1, "top_p": 0.96},
+    "hot nucleus": {"temperature": 1.5, "top_p": 0.9},
+    "few": {"temperature": 0.8, "top_k": 5},
+    "all that fit in lanes": {"temperature": 1.0, "top_k": 64, "top_p": 0.8},
+    "more than fit": {"temperature": 1.0, "top_k": 65, "min_p": 0.01},
+    "near the top": {"temperature": 1.0, "min_p": 0.05, "top_p": 0.95},
+    "cold": {"temperature": 0.01, "min_p": 1e-30},
+}
+
+
+def one_manner(batch: Batch, **settings: float) -> Batch:
+    """All rows drawn in one way, each with its own seed, nothing adjusted and nothing reported."""
+    rows = len(batch.head.rows)
+    plain = {"target": -1, "top": -1, "top_k": 0, "top_p": 1, "min_p": 0, "prompt_lens": 0, **settings}
+    columns = {name: np.full(rows, value, getattr(batch.head, name).dtype) for name, value in plain.items()}
+    none = np.zeros(rows + 1, np.int64)
+    return dataclasses.replace(
+        batch, head=dataclasses.replace(batch.head, **columns, history_starts=none, bias_starts=none)
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize(("vocab", "spread"), [(300, 2.0), (20011, 0.01), (20011, 3.0), (20011, 12.0)])
+def test_rows_read_once_draw_what_held_rows_and_the_reference_draw(
+    isa: str, manner: str, vocab: int, spread: float
+) -> None:
+    """Few or all tokens may be drawn, by chance or for lack of room a row is projected twice: the token is the same."""
+    program = peaked(vocab, spread)
+    batch = one_manner(rows_of(vocab, 70), **MANNERS[manner])
+    cpu = executor(program, isa)
+    got = cpu.run(batch)
+    held = cpu.run(dataclasses.replace(batch, head=dataclasses.replace(batch.head, top=batch.head.top + 1)))
+    assert np.array_equal(got.tokens, held.tokens)
+    assert not held.bad.any()
+    assert np.array_equal(got.tokens, executor(program, isa, threads=1).run(batch).tokens)
+    logits = cpu.logits(batch)
+    want = sampling.draw(logits, batch.head)
+    for row in np.flatnonzero(want.tokens != got.tokens):
+        assert near_edge(logits[row], batch.head, row), (row, want.tokens[row], got.tokens[row])
+    assert (want.tokens == got.tokens).mean() > 0.9
+
+
 PER_ROW = {field.name for field in dataclasses.fields(HeadRows)} - {
     "history_starts",
     "history",
@@ -126,7 +173,7 @@ PER_ROW = {field.name for field in dataclasses.fields(HeadRows)} - {
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_more_rows_than_are_held_at_once(isa: str) -> None:
-    count = 2 * HEAD_ROWS + 7
+    count = 2 * HEAD_ROWS + 7  # some of them held, some not
     cpu = executor(peaked(300, 2.0), isa)
     batch = rows_of(300, count)
     whole = cpu.run(batch)

@@ -16,7 +16,7 @@ from octavo.kernels.weight import Layout, Weight
 from octavo.program.batch import Batch, Drawn
 from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv
 
-HEAD_ROWS = 64  # rows of logits held at once
+HEAD_ROWS = 64  # head rows projected together
 ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
 
 
