@@ -3,10 +3,10 @@
 usage: python -m octavo.bench.stall MODEL.gguf [--threads 2] [--clients 8] [--prompt 8000] [--targets 0 100]
 
 For each inter-token target (milliseconds, 0: none) an engine decodes for the clients; then the long prompt arrives, and
-a little later a short one. Gaps between the tokens of each client are pooled over the time until the long prompt's first
-token, the gap in which it arrived and the one in which it ended included. The targets take turns, each with a new engine
-that has yet to learn what its steps cost, so that a machine that is slower for a while is slower for all. Knows no server:
-a client of one sees the sending, too.
+a little later a short one. Gaps between the tokens of each client are pooled over the time until the long prompt's
+first token, the gap in which it arrived and the one in which it ended included. The targets take turns, each with a new
+engine that has yet to learn what its steps cost, so that a machine that is slower for a while is slower for all. Knows
+no server: a client of one sees the sending, too.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def launch(args: argparse.Namespace, target: float) -> LaunchConfig:
     """An engine with room for all at once."""
     return LaunchConfig(
         model=args.model,
-        max_len=args.prompt + 8,
+        max_len=max(args.prompt, SHORT) + 8,
         scheduler=SchedulerConfig(max_seqs=args.clients + 2, itl_target_ms=target),
         cache=CacheConfig(prefix_cache=False),
         exec=ExecConfig(threads=args.threads),

@@ -36,13 +36,12 @@ class Work:
 
     def add(self, first: int, count: int, heads: int) -> None:
         """One run more: `count` tokens from position `first` on, each of which sees all before it and itself."""
-        keys = count * first + count * (count + 1) // 2
         self.rows += count
         self.heads += heads
         if count == 1:
-            self.lone_keys += keys
+            self.lone_keys += first + 1
         else:
-            self.chunk_keys += keys
+            self.chunk_keys += count * first + count * (count + 1) // 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,22 +217,19 @@ class Scheduler:
 
         There are at least as many tokens as slots, so that the first in order always gets one.
         """
-        decodes, prompts = Work(), []
+        prompts, decodes, keys = [], 0, 0
         for sequence in self._running:
-            sequence.granted = 0
             if sequence.pending > 1:
+                sequence.granted = 0
                 prompts.append(Prompt(sequence, sequence.computed, sequence.pending))
             else:
                 sequence.granted = 1
-                decodes.add(sequence.computed, 1, 1)
+                decodes += 1
+                keys += len(sequence.tokens)
         prompts += self._admissible()
-        binds = decodes.rows > 0 and self.config.itl_target_ms > 0
-        room = Room(
-            self.config.max_step_tokens - decodes.rows,
-            decodes,
-            self.cost if binds else None,
-            self.config.itl_target_ms / 1000,
-        )
+        cost = self.cost if decodes and self.config.itl_target_ms else None
+        work = Work(rows=decodes, heads=decodes, lone_keys=keys)
+        room = Room(self.config.max_step_tokens - decodes, work, cost, self.config.itl_target_ms / 1000)
         share(prompts, room)
         for prompt in prompts:
             prompt.sequence.granted = prompt.granted

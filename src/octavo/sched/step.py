@@ -37,4 +37,4 @@ class Step:
         sample = first + count == len(sequence.tokens)
         self.runs.append(Run(sequence.slot, first, count, tuple(blocks), sample))
         self.sequences.append(sequence)
-        self.work.add(first, count, sequence.heads(first, count))
+        self.work.add(first, count, 1 if sample and count == 1 else sequence.heads(first, count))
