@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.sched.cost import MOST_SLACK, RANGE, Costs, StepCost, Work
+from octavo.sched.cost import MOST_SLACK, OWN_DRIFT, RANGE, Costs, StepCost, Work
 
 TRUTH = Costs(6e-3, 4e-4, 1e-4, 2e-7, 3e-7)
 costs = st.builds(Costs, *[st.floats(-2, 2).map(lambda power, c=c: c * 10**power) for c in astuple(TRUTH)])
@@ -56,6 +56,16 @@ def test_it_learns_a_machine_from_noisy_steps(factors):
         assert wrong(learned(TRUTH, guess, 40, seed), TRUTH, seed) < 0.45
 
 
+@pytest.mark.parametrize("factor", [0.02, 50])
+def test_a_guess_far_off_is_left_within_twenty_steps(factor):
+    guess = Costs(*(c * factor for c in astuple(TRUTH)))
+    assert max(wrong(learned(TRUTH, guess, 20, seed), TRUTH, seed) for seed in range(10)) < 0.6
+
+
+def test_late_steps_do_little():
+    assert max(wrong(learned(TRUTH, TRUTH, 300, seed, outliers=0.15), TRUTH, seed) for seed in range(10)) < 0.24
+
+
 @pytest.mark.parametrize("factor", [0.4, 3])
 def test_it_follows_a_machine_that_changes(factor):
     for seed in range(10):
@@ -80,6 +90,20 @@ def test_a_kind_of_work_long_unseen_is_not_wrecked_by_one_late_step():
     assert before == pytest.approx(seconds(TRUTH, chunk), rel=0.2)
     cost.observe(chunk, 20 * seconds(TRUTH, chunk))
     assert cost.seconds(chunk) < 3 * before
+
+
+def test_what_was_not_seen_for_a_million_steps_does_not_jump_at_a_trace_of_it(monkeypatch):
+    cost = learned(TRUTH, TRUTH, 300, 0, outliers=0)
+    monkeypatch.setattr("octavo.sched.cost.OWN_DRIFT", 100 * OWN_DRIFT)
+    lone, trace = Work(), Work()
+    for _ in range(32):
+        lone.add(500, 1, 1)
+    for _ in range(10_000):
+        cost.observe(lone, seconds(TRUTH, lone))
+    trace.add(0, 8, 0)
+    before = cost.costs.chunk_key
+    cost.observe(Work(40, 32, lone.lone_keys, trace.chunk_keys), 3 * seconds(TRUTH, lone))
+    assert abs(math.log(cost.costs.chunk_key / before)) < 0.1
 
 
 @given(guess=costs, steps=st.lists(st.tuples(works, st.floats(1e-6, 1e3)), max_size=80))
