@@ -90,6 +90,16 @@ def test_together_in_any_chunks(programs, alone, model, executor, step_tokens, s
 
 
 @pytest.mark.parametrize(("model", "executor"), CASES)
+@pytest.mark.parametrize("target", [0.001, 1, 5])
+def test_under_any_target(programs, alone, model, executor, target):
+    """Chunks whose lengths depend on how long steps took."""
+    engine = tiny_engine.engine_of(programs(model, executor), executor, prefix_cache=False, itl_target_ms=target)
+    found = tiny_engine.gathered(engine, tiny_engine.mixed_requests(**SHORT))
+    assert_same(found, alone(model, executor), executor)
+    engine.close()
+
+
+@pytest.mark.parametrize(("model", "executor"), CASES)
 def test_cold_and_prefix_cached(programs, alone, model, executor):
     engine = tiny_engine.engine_of(programs(model, executor), executor)
     for warm in (False, True):

@@ -120,8 +120,9 @@ def alone(mixed: list[Request]) -> dict[str, Output]:
         {"step_tokens": 7, "seqs": 7},
         {"step_tokens": 64},
         {"pages": 16, "seqs": 32},
+        {"itl_target_ms": 20},
     ],
-    ids=["together", "two-threads", "chunks-of-7", "chunks-of-64", "preempted"],
+    ids=["together", "two-threads", "chunks-of-7", "chunks-of-64", "preempted", "short-steps"],
 )
 def test_every_way_of_serving_gives_the_same_bits(
     changed: dict[str, object], mixed: list[Request], alone: dict[str, Output]

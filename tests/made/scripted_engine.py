@@ -105,6 +105,8 @@ class ScriptedEngine:
                 prefix_hits=2,
                 finished={"length": len(self.ended)},
                 resident_bytes=11,
+                predicted_seconds=0.25,
+                step_tokens=40,
             ),
         )
 

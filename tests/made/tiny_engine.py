@@ -18,6 +18,7 @@ from octavo.models.registry import read_spec
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Program
 from octavo.program.reference import Reference
+from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
 from octavo.worker.worker import Worker
 
@@ -43,12 +44,21 @@ def engine_of(
     threads: int = 2,
     prefix_cache: bool = True,
     max_queued: int = 1024,
+    itl_target_ms: float = 0,
 ) -> Engine:
+    """itl_target_ms: of steps whose cost is known from nothing but their measure."""
     runs = Cpu(program, threads, max_tokens=step_tokens) if executor == "cpu" else Reference(program)
     runs.allocate(pages)
-    config = SchedulerConfig(max_seqs=seqs, max_step_tokens=step_tokens, max_len=program.max_len, max_queued=max_queued)
+    config = SchedulerConfig(
+        max_seqs=seqs,
+        max_step_tokens=step_tokens,
+        max_len=program.max_len,
+        max_queued=max_queued,
+        itl_target_ms=itl_target_ms,
+    )
+    cost = StepCost(Costs(1e-5, 1e-5, 1e-5, 1e-8, 1e-8))
     worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab)
-    return Engine(Scheduler(config, BlockPool(pages, prefix_cache)), worker, vocab=program.vocab)
+    return Engine(Scheduler(config, BlockPool(pages, prefix_cache), cost), worker, vocab=program.vocab)
 
 
 def mixed_requests(

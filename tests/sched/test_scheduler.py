@@ -71,18 +71,43 @@ def test_a_prompt_is_computed_in_chunks_and_takes_pages_as_it_goes():
     assert plan.starts == ()
 
 
-def test_decodes_come_first_then_running_prompts_then_waiting_ones():
-    sched = scheduler(max_seqs=4, max_step_tokens=40)
+def test_decodes_come_first_then_half_for_the_eldest_then_the_shortest():
+    sched = scheduler(max_seqs=5, max_step_tokens=40)
     sched.add(request("long", 100, first=1000, max_tokens=9))
-    step(sched)
-    sched.add(request("short", 10, first=2000, max_tokens=9))
     assert counts(step(sched)[0]) == {0: 40}
-    assert counts(step(sched)[0]) == {0: 20, 1: 10}
+    sched.add(request("short", 10, first=2000, max_tokens=9))
+    assert counts(step(sched)[0]) == {0: 30, 1: 10}
     sched.add(request("next", 90, first=3000, max_tokens=9))
-    assert counts(step(sched)[0]) == {0: 1, 1: 1, 2: 38}
-    sched.add(request("last", 90, first=4000, max_tokens=9))
-    assert counts(step(sched)[0]) == {0: 1, 1: 1, 2: 38}
-    assert counts(step(sched)[0]) == {0: 1, 1: 1, 2: 14, 3: 24}
+    assert counts(step(sched)[0]) == {0: 30, 1: 1, 2: 9}
+    sched.add(request("small", 30, first=4000, max_tokens=9))
+    plan, _ = step(sched)
+    assert counts(plan) == {0: 1, 1: 1, 2: 19, 3: 19}  # passed by a shorter one
+    assert counts(step(sched)[0]) == {0: 1, 1: 1, 2: 27, 3: 11}
+
+
+def test_equal_prompts_finish_one_after_another():
+    sched = scheduler(max_seqs=4, max_step_tokens=64)
+    for index, name in enumerate("abcd"):
+        sched.add(request(name, 100, first=1000 * (index + 1), max_tokens=20))
+    firsts = {}
+    while len(firsts) < 4:
+        for output in step(sched)[1]:
+            firsts.setdefault(output.id, sched.stats().steps)
+    assert list(firsts) == list("abcd")
+    assert firsts == {"a": 2, "b": 4, "c": 5, "d": 7}
+
+
+def test_a_shorter_prompt_passes_only_where_there_is_room_for_those_it_passes():
+    """Pages for a and c, or for a, b and c: c waits behind b in the first case, and goes first in the second."""
+    for pages, started in ((9, []), (10, ["c"])):
+        sched = scheduler(pages=pages, max_seqs=4, max_step_tokens=20)
+        sched.add(request("a", 100, first=1000, max_tokens=100))  # 4 pages, and 1 to grow
+        step(sched)
+        sched.add(request("b", 100, first=2000, max_tokens=2))  # 4 pages
+        sched.add(request("c", 10, first=3000, max_tokens=2))  # 1 page
+        plan, _ = step(sched)
+        assert [start.request.id for start in plan.starts] == started
+        assert len(finish(sched)) == 3
 
 
 def test_slots_bound_the_running():

@@ -20,6 +20,7 @@ from octavo.core.errors import QueueFull
 from octavo.core.layout import PAGE, pages_for
 from octavo.core.plan import Output, Plan, Run, RunResult, StepResult, TokenLogprob
 from octavo.core.request import Request, SamplingParams
+from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
 
 VOCAB = 97
@@ -159,9 +160,11 @@ class Simulation:
     all of the running to end.
     """
 
-    def __init__(self, config: SchedulerConfig, pages: int, prefix_cache: bool = True) -> None:
+    def __init__(
+        self, config: SchedulerConfig, pages: int, prefix_cache: bool = True, cost: StepCost | None = None
+    ) -> None:
         self.config = config
-        self.scheduler = Scheduler(config, BlockPool(pages, prefix_cache))
+        self.scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost)
         self.longest = min(config.max_len, pages * PAGE)
         self.worker = SimulatedWorker(pages)
         self.requests: dict[str, Request] = {}
@@ -204,6 +207,7 @@ class Simulation:
             self.abort(request_id)
         for output in self.scheduler.commit(plan, result):
             self.receive(output)
+        self.scheduler.learn(0.001 * sum(run.count for run in plan.runs) * (1 + self.steps % 7))
         self.steps += 1
 
     def check_plan(self, plan: Plan, preempted: bool) -> None:
@@ -214,7 +218,8 @@ class Simulation:
         assert not (preempted and plan.starts)
         planned = {lives[run.slot].request.id for run in plan.runs}
         running = {life.request.id for life in lives.values()}
-        if not preempted and sum(run.count for run in plan.runs) < self.config.max_step_tokens:
+        bound = self.scheduler.cost is not None and self.config.itl_target_ms > 0  # by time, too
+        if not preempted and not bound and sum(run.count for run in plan.runs) < self.config.max_step_tokens:
             assert planned == running, "somebody was left out"
             assert all(run.sample for run in plan.runs), "budget was left over"
         for run in plan.runs:  # drawn tokens are appended by now
@@ -304,12 +309,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(["fcfs", "priority"]),
         pages=st.integers(1, 9),
         prefix_cache=st.sampled_from([True, True, False]),
+        itl_target_ms=st.sampled_from([None, 0, 5, 50]),
     )
-    def start(self, max_seqs, budget, max_len, max_queued, policy, pages, prefix_cache):
+    def start(self, max_seqs, budget, max_len, max_queued, policy, pages, prefix_cache, itl_target_ms):
         config = SchedulerConfig(
-            max_seqs=max_seqs, max_step_tokens=budget, max_len=max_len, max_queued=max_queued, policy=policy
+            max_seqs=max_seqs,
+            max_step_tokens=budget,
+            max_len=max_len,
+            max_queued=max_queued,
+            policy=policy,
+            itl_target_ms=itl_target_ms or 0,
         )
-        self.simulation = Simulation(config, pages, prefix_cache)
+        cost = None if itl_target_ms is None else StepCost(Costs(1e-3, 1e-3, 1e-4, 1e-6, 1e-5))
+        self.simulation = Simulation(config, pages, prefix_cache, cost)
         self.prompts = families(0, 2, self.simulation.longest)
         self.names = 0
 
@@ -437,7 +449,7 @@ def test_long_run(policy):
             if live and 0.004 < trouble < 0.008:
                 simulation.step((source.choice(live),))
             else:
-                simulation.step(failing=source.choice(live) if live and trouble > 0.999 else None)
+                simulation.step(failing=source.choice(live) if live and trouble > 0.998 else None)
             if source.random() < 0.02:
                 simulation.check()
         simulation.drain()

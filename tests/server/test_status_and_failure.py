@@ -386,6 +386,8 @@ def test_metrics(tokenizer, compat):
         assert value(page, "octavo_prefix_cache_hits_tokens_total") == 2
         assert value(page, "octavo_memory_planned_bytes", category="weights") == 7
         assert value(page, "octavo_memory_resident_bytes") == 11
+        assert value(page, "octavo_step_predicted_seconds") == 0.25
+        assert value(page, "octavo_step_tokens") == 40
         assert not any(sample.name.endswith("_created") for family in page.values() for sample in family.samples)
         theirs = {name for name in page if name.startswith("vllm:")}
         assert bool(theirs) == (compat == "vllm")

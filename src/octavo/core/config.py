@@ -13,6 +13,8 @@ class SchedulerConfig:
 
     max_seqs: sequences that run at once. max_step_tokens: tokens computed in one step. max_len: prompt and output of
     one sequence together. max_queued: requests that may wait. policy: "fcfs" or "priority" (lower numbers first).
+    itl_target_ms: how long a step should take at most where somebody waits for the next token, so that prompts do not
+    stall answers; 0: as long as it takes.
     """
 
     max_seqs: int = 64
@@ -20,6 +22,7 @@ class SchedulerConfig:
     max_len: int = 8192
     max_queued: int = 1024
     policy: str = "fcfs"
+    itl_target_ms: float = 100.0
 
     def __post_init__(self) -> None:
         for field in ("max_seqs", "max_step_tokens", "max_len"):
@@ -31,6 +34,8 @@ class SchedulerConfig:
             raise InvalidValue("max_step_tokens", self.max_step_tokens, f"at least max_seqs, which is {self.max_seqs}")
         if self.policy not in ("fcfs", "priority"):
             raise InvalidValue("policy", self.policy, "fcfs or priority")
+        if not 0 <= self.itl_target_ms < float("inf"):
+            raise InvalidValue("itl_target_ms", self.itl_target_ms, "milliseconds, or 0 for no target")
 
 
 @dataclass(frozen=True, slots=True)

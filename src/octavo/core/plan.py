@@ -92,6 +92,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     steps: int = 0
     step_seconds: float = 0.0  # the last step, scheduling included
+    predicted_seconds: float = 0.0  # what it was expected to take
+    step_tokens: int = 0  # what it computed
     running: int = 0
     waiting: int = 0
     pages_total: int = 0

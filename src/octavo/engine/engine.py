@@ -69,6 +69,7 @@ class Engine:
             return []
         outputs = self._scheduler.commit(plan, self._worker.run(plan))
         self._step_seconds = time.monotonic() - began
+        self._scheduler.learn(self._step_seconds)
         return outputs
 
     def stats(self) -> StepStats:

@@ -29,10 +29,14 @@ from octavo.program.cpu import Cpu
 from octavo.program.executor import Executor
 from octavo.program.ops import Program
 from octavo.program.reference import Reference
+from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
 from octavo.worker.worker import Worker
 
 Progress = Callable[[float, str], None]  # share done from 0 to 1, and what is being done
+
+MULTIPLICATIONS = 5e10  # and additions, that a core does in a second, at least
+BANDWIDTH = 1e10  # bytes of memory read in a second, at least
 
 UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -64,6 +68,20 @@ def parse_bytes(text: str | int) -> int:
     if not 0 < value < 2**63:
         raise InvalidValue("memory", text, "a number of bytes such as 2GiB, 512MiB or 4096")
     return value
+
+
+def guess(spec: ModelSpec, weights: int, threads: int) -> Costs:
+    """What steps may cost before one was measured: `weights` bytes are read once, each row multiplies with all of them.
+
+    On the slow side, so that the first steps do not break a target.
+    """
+    row = key = 0
+    for layer in spec.layers:
+        queries, keys = layer.attn.heads * layer.attn.head_dim, layer.attn.kv_heads * layer.attn.head_dim
+        row += spec.width * (2 * queries + 2 * keys + 3 * layer.mlp.inner)
+        key += 2 * queries
+    one = 1 / (threads * MULTIPLICATIONS)
+    return Costs(weights / BANDWIDTH, row * one, spec.vocab * spec.width * one, key * one, key * one)
 
 
 def memory_plan(launch: LaunchConfig) -> MemoryPlan:
@@ -101,7 +119,8 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     report(0.95, "taking the memory for keys and values")
     executor.allocate(plan.pages)
     config = replace(launch.scheduler, max_len=plan.max_len)
-    scheduler = Scheduler(config, BlockPool(plan.pages, launch.cache.prefix_cache))
+    cost = StepCost(guess(spec, plan.weights, threads))
+    scheduler = Scheduler(config, BlockPool(plan.pages, launch.cache.prefix_cache), cost)
     worker = Worker(executor, slots=config.max_seqs, max_len=plan.max_len, vocab=spec.vocab)
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,

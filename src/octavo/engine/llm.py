@@ -82,7 +82,10 @@ class LLM:
             name=os.fspath(model),
             max_len=max_model_len,
             scheduler=SchedulerConfig(
-                max_seqs=max_num_seqs, max_step_tokens=max_num_batched_tokens, max_queued=2**31 - 1
+                max_seqs=max_num_seqs,
+                max_step_tokens=max_num_batched_tokens,
+                max_queued=2**31 - 1,
+                itl_target_ms=0,  # nobody reads along
             ),
             cache=CacheConfig(
                 memory_bytes=None if memory is None else parse_bytes(memory),

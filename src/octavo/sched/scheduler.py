@@ -1,78 +1,59 @@
 """What the next step computes, and what came of it.
 
-The whole idea: there is no prefill and no decode. A sequence has tokens and `computed`. Each step hands out a budget of
-tokens so that computed catches up: running sequences first (those that need one token, then the longer ones, in order),
-then waiting ones, while budget, slots and pages last. A sequence takes the pages its granted tokens need, no others. A
-running one that cannot grow preempts the last in order, itself included: pages and slot are given back, computed is 0,
-and it waits again at its old place. Its full pages stay findable, so that computing them again is cheap.
+The whole idea: there is no prefill and no decode. A sequence has tokens and `computed`. Each step hands out tokens so
+that computed catches up: one to each sequence that needs one, and what the step has left to the longer ones, running or
+admissible, as share.py says, while slots and pages last. A sequence takes the pages its granted tokens need, no others.
+A running one that cannot grow preempts the last in order, itself included: pages and slot are given back, computed is
+0, and it waits again at its old place. Its full pages stay findable, so that computing them again is cheap.
 
-**Admission.** The head of the queue is admitted when the pages nobody holds would let it and every running sequence
-compute all tokens they have *and* grow by 2**p pages each (or as far as their max_tokens allow), p being how often the
-head was preempted. Nobody passes the head, and nobody is admitted in a step that preempted. Nothing of this is
-reserved: it is a test, not a claim. It follows that
+**Admission.** Admissible are the first of the queue for which there are slots, and pages that nobody holds: each must
+find room for itself, those admissible before it and every running sequence to compute all tokens they have *and* grow
+by 2**p pages each (or as far as their max_tokens allow), p being how often it was preempted. Nobody passes one that
+does not fit. One that fits may be passed, by a shorter prompt that fits beside it. An admissible sequence starts in the
+first step that grants it tokens, so that it finds the prefixes computed until then. Nothing of this is reserved: it is
+a test, not a claim. It follows that
+  - nobody is preempted in a step that starts somebody, for all known tokens fit;
   - the first in order is never preempted by others and always fits, so it always finishes;
-  - each return of a sequence needs twice the room of the one before, so under fcfs a sequence is preempted at most
-    1 + log2(pages of one sequence) times, whatever the load: there is no thrash. (With priorities, more important
-    requests that keep arriving may add to this.)
+  - each return of a sequence needs twice the room of the one before, so under fcfs a sequence is preempted at most 1 +
+    log2(pages of one sequence) times, whatever the load: there is no thrash. (With priorities, more important requests
+    that keep arriving may add to this.)
 
 Priorities order the queue and choose victims; a waiting request never preempts a running one.
 
-Invariants: every accepted request ends with exactly one final output; the blocks held are those of running sequences;
-a plan is followed by its commit before the next plan. An abort may come between the two: pages it gives back are taken
+Invariants: every accepted request ends with exactly one final output; the blocks held are those of running sequences; a
+plan is followed by its commit before the next plan. An abort may come between the two: pages it gives back are taken
 again by the next plan at the earliest, when the step that may still write to them is over. Knows no tensors, no model,
-no text, no time.
+no text. It reads no clock: who does tells it what steps take, and its cost model what they will.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
+from itertools import islice
 
 from octavo.cache.pool import BlockPool
 from octavo.core.config import SchedulerConfig
 from octavo.core.errors import InvalidValue, QueueFull
 from octavo.core.layout import PAGE, pages_for
-from octavo.core.plan import Output, Plan, Run, RunResult, Start, StepResult, StepStats
+from octavo.core.plan import Output, Plan, RunResult, Start, StepResult, StepStats
 from octavo.core.request import Request
+from octavo.sched.cost import StepCost, Work
 from octavo.sched.queue import WaitingQueue, place
 from octavo.sched.sequence import Sequence, State
-
-
-@dataclass(slots=True)
-class Tally:
-    """Totals since the start. Prompt tokens count when their prompt is done, lookups at the first admission only."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    preemptions: int = 0
-    finished: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Step:
-    """A plan in the making; `sequences` go with `runs`."""
-
-    starts: list[Start] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    sequences: list[Sequence] = field(default_factory=list)
-
-    def run(self, sequence: Sequence, blocks: list[int]) -> None:
-        """Compute what the sequence was granted; `blocks` are those its slot's table does not have yet."""
-        first, count = sequence.computed, sequence.granted
-        sample = first + count == len(sequence.tokens)
-        self.runs.append(Run(sequence.slot, first, count, tuple(blocks), sample))
-        self.sequences.append(sequence)
+from octavo.sched.share import Prompt, Room, share
+from octavo.sched.step import Step, Tally
 
 
 class Scheduler:
-    """Owner of all sequences and of the pool. Not thread-safe: one caller, add and abort between its steps."""
+    """Owner of all sequences and of the pool. Not thread-safe: one caller, add and abort between its steps.
 
-    def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
+    cost None: what steps take is not known, and itl_target_ms binds nobody.
+    """
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, cost: StepCost | None = None) -> None:
         self.config = config
         self.pool = pool
+        self.cost = cost
         self._sequences: dict[str, Sequence] = {}  # by id, all that are not finished
         self._waiting = WaitingQueue()
         self._running: list[Sequence] = []  # in order; victims are taken from the end
@@ -80,6 +61,8 @@ class Scheduler:
         self._frees: list[int] = []  # slots the worker has not been told to free
         self._plan: Plan | None = None  # given out and not committed
         self._planned: list[Sequence] = []  # its sequences, in the order of its runs
+        self._work = Work()  # of the last plan
+        self._predicted = 0.0  # seconds of it
         self._passed_over = False  # the last plan left somebody waiting
         self._arrivals = 0
         self._tally = Tally()
@@ -128,17 +111,20 @@ class Scheduler:
         """
         assert self._plan is None, "the last plan was not committed"
         step = Step()
-        budget = self._grant()
+        starting = self._grant()
         preemptions = self._tally.preemptions
         self._continue(step)
-        if preemptions == self._tally.preemptions:
-            self._admit(step, budget)
+        assert not starting or preemptions == self._tally.preemptions, "admitted without room"
+        for prompt in starting:
+            self._start(prompt, step)
         self._passed_over = len(self._waiting) > 0
         if not step.runs:
             assert not self.has_work, "there is work and nobody can go on"
             return None
         self._plan = Plan(self._tally.steps, tuple(self._frees), tuple(step.starts), tuple(step.runs))
         self._planned = step.sequences
+        self._work = step.work
+        self._predicted = 0.0 if self.cost is None else self.cost.seconds(step.work)
         self._frees.clear()
         return self._plan
 
@@ -165,6 +151,11 @@ class Scheduler:
                 outputs.append(self._accept(sequence, news))
         return outputs
 
+    def learn(self, seconds: float) -> None:
+        """What the last plan took, by its caller's clock."""
+        if self.cost is not None:
+            self.cost.observe(self._work, seconds)
+
     def stats(self) -> StepStats:
         """State and totals; `step_seconds` is left to who holds the clock."""
         tally, pool = self._tally, self.pool
@@ -172,6 +163,8 @@ class Scheduler:
         slack = sum(len(sequence.blocks) * PAGE - sequence.computed for sequence in self._running)
         return StepStats(
             steps=tally.steps,
+            predicted_seconds=self._predicted,
+            step_tokens=self._work.rows,
             running=len(self._running),
             waiting=len(self._waiting),
             pages_total=pool.pages,
@@ -219,23 +212,49 @@ class Scheduler:
         if least > room:
             raise InvalidValue("min_tokens", least, f"at most {room} fit behind {len(request.prompt)} ({places})")
 
-    def _grant(self) -> int:
-        """Share the budget among the running. Returns what is left of it.
+    def _grant(self) -> list[Prompt]:
+        """Share the step among the running and the admissible. Returns those of the latter that were granted tokens.
 
         There are at least as many tokens as slots, so that the first in order always gets one.
         """
-        budget = self.config.max_step_tokens
-        longer = []
+        prompts, decodes, keys = [], 0, 0
         for sequence in self._running:
             if sequence.pending > 1:
-                longer.append(sequence)
+                sequence.granted = 0
+                prompts.append(Prompt(sequence, sequence.computed, sequence.pending))
             else:
                 sequence.granted = 1
-                budget -= 1
-        for sequence in longer:
-            sequence.granted = min(sequence.pending, budget)
-            budget -= sequence.granted
-        return budget
+                decodes += 1
+                keys += len(sequence.tokens)
+        prompts += self._admissible()
+        cost = self.cost if decodes and self.config.itl_target_ms else None
+        work = Work(rows=decodes, heads=decodes, lone_keys=keys)
+        room = Room(self.config.max_step_tokens - decodes, work, cost, self.config.itl_target_ms / 1000)
+        share(prompts, room)
+        for prompt in prompts:
+            prompt.sequence.granted = prompt.granted
+        return [prompt for prompt in prompts if prompt.granted and prompt.sequence.state is State.WAITING]
+
+    def _admissible(self) -> list[Prompt]:
+        """The first of the queue that fit beside the running and each other, in order."""
+        prompts: list[Prompt] = []
+        beside = list(self._running)
+        claims: dict[int, int] = {}  # growth in pages -> pages that these may take to grow by so much
+        shared = 0  # pages that the claims count and somebody holds already
+        for sequence in islice(self._waiting, len(self._slots)):
+            found = self._find(sequence)
+            shared += self.pool.in_use(found)
+            growth = 1 << sequence.preemptions
+            if growth not in claims:
+                claims[growth] = sum(other.claim(growth) for other in beside)
+            if claims[growth] + sequence.claim(growth) - shared > self.pool.available:
+                break
+            beside.append(sequence)
+            for others in claims:
+                claims[others] += sequence.claim(others)
+            known = len(found) * PAGE
+            prompts.append(Prompt(sequence, known, len(sequence.tokens) - known))
+        return prompts
 
     def _continue(self, step: Step) -> None:
         """Plan the running in order, the last of them making room where pages run out.
@@ -266,22 +285,6 @@ class Scheduler:
         victim.state = State.WAITING
         self._waiting.push(victim)
 
-    def _admit(self, step: Step, budget: int) -> None:
-        """Start waiting sequences in order, while budget, slots and the rule of admission allow."""
-        claims: dict[int, int] = {}  # growth in pages -> pages the running may take to grow by so much
-        while budget and self._slots and (sequence := self._waiting.peek()) is not None:
-            found = self._find(sequence)
-            growth = 1 << sequence.preemptions
-            if growth not in claims:
-                claims[growth] = sum(other.claim(growth) for other in self._running)
-            if claims[growth] + sequence.claim(growth) - self.pool.in_use(found) > self.pool.available:
-                break
-            self._waiting.pop()
-            self._start(sequence, found, budget, step)
-            budget -= sequence.granted
-            for others in claims:
-                claims[others] += sequence.claim(others)
-
     def _find(self, sequence: Sequence) -> list[int]:
         """Known pages of its prefix; at least one token is left to compute, so that there is a row to draw from.
 
@@ -292,12 +295,15 @@ class Scheduler:
             return []
         return self.pool.lookup(sequence.chain((len(sequence.tokens) - 1) // PAGE))
 
-    def _start(self, sequence: Sequence, found: list[int], budget: int, step: Step) -> None:
-        """Give the sequence a slot, the pages found, and those of its first tokens."""
+    def _start(self, prompt: Prompt, step: Step) -> None:
+        """Give a waiting sequence a slot, the pages found, and those of its first tokens."""
+        sequence = prompt.sequence
+        self._waiting.remove(sequence)
+        found = self._find(sequence)  # again: others that start may have taken cached pages
         self.pool.hold(found)
         sequence.computed = len(found) * PAGE
         sequence.sealed = len(found)
-        sequence.granted = min(sequence.pending, budget)
+        sequence.granted = min(sequence.pending, prompt.granted)
         fresh = self.pool.take(pages_for(sequence.computed + sequence.granted) - len(found))
         assert fresh is not None, "admitted without room"
         sequence.blocks = found + fresh
@@ -349,7 +355,7 @@ class Scheduler:
             self._running.remove(sequence)
             self._vacate(sequence)
         else:
-            self._waiting.cancel(sequence)
+            self._waiting.remove(sequence)
         sequence.state = State.FINISHED
         del self._sequences[sequence.request.id]
         self._tally.finished[finish] = self._tally.finished.get(finish, 0) + 1

@@ -55,6 +55,16 @@ class Sequence:
         """Tokens drawn so far."""
         return len(self.tokens) - len(self.request.prompt)
 
+    @property
+    def scored(self) -> bool:
+        """Whether the log-probabilities of its prompt are wanted."""
+        return self.request.sampling.prompt_logprobs is not None
+
+    def heads(self, first: int, count: int) -> int:
+        """Rows whose logits are wanted, of `count` from position `first` on: for prompt tokens, and to draw from."""
+        reports = min(first + count, len(self.request.prompt) - 1) - first if self.scored else 0
+        return max(reports, 0) + (first + count == len(self.tokens))
+
     def claim(self, growth: int) -> int:
         """Pages it may still take to compute what it has and grow by `growth` pages, or as far as it is allowed to.
 

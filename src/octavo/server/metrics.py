@@ -136,6 +136,8 @@ def _engine(status: Status, ready: bool) -> Iterable[Metric]:
     yield _counter("preemptions", "Sequences put back to wait.", stats.preemptions)
     yield _counter("steps", "Steps of the engine.", stats.steps)
     yield _gauge("step_seconds", "Length of the last step.", stats.step_seconds)
+    yield _gauge("step_predicted_seconds", "What the last step was expected to take.", stats.predicted_seconds)
+    yield _gauge("step_tokens", "Tokens computed in the last step.", stats.step_tokens)
     ended = {(reason,): float(count) for reason, count in stats.finished.items()}
     yield _counter("sequences_finished", "Sequences the engine ended.", ended, "reason")
     if info is not None:
