@@ -53,7 +53,7 @@ def test_a_system_without_huge_pages_serves_too(monkeypatch: pytest.MonkeyPatch)
         def madvise(self, *args: int) -> None:
             raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(store.mmap, "mmap", Small)
+    monkeypatch.setattr(mmap, "mmap", Small)
     memory = KvStore(LAYOUT, 10)
     memory.touched()
     memory.close()

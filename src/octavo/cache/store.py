@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import os
 import threading
 
-import numpy as np
-import numpy.typing as npt
-
 from octavo.core.layout import KvLayout
+from octavo.kernels.memory import huge_block
 
-HUGE = 2 << 20  # bytes of a huge page
 PART = 64 << 20  # bytes touched at a time
 MADV_POPULATE_WRITE = 23  # Linux 5.14; maps pages for writing and leaves what they hold
 
@@ -34,15 +30,9 @@ class KvStore:
         self._closed = False
         self._fault: str | None = None
         try:
-            self._map = mmap.mmap(-1, self.size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except (OSError, ValueError, OverflowError) as error:
-            raise MemoryError(f"no {self.size} bytes for {pages} pages of keys and values: {error}") from None
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a system built without huge pages
-                self._map.madvise(mmap.MADV_HUGEPAGE)
-        whole = np.frombuffer(self._map, np.uint8)
-        start = -whole.ctypes.data % HUGE
-        self.data: npt.NDArray[np.uint8] = whole[start : start + self.size]
+            self.data = huge_block(self.size)
+        except MemoryError:
+            raise MemoryError(f"no {self.size} bytes for {pages} pages of keys and values") from None
         self._populate(0)
         self.check()
         self._toucher = threading.Thread(target=self._populate_rest, name="octavo-touch", daemon=True)

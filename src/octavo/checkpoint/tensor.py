@@ -6,6 +6,7 @@ Invariant: a `Tensor` exists only if its bytes lie inside its file, so `read` ca
 from __future__ import annotations
 
 import mmap
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Mapped:
         try:
             with path.open("rb") as file:
                 self.size = file.seek(0, 2)
+                self.mtime_ns = os.fstat(file.fileno()).st_mtime_ns
                 # An empty file cannot be mapped; slices of a map are bytes, as slices of bytes are.
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
         except (OSError, ValueError) as error:

@@ -21,6 +21,11 @@ def cache_dir(args: argparse.Namespace) -> Path:
     return environment.cache_dir(os.environ, args.cache_dir)
 
 
+def packed_dir(cache: Path) -> Path:
+    """Where packed weights are kept."""
+    return cache / "packed"
+
+
 def path(args: argparse.Namespace) -> Path:
     """The model on disk, fetched first where needed, with progress on standard error. Raises ModelError."""
     progress = Progress(sys.stderr)
@@ -46,6 +51,7 @@ def launch(args: argparse.Namespace, model: Path, *, sequences: int | None = Non
     return LaunchConfig(
         model=str(model),
         name=args.model,
+        packed_dir=str(packed_dir(cache_dir(args))) if flags.section(args, "packing").get("kept") else None,
         scheduler=SchedulerConfig(**flags.section(args, "scheduler") | ({"max_seqs": sequences} if sequences else {})),
         cache=CacheConfig(**flags.section(args, "cache")),
         exec=ExecConfig(**flags.section(args, "exec")),

@@ -21,8 +21,9 @@ from octavo.core.status import EngineInfo
 from octavo.engine.engine import Engine
 from octavo.engine.limits import cores, memory_limit
 from octavo.engine.memory import MemoryPlan, fit
-from octavo.models.load import footprint, load
+from octavo.models.load import Weights, footprint, load
 from octavo.models.lower import lower
+from octavo.models.packed import load_kept
 from octavo.models.registry import read_spec
 from octavo.models.spec import ModelSpec
 from octavo.program.cpu import Cpu
@@ -42,12 +43,14 @@ class LaunchConfig:
     """Everything an engine is started with.
 
     model: path of a folder or a .gguf file. name: what it is called in statuses. max_len None: as long as model and
-    memory allow; it is this field that counts, `scheduler.max_len` is replaced by it.
+    memory allow; it is this field that counts, `scheduler.max_len` is replaced by it. packed_dir: folder that keeps
+    packed weights for the next start, see models/packed.py; None: packed anew at each.
     """
 
     model: str
     name: str = ""
     max_len: int | None = None
+    packed_dir: str | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     exec: ExecConfig = field(default_factory=ExecConfig)
@@ -88,9 +91,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         spec = read_spec(source)
         plan = _plan(launch, source, spec)
         report(0.0, "packing the weights")  # not before: what the headers forbid is said without a word of progress
-        weights = load(
-            source, spec, dtype=launch.exec.dtype, progress=lambda share: report(0.9 * share, "packing the weights")
-        )
+        weights = _weights(launch, source, spec, lambda share: report(0.9 * share, "packing the weights"))
     finally:
         source.close()
     report(0.9, "binding the weights")
@@ -120,6 +121,12 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     )
     report(1.0, "ready")
     return Engine(scheduler, worker, vocab=spec.vocab), info
+
+
+def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:
+    if launch.packed_dir is None:
+        return load(source, spec, dtype=launch.exec.dtype, progress=progress)
+    return load_kept(source, spec, Path(launch.packed_dir), dtype=launch.exec.dtype, progress=progress)
 
 
 def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:
