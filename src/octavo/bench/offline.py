@@ -24,7 +24,8 @@ import numpy as np
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.request import Request, SamplingParams
 from octavo.engine.engine import Engine
-from octavo.engine.launch import LaunchConfig, build_engine
+from octavo.engine.config import LaunchConfig
+from octavo.engine.launch import build_engine
 
 
 def processor() -> str:

@@ -9,13 +9,15 @@ import mmap
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from octavo.core.errors import ModelError
 
-Bytes = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Bytes: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 class Mapped:
@@ -65,6 +67,8 @@ class Tensor:
         """The stored bytes, a read-only view of the mapped file. uint8 [nbytes]"""
         if self.file.size < self.start + self.nbytes:
             raise ModelError(f"{self.file.path}: {shown(self.name)} cannot be read: the file was closed")
+        import numpy as np  # late: who reads settings and vocabulary alone starts without it
+
         return np.frombuffer(self.file.data, np.uint8, self.nbytes, self.start)
 
 

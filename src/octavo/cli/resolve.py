@@ -13,7 +13,7 @@ from octavo.cli import environment, flags
 from octavo.cli.progress import Progress
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, ModelError
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 
 def cache_dir(args: argparse.Namespace) -> Path:

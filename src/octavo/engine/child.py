@@ -18,7 +18,7 @@ from typing import cast
 
 from octavo.core.errors import EngineFault
 from octavo.engine.ipc import Frames, Launch, ToEngine, ToFront, frame, to_front
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 TICK_SECONDS = 0.02  # between looks at a process that is ending
 EXIT_SECONDS = 2.0  # for the process to end by itself once the socket is closed

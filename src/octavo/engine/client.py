@@ -15,12 +15,11 @@ from typing import Protocol
 
 from octavo.core.errors import InvalidValue, QueueFull, Unavailable, UserError
 from octavo.core.plan import Output, StepStats
-from octavo.core.request import Request
+from octavo.core.request import Request, check_tokens
 from octavo.core.status import EngineInfo, Status
 from octavo.engine.child import Child, spawn
-from octavo.engine.engine import check_tokens
 from octavo.engine.ipc import Abort, Failed, Outputs, Progress, Ready, Refused, Submit, ToFront
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 FIRST_BACKOFF_SECONDS = 0.5  # before the first restart; doubled for each that follows without success
 LONGEST_BACKOFF_SECONDS = 30.0

@@ -26,7 +26,8 @@ from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, Unavailable, UserError
 from octavo.core.request import Request, SamplingParams, choice_seed
-from octavo.engine.launch import LaunchConfig, build_engine, parse_bytes
+from octavo.engine.config import LaunchConfig, parse_bytes
+from octavo.engine.launch import build_engine
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
 from octavo.text.template import ChatTemplate
