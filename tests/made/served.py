@@ -14,10 +14,11 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
+from octavo.server.address import bind
 from octavo.server.app import create_app
 from octavo.server.config import ServerConfig
 from octavo.server.front import Front
-from octavo.server.run import Server, bind, settings
+from octavo.server.run import Server, settings
 
 WAIT_SECONDS = 20.0
 

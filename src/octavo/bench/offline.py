@@ -23,8 +23,8 @@ import numpy as np
 
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.request import Request, SamplingParams
-from octavo.engine.engine import Engine
 from octavo.engine.config import LaunchConfig
+from octavo.engine.engine import Engine
 from octavo.engine.launch import build_engine
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from octavo.checkpoint import hub
-from octavo.checkpoint.source import open_source
+from octavo.checkpoint.source import Source
 from octavo.cli import environment, flags
 from octavo.cli.progress import Progress
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
@@ -59,13 +59,12 @@ def launch(args: argparse.Namespace, model: Path, *, sequences: int | None = Non
     )
 
 
-def licence(args: argparse.Namespace, found: Path) -> str | None:
+def licence(args: argparse.Namespace, source: Source) -> str | None:
     """The licence of the model that `path` found: as the alias, a cached repository or a GGUF file states; or None."""
-    kept = {entry.path: entry.licence for entry in hub.list_models(cache_dir(args))}
-    stated = hub.licence(args.model) or kept.get(found)
+    stated = hub.licence(args.model)
     if not stated:
-        with open_source(found) as source:
-            stated = source.metadata.get("general.license")
+        kept = {entry.path: entry.licence for entry in hub.list_models(cache_dir(args))}
+        stated = kept.get(source.path) or source.metadata.get("general.license")
     return stated if isinstance(stated, str) and stated else None
 
 

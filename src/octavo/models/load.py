@@ -21,7 +21,7 @@ import numpy.typing as npt
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Bytes, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
-from octavo.kernels.memory import huge_block
+from octavo.kernels.memory import Advice, advise, block
 from octavo.kernels.weight import Weight
 from octavo.models.registry import architecture_of
 from octavo.models.spec import Layer, ModelSpec
@@ -68,12 +68,13 @@ def load(
     share of bytes done, ending with 1.
     """
     entries = plan(source, spec, dtype)
-    block, at = huge_block(block_bytes(entries)), 0
+    packed, at = block(block_bytes(entries)), 0
+    advise(packed, Advice.HUGEPAGE)
     for part in parts(entries, progress):
-        block[at : at + part.nbytes] = part
+        packed[at : at + part.nbytes] = part
         at += part.nbytes
-    block.flags.writeable = False
-    return views(entries, block)
+    packed.flags.writeable = False
+    return views(entries, packed)
 
 
 def block_bytes(entries: Sequence[Entry]) -> int:
@@ -96,12 +97,12 @@ def parts(entries: Sequence[Entry], progress: Callable[[float], None] | None = N
             progress(done / total)
 
 
-def views(entries: Sequence[Entry], block: Bytes) -> Weights:
+def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
     """The weights that lie in a block that `parts` gave."""
     weights: Weights = {}
     at = 0
     for entry in entries:
-        data = block[at : at + entry.nbytes]
+        data = packed[at : at + entry.nbytes]
         if entry.form is None:
             weights[entry.key] = data.view(np.float32)
         else:

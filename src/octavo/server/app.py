@@ -75,7 +75,7 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
         routes=[Route(path, get, methods=["GET"]) for path, get in routes.gets().items()]
         + [Route(path, post, methods=["POST"]) for path, post in routes.posts().items()],
         middleware=[Middleware(Guard, front=front)],
-        exception_handlers={kind: _refused for kind in (OctavoError, HTTPException, ClientGone)},
+        exception_handlers=dict.fromkeys((OctavoError, HTTPException, ClientGone), _refused),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
