@@ -163,3 +163,20 @@ def test_what_a_dead_writer_left_is_removed_and_what_one_writes_is_not(tmp_path)
         fcntl.flock(file, fcntl.LOCK_EX)
         write(tmp_path / "c.packed")
         assert sorted(os.listdir(tmp_path)) == ["b.packed.2.part", "c.packed"]
+
+
+def test_a_file_swept_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    """Another process may sweep between the making of a file and its lock."""
+    plain, swept = fcntl.flock, []
+
+    def late(file: int, how: int) -> None:
+        if not swept:
+            swept.append(1)
+            container._sweep(tmp_path)
+            assert os.listdir(tmp_path) == []
+        plain(file, how)
+
+    monkeypatch.setattr(container.fcntl, "flock", late)
+    monkeypatch.setattr(container, "_sweep", lambda folder: [path.unlink() for path in folder.glob("*.part")])
+    assert np.array_equal(write(tmp_path / "a.packed"), BLOCK)
+    assert swept and os.listdir(tmp_path) == ["a.packed"]

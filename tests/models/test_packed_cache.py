@@ -61,15 +61,18 @@ def same(one, other) -> bool:
 
 
 def mapped(weights) -> set[str]:
-    """The files in which these weights lie."""
+    """The shared, read-only files in which these weights lie."""
     spans = []
     with open("/proc/self/maps") as maps:
         for line in maps:
             words = line.split(maxsplit=5)
             first, last = (int(end, 16) for end in words[0].split("-"))
-            spans.append((first, last, words[5].strip() if len(words) > 5 else ""))
+            if words[1] == "r--s":  # shared with every process that maps the file
+                spans.append((first, last, words[5].strip()))
     starts = [w.data.ctypes.data if isinstance(w, Weight) else w.ctypes.data for w in weights.values()]
-    return {name for start in starts for first, last, name in spans if first <= start < last}
+    found = [{name for first, last, name in spans if first <= start < last} for start in starts]
+    assert all(found)
+    return set().union(*found)
 
 
 @pytest.fixture

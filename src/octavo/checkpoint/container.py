@@ -68,18 +68,15 @@ def open_block(path: Path, head: Head, size: int) -> Bytes | None:
 def write_block(path: Path, head: Head, size: int, parts: Iterable[Bytes]) -> Bytes:
     """Write a file of this block, which comes in parts; give the block, mapped from it.
 
-    The file gets its name once it has reached the disk, in the background: a thread that the process waits for at its
-    end. Raises OSError where there is no room or no permission, before the first part is asked for if that is known.
+    The file gets its name once it has reached the disk, in the background: a thread that Python waits for at its end. Raises OSError where there is no room or no permission, before the first part is asked for if that is known.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     opening = _opening(head, size)
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
-    file = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    file, unfinished = _create(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(file, 0, len(opening) + size)
-        for chunk in _chunks(chain([opening], parts)):
+        for chunk in _chunks(chain([np.frombuffer(opening, np.uint8)], parts)):
             _write(file, chunk)
         assert os.lseek(file, 0, os.SEEK_CUR) == len(opening) + size, "the parts are not the block"
         block = _mapped(file, len(opening), size)
@@ -92,8 +89,7 @@ def write_block(path: Path, head: Head, size: int, parts: Iterable[Bytes]) -> By
 
 def kept_in(folder: Path) -> list[Kept]:
     """The files of a folder, by name."""
-    paths = sorted(folder.glob(f"*{SUFFIX}"))
-    return [Kept(path, head, path.stat().st_size) for path in paths if (head := _head(path)) is not None]
+    return [found for path in sorted(folder.glob(f"*{SUFFIX}")) if (found := _kept(path)) is not None]
 
 
 def _opening(head: Head, size: int) -> bytes:
@@ -103,14 +99,30 @@ def _opening(head: Head, size: int) -> bytes:
     return data + bytes(-len(data) % mmap.PAGESIZE)
 
 
-def _head(path: Path) -> Head | None:
-    """The head of a file; None where it has none that can be read."""
+def _kept(path: Path) -> Kept | None:
+    """A file that is there and has a head that can be read."""
     with suppress(OSError, ValueError, struct.error), path.open("rb") as file:
         magic, length, _ = SIZES.unpack(file.read(SIZES.size))
         if magic == MAGIC and length <= HEAD_BYTES:
             head = json.loads(file.read(length))
-            return head if isinstance(head, dict) else None
+            if isinstance(head, dict):
+                return Kept(path, head, os.fstat(file.fileno()).st_size)
     return None
+
+
+def _create(path: Path) -> tuple[int, Path]:
+    """A new file, locked, under a name of its own beside `path`. Raises OSError."""
+    while True:
+        unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        file = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:  # else it was swept away before it was locked
+                return file, unfinished
+        except BaseException:
+            _drop(file, unfinished)
+            raise
+        os.close(file)
 
 
 def _mapped(file: int, start: int, size: int) -> Bytes:
@@ -130,11 +142,11 @@ def _mapped(file: int, start: int, size: int) -> Bytes:
     return whole[start:]
 
 
-def _chunks(parts: Iterable[bytes | Bytes]) -> Iterator[memoryview]:
+def _chunks(parts: Iterable[Bytes]) -> Iterator[memoryview]:
     """The same bytes, CHUNK by CHUNK."""
     buffer, filled = bytearray(CHUNK), 0
     for part in parts:
-        rest = memoryview(part)
+        rest = part.data
         while len(rest):
             taken = rest[: CHUNK - filled]
             buffer[filled : filled + len(taken)] = taken
@@ -156,10 +168,12 @@ def _keep(file: int, unfinished: Path, path: Path) -> None:
     try:
         os.fdatasync(file)
         unfinished.replace(path)
-        os.close(file)
     except OSError as error:
         logger.warning("%s: not kept: %s", path, error.strerror or error)
-        _drop(file, unfinished)
+        with suppress(OSError):
+            unfinished.unlink()
+    finally:
+        os.close(file)
 
 
 def _drop(file: int, unfinished: Path) -> None:

@@ -8,12 +8,14 @@ requests is the server's.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shlex
 import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo import __version__
@@ -41,24 +43,27 @@ def run(args: argparse.Namespace) -> int:
     path = resolve.path(args)
     began = time.monotonic()
     launch = resolve.launch(args, path)
-    with open_source(path) as source, bind(told) as sock:
+    language = Language(args, path)
+    with bind(told) as sock:
         client = ProcessClient(launch)
         client.begin()  # the engine loads while the server is imported
         sock.listen()  # who asks before the server runs waits, and is not refused
         url = address(sock)
         print(f"octavo: loading {args.model}; status at {url}/ready", file=sys.stderr, flush=True)
-        language = Language(source, resolve.licence(args, source))
         watch = Watch(client)
 
         def ready(info: EngineInfo) -> None:
+            gc.freeze()  # what is loaded stays: it need not be looked through ever again
+            gc.enable()
             watch.stop()
             about = {"model": told.names[0], "licence": language.licence or "not stated", "file": str(path)}
             command = curl(url, told, language.tokenizer)
             print(block(info, about, url, time.monotonic() - began, command), flush=True)
 
-        from octavo.server.run import serve  # late: a third of a second
-
+        gc.disable()  # until all is loaded: importing makes much, and little garbage
         try:
+            from octavo.server.run import serve  # late: the engine is under way
+
             serve(client, language.load, told, sock=sock, on_ready=ready)
         except ModelError:
             _check(launch)
@@ -84,18 +89,21 @@ def config(args: argparse.Namespace) -> ServerConfig:
 
 
 class Language:
-    """Loads the tokenizer when the server asks, and keeps it for the command that is shown."""
+    """Loads the tokenizer when the server asks, and keeps it for the command that is shown. Raises ModelError."""
 
-    def __init__(self, source: Source, licence: str | None) -> None:
-        self._source = source
-        self.licence = licence
+    def __init__(self, args: argparse.Namespace, path: Path) -> None:
+        self._source: Source | None = open_source(path)
+        self.licence = resolve.licence(args, self._source)
         self.tokenizer: Tokenizer | None = None
 
     def load(self) -> Tokenizer | None:
-        """The model's tokenizer, None where it has none."""
-        from octavo.text.tokenizer import load_tokenizer  # late: the server is imported meanwhile
+        """The model's tokenizer, None where it has none. Once: the file's vocabulary is let go of."""
+        from octavo.text.tokenizer import load_tokenizer  # late: the engine is under way
 
-        self.tokenizer = load_tokenizer(self._source)
+        assert self._source is not None, "loaded twice"
+        with self._source:
+            self.tokenizer = load_tokenizer(self._source)
+        self._source = None
         return self.tokenizer
 
 

@@ -106,7 +106,8 @@ def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
         if entry.form is None:
             weights[entry.key] = data.view(np.float32)
         else:
-            weights[entry.key] = Weight(entry.form.layout, *entry.tensor.shape, entry.form.group, data)
+            rows, cols = entry.tensor.shape
+            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data)
         at += entry.room
     return weights
 
