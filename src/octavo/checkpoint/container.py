@@ -68,7 +68,8 @@ def open_block(path: Path, head: Head, size: int) -> Bytes | None:
 def write_block(path: Path, head: Head, size: int, parts: Iterable[Bytes]) -> Bytes:
     """Write a file of this block, which comes in parts; give the block, mapped from it.
 
-    The file gets its name once it has reached the disk, in the background: a thread that Python waits for at its end. Raises OSError where there is no room or no permission, before the first part is asked for if that is known.
+    The file gets its name once it has reached the disk, in the background: Python waits for that thread at its end.
+    Raises OSError where there is no room or no permission, before the first part is asked for if that is known.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
