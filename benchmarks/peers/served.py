@@ -76,7 +76,9 @@ def main() -> int:
         for name in engines:
             medians = {f: statistics.median(run[f] for run in found[name, concurrency]) for f in FIGURES}
             ours = {f: statistics.median(run[f] for run in found[first, concurrency]) for f in FIGURES}
-            cells = [f"{f} {v:.1f}" + (f" [{ours[f] / v:.2f}]" if v and name != first else "") for f, v in medians.items()]
+            cells = [
+                f"{f} {v:.1f}" + (f" [{ours[f] / v:.2f}]" if v and name != first else "") for f, v in medians.items()
+            ]
             print(f"{concurrency:3} at once, {name:12} " + ", ".join(cells))
     return 0
 

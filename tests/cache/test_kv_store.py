@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
+import errno
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from octavo.cache import store
 from octavo.cache.store import KvStore
 from octavo.core.layout import KvLayout
+from octavo.kernels.memory import Advice
 
 LAYOUT = KvLayout(layers=3, kv_heads=2, head_dim=64)
 
@@ -38,22 +42,53 @@ def test_more_than_there_can_be_is_a_memory_error() -> None:
         KvStore(LAYOUT, 2**60)
 
 
-def test_a_shortage_found_later_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PART", 1 << 20)
-    memory = KvStore(LAYOUT, 100)
+@pytest.mark.parametrize("unknown", [*Advice, None])
+def test_an_older_system_serves_too(monkeypatch: pytest.MonkeyPatch, unknown: Advice | None) -> None:
+    """One that knows nothing of an advice, or of any."""
+    known = store.advise
+
+    def advise(data: np.ndarray, advice: Advice) -> int:
+        return errno.EINVAL if unknown in (advice, None) else known(data, advice)
+
+    monkeypatch.setattr(store, "advise", advise)
+    memory = KvStore(LAYOUT, 10)
     memory.touched()
-    memory._fault = "Cannot allocate memory"
-    with pytest.raises(MemoryError, match="Cannot allocate memory"):
-        memory.check()
+    assert not memory.data.any()
+    memory.data[:] = 7
     memory.close()
 
 
-def test_a_system_without_huge_pages_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Small(mmap.mmap):
-        def madvise(self, *args: int) -> None:
-            raise OSError(22, "Invalid argument")
+def test_touching_waits_for_what_comes_first_and_ends_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "WAIT_SECONDS", 3600)
+    memory = KvStore(LAYOUT, 2**14)
+    assert memory.size > 200 << 20
+    memory.data[:4096] = 7
+    memory.close()
+    assert resident(memory.data) < 8 << 20
+    whole = KvStore(LAYOUT, 2**10)
+    whole.data[5000:6000] = 7
+    whole.touched()
+    assert resident(whole.data) == pytest.approx(whole.size, abs=4 << 20)
+    assert whole.data[5000:6000].min() == 7 and np.count_nonzero(whole.data) == 1000
 
-    monkeypatch.setattr(store.mmap, "mmap", Small)
+
+def resident(data: np.ndarray) -> int:
+    """Bytes that are in memory of the mappings these bytes lie in."""
+    first, last, found, inside = data.ctypes.data, data.ctypes.data + data.nbytes, 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(span[1], 16) < last and first < int(span[2], 16)
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) << 10
+    return found
+
+
+def test_a_shortage_met_while_touching_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def advise(data: np.ndarray, advice: Advice) -> int:
+        return errno.ENOMEM if advice is Advice.POPULATE_WRITE and data.nbytes > 1 else 0
+
+    monkeypatch.setattr(store, "advise", advise)
     memory = KvStore(LAYOUT, 10)
-    memory.touched()
+    with pytest.raises(MemoryError, match="Cannot allocate memory"):
+        memory.touched()
     memory.close()

@@ -156,3 +156,19 @@ def test_pull_prints_path_and_licence(folder, tmp_path):
     file = tiny_llama.write_gguf(tmp_path / "tiny.gguf")
     assert octavo("pull", file).stdout.splitlines() == [str(file), "licence: apache-2.0"]
     assert octavo("pull", folder).stdout.splitlines() == [str(folder), "licence: not stated"]
+
+
+def test_packed_weights_are_kept_unless_told_otherwise(folder, tmp_path):
+    """In the cache folder, listed with their size, found again; the answer is the same."""
+    kept = tmp_path / "packed"
+    here = ("--cache-dir", tmp_path, "--temperature", 0)
+    without = generate(folder, "the", *here, "--no-packed-cache")["answers"]
+    assert not kept.exists()
+    first = generate(folder, "the", *here)["answers"]
+    [file] = kept.iterdir()
+    stamp = file.stat().st_mtime_ns
+    assert first == without == generate(folder, "the", *here, "--packed-cache")["answers"]
+    assert [file] == list(kept.iterdir()) and file.stat().st_mtime_ns == stamp
+    listed = json.loads(octavo("models", "--json", "--cache-dir", tmp_path).stdout)["packed"]
+    assert listed == [{"source": str(folder), "bytes": file.stat().st_size, "path": str(file)}]
+    assert f"packed: {folder.name}" in octavo("models", "--cache-dir", tmp_path).stdout

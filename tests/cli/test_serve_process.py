@@ -138,6 +138,16 @@ def test_a_failure_behind_the_headers_is_one_line_and_exit_2(tmp_path):
     assert len(lines) == 1 and lines[0].startswith("octavo serve: ") and "tokenizer.json" in lines[0], done.stderr
 
 
+def test_a_setting_the_engine_refuses_is_told_by_its_flag(tmp_path):
+    """The engine process finds out; the command says which flag, once, and leaves no process."""
+    folder = tiny_llama.write_folder(tmp_path / "model")
+    command = [sys.executable, "-m", "octavo", "serve", str(folder), *SMALL, "--max-model-len", "513"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("octavo: loading", "loading"))]
+    assert done.returncode == 2 and done.stdout == ""
+    assert lines == ["octavo serve: --max-model-len: 513 is not accepted; from 1 to 512, which the model was made for"]
+
+
 def test_a_second_signal_ends_what_runs(tmp_path):
     """Its stream gets an error event, the command exit code 0, and the log nothing."""
     folder = tiny_llama.write_folder(tmp_path / "model", tokenizer=True)

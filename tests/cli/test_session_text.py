@@ -11,7 +11,7 @@ from octavo.cli import flags, resolve, session
 from octavo.cli.progress import Progress
 from octavo.core.config import CacheConfig
 from octavo.core.request import SamplingParams
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 
 def test_a_continuation_keeps_its_leading_space(tmp_path, monkeypatch):

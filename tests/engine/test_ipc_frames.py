@@ -16,7 +16,7 @@ from octavo.core.plan import Output, StepStats, TokenLogprob
 from octavo.core.request import Request, SamplingParams
 from octavo.core.status import EngineInfo
 from octavo.engine import ipc
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 REQUEST = Request(
     id="a",

@@ -10,7 +10,8 @@ import tiny_llama
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import PAGE
-from octavo.engine.launch import LaunchConfig, build_engine, memory_plan, parse_bytes
+from octavo.engine.config import LaunchConfig, parse_bytes
+from octavo.engine.launch import build_engine, memory_plan
 from octavo.engine.limits import MemoryLimit
 from octavo.engine.memory import INTERPRETER_BYTES, fit
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm, Rope

@@ -318,3 +318,31 @@ def test_an_idle_engine_tells_the_memory_it_holds_now(model):
                 held = psutil.Process(pid).memory_info().rss
 
     asyncio.run(check())
+
+
+def test_an_engine_begun_before_the_loop_is_the_one_that_serves(model):
+    client = ProcessClient(tiny_process.launch_of(model))
+    client.begin()
+    [process] = psutil.Process().children()
+
+    async def talk() -> int:
+        await client.start()
+        try:
+            await until("ready", client)
+            assert client._child is not None
+            outputs = [output async for output in client.generate(request_of("a"))]
+            assert outputs[-1].finish == "length"
+            return client._child.pid
+        finally:
+            await client.stop(0.0)
+
+    assert asyncio.run(talk()) == process.pid
+    assert not psutil.Process().children()
+
+
+def test_an_engine_begun_and_never_wanted_ends(model):
+    client = ProcessClient(tiny_process.launch_of(model))
+    client.begin()
+    assert psutil.Process().children()
+    asyncio.run(client.stop(0.0))
+    assert not psutil.Process().children()

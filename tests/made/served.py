@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
+from octavo.server.address import bind
 from octavo.server.app import create_app
 from octavo.server.config import ServerConfig
 from octavo.server.front import Front
-from octavo.server.run import Server, bind, settings
+from octavo.server.run import Server, settings
 
 WAIT_SECONDS = 20.0
 
@@ -34,7 +35,7 @@ def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
 class Served:
     """A running server: `url`, `address`, its `app` and `front`."""
 
-    def __init__(self, app: FastAPI, server: Server, address: tuple[str, int]) -> None:
+    def __init__(self, app: Starlette, server: Server, address: tuple[str, int]) -> None:
         self.app = app
         self.front: Front = app.state.front
         self.server = server

@@ -11,7 +11,7 @@ import sys
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.request import Request, SamplingParams
 from octavo.engine.client import ProcessClient
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 
 def launch_of(model: str, **fields) -> LaunchConfig:

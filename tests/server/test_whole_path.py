@@ -15,7 +15,7 @@ from served import served, until
 from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.engine.client import ProcessClient
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 from octavo.text.tokenizer import load_tokenizer
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"

@@ -29,8 +29,9 @@ from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams
 from octavo.core.status import EngineInfo
 from octavo.core.table import columns
+from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
-from octavo.engine.launch import LaunchConfig, build_engine, memory_plan
+from octavo.engine.launch import build_engine, memory_plan
 
 STEP_TOKENS = 512
 ALONE, BATCH = (512, 128), (128, 64)  # tokens of prompt and answer, if not said

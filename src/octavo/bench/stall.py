@@ -23,8 +23,9 @@ import numpy as np
 from octavo.bench.offline import processor
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.request import Request, SamplingParams
+from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
-from octavo.engine.launch import LaunchConfig, build_engine
+from octavo.engine.launch import build_engine
 
 CONTEXT = 128  # tokens of each client's prompt
 SHORT = 256  # tokens of the short prompt

@@ -1,26 +1,22 @@
 """The memory of the pages: one block, cache-line aligned, in huge pages where the system gives them.
 
-All of it is touched from the start on, so that a shortage shows early and not under load: the first part before the
-store is handed out, the rest in the background, since the system may need seconds for many gigabytes. Knows nothing of
-who holds which page; the layout within a page is the executor's.
+All of it is touched soon after the start, so that a shortage shows early and not under load: in the background and part
+by part, since the system may need seconds for many gigabytes, and not at once, since the first request needs little of
+it. Knows nothing of who holds which page; the layout within a page is the executor's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import mmap
+import errno
 import os
 import threading
 
-import numpy as np
-import numpy.typing as npt
-
 from octavo.core.layout import KvLayout
+from octavo.kernels.memory import Advice, advise, block
 
-HUGE = 2 << 20  # bytes of a huge page
-PART = 64 << 20  # bytes touched at a time
-MADV_POPULATE_WRITE = 23  # Linux 5.14; maps pages for writing and leaves what they hold
+WAIT_SECONDS = 1.0  # for what is asked for first
+PART = 4 << 20  # bytes touched at a time; nobody else gets memory meanwhile
 
 
 class KvStore:
@@ -32,20 +28,15 @@ class KvStore:
         self.layer_stride = layout.page_bytes // layout.layers * pages
         self.size = layout.page_bytes * pages
         self._closed = False
+        self._hurry = threading.Event()
         self._fault: str | None = None
         try:
-            self._map = mmap.mmap(-1, self.size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except (OSError, ValueError, OverflowError) as error:
-            raise MemoryError(f"no {self.size} bytes for {pages} pages of keys and values: {error}") from None
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a system built without huge pages
-                self._map.madvise(mmap.MADV_HUGEPAGE)
-        whole = np.frombuffer(self._map, np.uint8)
-        start = -whole.ctypes.data % HUGE
-        self.data: npt.NDArray[np.uint8] = whole[start : start + self.size]
-        self._populate(0)
-        self.check()
-        self._toucher = threading.Thread(target=self._populate_rest, name="octavo-touch", daemon=True)
+            self.data = block(self.size)
+        except MemoryError:
+            raise MemoryError(f"no {self.size} bytes for {pages} pages of keys and values") from None
+        if advise(self.data[:1], Advice.POPULATE_WRITE) == errno.EINVAL:
+            self.data.fill(0)  # an older system; nobody uses the pages yet
+        self._toucher = threading.Thread(target=self._touch, name="octavo-touch", daemon=True)
         self._toucher.start()
 
     def check(self) -> None:
@@ -56,30 +47,30 @@ class KvStore:
     def close(self) -> None:
         """Stop touching. The memory goes when nobody refers to it any more."""
         self._closed = True
-        self._toucher.join()
+        self._join()
 
     def touched(self) -> None:
         """Wait until all memory is touched. Raises MemoryError as `check`."""
-        self._toucher.join()
+        self._join()
         self.check()
 
-    def _populate_rest(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # what is asked for already comes first
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        for start in range(PART, self.size, PART):
-            if self._closed or self._fault is not None:
-                return
-            self._populate(start)
+    def _join(self) -> None:
+        """Have the touching go on at once, and wait for its end."""
+        self._hurry.set()
+        self._toucher.join()
 
-    def _populate(self, start: int) -> None:
-        """Touch one part. What it holds stays, so that pages may be in use already."""
-        madvise = ctypes.CDLL(None, use_errno=True).madvise
-        madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        length = min(PART, self.size - start)
-        if madvise(self.data.ctypes.data + start, length, MADV_POPULATE_WRITE) == 0:
-            return
-        error = ctypes.get_errno()
-        if start == 0 and error == 22:  # EINVAL: an older system; nobody uses the pages yet
-            self.data.fill(0)
-        elif error != 22:
-            self._fault = os.strerror(error)
+    def _touch(self) -> None:
+        """Part by part. What the pages hold stays, so they may be in use already."""
+        with contextlib.suppress(OSError, AttributeError):  # what is asked for still comes first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        self._hurry.wait(WAIT_SECONDS)
+        for start in range(0, self.size, PART):
+            if self._closed:
+                return
+            part = self.data[start : start + PART]
+            advise(part, Advice.HUGEPAGE)
+            error = advise(part, Advice.POPULATE_WRITE)
+            if error not in (0, errno.EINVAL):
+                self._fault = os.strerror(error)
+                return
+            advise(part, Advice.COLLAPSE)  # pages that were in use before the touching came to them

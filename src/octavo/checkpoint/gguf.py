@@ -1,4 +1,4 @@
-"""GGUF files, versions 2 and 3, little-endian: metadata read at once, tensors mapped and lazy. No model.
+"""GGUF files, versions 2 and 3, little-endian: metadata checked at once, tensors mapped and lazy. No model.
 
 Every count, length, dimension and offset is checked against the bytes that are there before anything is allocated or
 read for it, so a damaged file costs one line of error. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
@@ -7,10 +7,10 @@ read for it, so a damaged file costs one line of error. Format: github.com/ggml-
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from octavo.checkpoint.tensor import Mapped, Tensor, shown
 from octavo.core.errors import ModelError
@@ -51,19 +51,19 @@ TYPES: dict[int, tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
 }
-# Metadata types: number -> (struct letter, numpy dtype). 8 is a string, 9 an array.
-SCALARS: dict[int, tuple[str, str]] = {
-    0: ("<B", "u1"),
-    1: ("<b", "i1"),
-    2: ("<H", "<u2"),
-    3: ("<h", "<i2"),
-    4: ("<I", "<u4"),
-    5: ("<i", "<i4"),
-    6: ("<f", "<f4"),
-    7: ("<B", "u1"),
-    10: ("<Q", "<u8"),
-    11: ("<q", "<i8"),
-    12: ("<d", "<f8"),
+# Metadata types: number -> struct format. 8 is a string, 9 an array.
+SCALARS: dict[int, str] = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<B",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
 }
 BOOL, STRING, ARRAY = 7, 8, 9
 HEADER_BYTES = 1 << 28  # most bytes of magic, metadata and tensor table: 16 times the largest seen
@@ -73,16 +73,16 @@ DIMS = 4
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
-def read_gguf(file: Mapped) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Metadata and tensors of a mapped GGUF file. Arrays are lists. Raises ModelError."""
+def read_gguf(file: Mapped) -> tuple[Metadata, dict[str, Tensor]]:
+    """Metadata and tensors of a mapped GGUF file. Raises ModelError."""
     cursor = _Cursor(file)
     tensor_count, key_count = _read_head(cursor)
-    metadata: dict[str, Any] = {}
+    metadata = Metadata()
     for i in range(key_count):
         key = cursor.text(f"key {i}", NAME_BYTES)
         if key in metadata:
             raise cursor.fault(f"the key {shown(key)} comes twice")
-        metadata[key] = _read_value(cursor, shown(key))
+        metadata.add(key, _read_value(cursor, shown(key)))
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
         raise cursor.fault(f"general.alignment is {alignment!r}, expected a power of two from 8 to 65536")
@@ -99,7 +99,7 @@ def read_gguf(file: Mapped) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def open_gguf(path: Path) -> tuple[Mapped, dict[str, Any], dict[str, Tensor]]:
+def open_gguf(path: Path) -> tuple[Mapped, Metadata, dict[str, Tensor]]:
     """Map and read a file; unmapped again if it is damaged. Raises ModelError."""
     file = Mapped(path)
     try:
@@ -156,24 +156,72 @@ class _Cursor:
         except UnicodeDecodeError:
             raise self.fault(f"{what} is not UTF-8") from None
 
-    def texts(self, count: int, what: str) -> list[str]:
-        """Many strings: one pass, checked as `text` does, fast enough for a vocabulary of 256k."""
+    def texts(self, count: int, what: str) -> Texts:
+        """Step over many strings that must be there; they are decoded when asked for."""
         data, at, end, unpack = self.data, self.at, self.end, _U64.unpack_from
+        start = at
+        for i in range(count):
+            stop = at + 8 + unpack(data, at)[0] if at + 8 <= end else end + 1
+            if stop > end:
+                self.at = at
+                raise self.fault(f"entry {i} of {what} reaches beyond the end, {end}")
+            at = stop
+        self.at = at
+        return Texts(self, start, count, what)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """An array of strings that lie in the header from `start`."""
+
+    cursor: _Cursor
+    start: int
+    count: int
+    what: str
+
+    def decoded(self) -> list[str]:
+        """One pass, fast enough for a vocabulary of 256k. Raises ModelError for what is not UTF-8."""
+        data, at, unpack = self.cursor.data, self.start, _U64.unpack_from
         out: list[str] = []
         append = out.append
         try:
-            for _ in range(count):
-                stop = at + 8 + unpack(data, at)[0] if at + 8 <= end else end + 1
-                if stop > end:
-                    self.at = at
-                    raise self.fault(f"entry {len(out)} of {what} reaches beyond the end, {end}")
+            for _ in range(self.count):
+                stop = at + 8 + unpack(data, at)[0]
                 append(data[at + 8 : stop].decode())
                 at = stop
         except UnicodeDecodeError:
-            self.at = at
-            raise self.fault(f"entry {len(out)} of {what} is not UTF-8") from None
-        self.at = at
+            self.cursor.at = at
+            raise self.cursor.fault(f"entry {len(out)} of {self.what} is not UTF-8") from None
         return out
+
+
+class Metadata(Mapping[str, Any]):
+    """Values by key. Arrays are lists; those of strings, the bulk of a file's header, are decoded when asked for.
+
+    Asking raises ModelError for strings that are not UTF-8.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def add(self, key: str, value: Any) -> None:
+        """Another key."""
+        self._values[key] = value
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        if isinstance(value, Texts):
+            value = self._values[key] = value.decoded()
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def _read_head(cursor: _Cursor) -> tuple[int, int]:
@@ -203,7 +251,7 @@ def _read_value(cursor: _Cursor, key: str) -> Any:
         return _read_array(cursor, key)
     if kind not in SCALARS:
         raise cursor.fault(f"{key} has the unknown type {kind}")
-    letter, _ = SCALARS[kind]
+    letter = SCALARS[kind]
     value = struct.unpack_from(letter, cursor.data, cursor.claim(struct.calcsize(letter), f"the value of {key}"))[0]
     if kind == BOOL:
         if value > 1:
@@ -212,25 +260,25 @@ def _read_value(cursor: _Cursor, key: str) -> Any:
     return value
 
 
-def _read_array(cursor: _Cursor, key: str) -> list[Any]:
-    """An array of scalars or strings, as a list."""
+def _read_array(cursor: _Cursor, key: str) -> list[Any] | Texts:
+    """An array of scalars, or of strings."""
     kind, count = cursor.u32(f"the entry type of {key}"), cursor.u64(f"the entry count of {key}")
     if kind == ARRAY:
         raise cursor.fault(f"{key} is an array of arrays; none is known to use them")
     if kind != STRING and kind not in SCALARS:
         raise cursor.fault(f"{key} is an array of the unknown type {kind}")
-    smallest = 8 if kind == STRING else struct.calcsize(SCALARS[kind][0])
+    smallest = 8 if kind == STRING else struct.calcsize(SCALARS[kind])
     if count > ITEMS or count > (cursor.end - cursor.at) // smallest:
         raise cursor.fault(f"{key} announces {count} entries, more than the file has room for or than {ITEMS}")
     if kind == STRING:
         return cursor.texts(count, key)
     at = cursor.claim(count * smallest, key)
-    values = np.frombuffer(cursor.data, SCALARS[kind][1], count, at)
-    if kind == BOOL:
-        if count and values.max() > 1:
-            raise cursor.fault(f"{key} holds a boolean of value {values.max()}")
-        values = values.astype(bool)
-    return list(values.tolist())
+    values = struct.unpack_from(f"<{count}{SCALARS[kind][1:]}", cursor.data, at)
+    if kind != BOOL:
+        return list(values)
+    if count and max(values) > 1:
+        raise cursor.fault(f"{key} holds a boolean of value {max(values)}")
+    return [bool(value) for value in values]
 
 
 def _read_info(cursor: _Cursor, i: int) -> tuple[str, str, tuple[int, ...], int, int]:

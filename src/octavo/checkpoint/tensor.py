@@ -6,15 +6,18 @@ Invariant: a `Tensor` exists only if its bytes lie inside its file, so `read` ca
 from __future__ import annotations
 
 import mmap
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from octavo.core.errors import ModelError
 
-Bytes = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Bytes: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 class Mapped:
@@ -26,6 +29,7 @@ class Mapped:
         try:
             with path.open("rb") as file:
                 self.size = file.seek(0, 2)
+                self.mtime_ns = os.fstat(file.fileno()).st_mtime_ns
                 # An empty file cannot be mapped; slices of a map are bytes, as slices of bytes are.
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
         except (OSError, ValueError) as error:
@@ -63,6 +67,8 @@ class Tensor:
         """The stored bytes, a read-only view of the mapped file. uint8 [nbytes]"""
         if self.file.size < self.start + self.nbytes:
             raise ModelError(f"{self.file.path}: {shown(self.name)} cannot be read: the file was closed")
+        import numpy as np  # late: who reads settings and vocabulary alone starts without it
+
         return np.frombuffer(self.file.data, np.uint8, self.nbytes, self.start)
 
 

@@ -13,7 +13,7 @@ Parse = Callable[[str], Any]  # raises ValueError or InvalidValue
 
 def size(text: str) -> int:
     """Bytes of "2GiB", "512 MiB", "2GB" or "4096". Raises InvalidValue."""
-    from octavo.engine.launch import parse_bytes  # late: `octavo --help` loads no engine
+    from octavo.engine.config import parse_bytes  # late: `octavo --help` loads no engine
 
     return parse_bytes(text)
 

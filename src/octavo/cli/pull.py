@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from octavo.checkpoint.source import open_source
 from octavo.cli import resolve
 
 
@@ -11,5 +12,6 @@ def run(args: argparse.Namespace) -> int:
     """Fetch, and print the path on a line of its own."""
     found = resolve.path(args)
     print(found)
-    print(f"licence: {resolve.licence(args, found) or 'not stated'}")
+    with open_source(found) as source:
+        print(f"licence: {resolve.licence(args, source) or 'not stated'}")
     return 0

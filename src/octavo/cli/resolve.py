@@ -8,17 +8,22 @@ import sys
 from pathlib import Path
 
 from octavo.checkpoint import hub
-from octavo.checkpoint.source import open_source
+from octavo.checkpoint.source import Source
 from octavo.cli import environment, flags
 from octavo.cli.progress import Progress
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, ModelError
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 
 def cache_dir(args: argparse.Namespace) -> Path:
     """Where fetched models are kept."""
     return environment.cache_dir(os.environ, args.cache_dir)
+
+
+def packed_dir(cache: Path) -> Path:
+    """Where packed weights are kept."""
+    return cache / "packed"
 
 
 def path(args: argparse.Namespace) -> Path:
@@ -63,6 +68,7 @@ def launch(args: argparse.Namespace, model: Path, *, sequences: int | None = Non
     return LaunchConfig(
         model=str(model),
         name=args.model,
+        packed_dir=str(packed_dir(cache_dir(args))) if flags.section(args, "packing").get("kept") else None,
         scheduler=SchedulerConfig(**flags.section(args, "scheduler") | ({"max_seqs": sequences} if sequences else {})),
         cache=CacheConfig(**flags.section(args, "cache")),
         exec=ExecConfig(**flags.section(args, "exec")),
@@ -70,11 +76,10 @@ def launch(args: argparse.Namespace, model: Path, *, sequences: int | None = Non
     )
 
 
-def licence(args: argparse.Namespace, found: Path) -> str | None:
+def licence(args: argparse.Namespace, source: Source) -> str | None:
     """The licence of the model that `path` found: as the alias, a cached repository or a GGUF file states; or None."""
-    kept = {entry.path: entry.licence for entry in hub.list_models(cache_dir(args))}
-    stated = hub.licence(args.model) or kept.get(found)
+    stated = hub.licence(args.model)
     if not stated:
-        with open_source(found) as source:
-            stated = source.metadata.get("general.license")
+        kept = {entry.path: entry.licence for entry in hub.list_models(cache_dir(args))}
+        stated = kept.get(source.path) or source.metadata.get("general.license")
     return stated if isinstance(stated, str) and stated else None

@@ -1,12 +1,14 @@
 """`octavo serve`: one model over the OpenAI API, until SIGTERM or Ctrl-C.
 
-Reads the headers before it listens, so that a model that cannot be served ends the command at once. Prints one block
-when ready. Everything about requests is the server's.
+Reads the file's header before it listens, so that a damaged one ends the command at once. The engine process starts
+first, and all that only the front needs is imported while it loads. Prints one block when ready. Everything about
+requests is the server's.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shlex
 import socket
@@ -14,19 +16,23 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from octavo import __version__
-from octavo.checkpoint.source import open_source
+from octavo.checkpoint.source import Source, open_source
 from octavo.cli import flags, resolve
 from octavo.cli.progress import Progress
+from octavo.core.errors import ModelError
 from octavo.core.layout import pages_for
 from octavo.core.status import EngineInfo
 from octavo.core.table import binary, columns, count
 from octavo.engine.client import ProcessClient
-from octavo.engine.launch import memory_plan
+from octavo.engine.config import LaunchConfig
+from octavo.server.address import bind
 from octavo.server.config import ServerConfig
-from octavo.server.run import bind, serve
-from octavo.text.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from octavo.text.tokenizer import Tokenizer
 
 POLL_SECONDS = 0.1  # between looks at how far loading is
 
@@ -37,30 +43,41 @@ def run(args: argparse.Namespace) -> int:
     path = resolve.path(args)
     began = time.monotonic()
     launch = resolve.launch(args, path)
-    memory_plan(launch)
-    language = Language(path)
-    client = ProcessClient(launch)
-    sock = bind(told)
-    sock.listen()  # who asks before the server runs waits, and is not refused
-    url = address(sock)
-    print(f"octavo: loading {args.model}; status at {url}/ready", file=sys.stderr, flush=True)
-    watch = Watch(client)
+    language = Language(args, path)
+    with bind(told) as sock:
+        client = ProcessClient(launch)
+        client.begin()  # the engine loads while the server is imported
+        sock.listen()  # who asks before the server runs waits, and is not refused
+        url = address(sock)
+        print(f"octavo: loading {args.model}; status at {url}/ready", file=sys.stderr, flush=True)
+        watch = Watch(client)
 
-    def ready(info: EngineInfo) -> None:
-        watch.stop()
-        about = {
-            "model": told.names[0],
-            "licence": resolve.licence(args, path) or "not stated",
-            "file": str(path),
-        }
-        command = curl(url, told, language.tokenizer)
-        print(block(info, about, url, time.monotonic() - began, command), flush=True)
+        def ready(info: EngineInfo) -> None:
+            gc.freeze()  # what is loaded stays: it need not be looked through ever again
+            gc.enable()
+            watch.stop()
+            about = {"model": told.names[0], "licence": language.licence or "not stated", "file": str(path)}
+            command = curl(url, told, language.tokenizer)
+            print(block(info, about, url, time.monotonic() - began, command), flush=True)
 
-    try:
-        serve(client, language.load, told, sock=sock, on_ready=ready)
-    finally:
-        watch.stop()
+        gc.disable()  # until all is loaded: importing makes much, and little garbage
+        try:
+            from octavo.server.run import serve  # late: the engine is under way
+
+            serve(client, language.load, told, sock=sock, on_ready=ready)
+        except ModelError:
+            _check(launch)
+            raise
+        finally:
+            watch.stop()
     return 0
+
+
+def _check(launch: LaunchConfig) -> None:
+    """Raise what is wrong with a launch that failed as the command line knows it: by the flag."""
+    from octavo.engine.launch import memory_plan  # late: the engine process alone needs it, if all is well
+
+    memory_plan(launch)
 
 
 def config(args: argparse.Namespace) -> ServerConfig:
@@ -72,16 +89,21 @@ def config(args: argparse.Namespace) -> ServerConfig:
 
 
 class Language:
-    """Loads the tokenizer when the server asks, and keeps it for the command that is shown."""
+    """Loads the tokenizer when the server asks, and keeps it for the command that is shown. Raises ModelError."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, args: argparse.Namespace, path: Path) -> None:
+        self._source: Source | None = open_source(path)
+        self.licence = resolve.licence(args, self._source)
         self.tokenizer: Tokenizer | None = None
 
     def load(self) -> Tokenizer | None:
-        """The model's tokenizer, None where it has none."""
-        with open_source(self._path) as source:
-            self.tokenizer = load_tokenizer(source)
+        """The model's tokenizer, None where it has none. Once: the file's vocabulary is let go of."""
+        from octavo.text.tokenizer import load_tokenizer  # late: the engine is under way
+
+        assert self._source is not None, "loaded twice"
+        with self._source:
+            self.tokenizer = load_tokenizer(self._source)
+        self._source = None
         return self.tokenizer
 
 

@@ -17,8 +17,9 @@ from octavo.cli.progress import Progress
 from octavo.core.errors import EngineFault
 from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams, choice_seed
+from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
-from octavo.engine.launch import LaunchConfig, build_engine
+from octavo.engine.launch import build_engine
 from octavo.text.assemble import Assembler, Delta
 from octavo.text.tokenizer import load_tokenizer
 

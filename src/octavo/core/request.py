@@ -133,3 +133,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     salt: str = ""
     adapter: int = 0
+
+
+def check_tokens(request: Request, vocab: int) -> None:
+    """Raise InvalidValue for any token id of a request that the vocabulary does not have."""
+    accepted = f"token ids from 0 to {vocab - 1}"
+    prompt = request.prompt
+    if any(type(token) is not int for token in prompt) or (prompt and not 0 <= min(prompt) <= max(prompt) < vocab):
+        index, token = next((i, t) for i, t in enumerate(prompt) if type(t) is not int or not 0 <= t < vocab)
+        raise InvalidValue(f"prompt[{index}]", token, accepted)
+    for token in request.sampling.logit_bias or ():
+        if token >= vocab:
+            raise InvalidValue("logit_bias", token, accepted)
+    for token in request.sampling.stop_token_ids or ():
+        if token >= vocab:
+            raise InvalidValue("stop_token_ids", token, accepted)

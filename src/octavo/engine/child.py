@@ -14,11 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from octavo.core.errors import EngineFault
+from octavo.engine.config import LaunchConfig
 from octavo.engine.ipc import Frames, Launch, ToEngine, ToFront, frame, to_front
-from octavo.engine.launch import LaunchConfig
 
 TICK_SECONDS = 0.02  # between looks at a process that is ending
 EXIT_SECONDS = 2.0  # for the process to end by itself once the socket is closed
@@ -32,7 +33,7 @@ Receive = Callable[["Child", ToFront], None]
 
 
 class Child(asyncio.Protocol):
-    """Made by `spawn`. `gone` is set once nothing more will be received; `reason` says why, where that is known."""
+    """Made by `adopt`. `gone` is set once nothing more will be received; `reason` says why, where that is known."""
 
     def __init__(self, process: subprocess.Popen[bytes], receive: Receive) -> None:
         self._process = process
@@ -83,23 +84,36 @@ class Child(asyncio.Protocol):
         self.gone.set()
 
 
-async def spawn(launch: LaunchConfig, receive: Receive) -> Child:
-    """Start an engine process and tell it what to load; `receive` gets its messages. Raises OSError."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An engine process that loads, and our end of the socket to it, which no event loop has yet."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+
+
+def begin(launch: LaunchConfig) -> Begun:
+    """Start an engine process and tell it what to load. It ends when its `sock` is closed. Raises OSError."""
     ours, theirs = socket.socketpair()
     try:
         process = _start(theirs)
+        ours.sendall(frame(Launch(launch)))
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
-    child = Child(process, receive)
+    return Begun(process, ours)
+
+
+async def adopt(begun: Begun, receive: Receive) -> Child:
+    """Put the process in the hands of this event loop; `receive` gets its messages."""
+    child = Child(begun.process, receive)
     try:
-        ours.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=ours)
-        child.send(Launch(launch))
+        begun.sock.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=begun.sock)
     except BaseException:
-        ours.close()
+        begun.sock.close()
         await child.end(kill=True)
         raise
     return child

@@ -15,12 +15,11 @@ from typing import Protocol
 
 from octavo.core.errors import InvalidValue, QueueFull, Unavailable, UserError
 from octavo.core.plan import Output, StepStats
-from octavo.core.request import Request
+from octavo.core.request import Request, check_tokens
 from octavo.core.status import EngineInfo, Status
-from octavo.engine.child import Child, spawn
-from octavo.engine.engine import check_tokens
+from octavo.engine.child import Begun, Child, adopt, begin
+from octavo.engine.config import LaunchConfig
 from octavo.engine.ipc import Abort, Failed, Outputs, Progress, Ready, Refused, Submit, ToFront
-from octavo.engine.launch import LaunchConfig
 
 FIRST_BACKOFF_SECONDS = 0.5  # before the first restart; doubled for each that follows without success
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -74,8 +73,17 @@ class ProcessClient:
         self._hopeless = False  # the engine said that another start would end the same way
         self._streams: dict[str, Stream | None] = {}
         self._empty = asyncio.Event()  # set whenever the last of the streams goes
+        self._begun: Begun | None = None
         self._child: Child | None = None
         self._supervisor: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Start the first engine process already, before there is an event loop: `start` takes it over.
+
+        To be called in the event loop's thread. Raises OSError.
+        """
+        assert self._begun is None and self._supervisor is None, "begun twice"
+        self._begun = begin(self._launch)
 
     async def start(self) -> None:
         """Begin to load; returns at once."""
@@ -133,6 +141,9 @@ class ProcessClient:
         for request_id in list(self._streams):
             await self.abort(request_id)
         await self._drained(ABORT_SECONDS)
+        if self._begun is not None:  # and `start` never came
+            await (await adopt(self._begun, self._receive)).end()
+            self._begun = None
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -170,7 +181,8 @@ class ProcessClient:
     async def _life(self) -> tuple[bool, str]:
         """One engine process from start to end: whether it was ever ready, and why it ended."""
         try:
-            child = self._child = await spawn(self._launch, self._receive)
+            begun, self._begun = self._begun or begin(self._launch), None
+            child = self._child = await adopt(begun, self._receive)
         except Exception as error:  # whatever it is: the server must learn that there is no engine
             self._bury(f"the engine process did not start: {type(error).__name__}: {error}")
             return False, self._detail

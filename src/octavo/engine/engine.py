@@ -11,29 +11,14 @@ import time
 
 import msgspec
 
-from octavo.core.errors import EngineFault, InvalidValue
+from octavo.core.errors import EngineFault
 from octavo.core.plan import Output, StepStats
-from octavo.core.request import Request
+from octavo.core.request import Request, check_tokens
 from octavo.engine.limits import resident_bytes
 from octavo.sched.scheduler import Scheduler
 from octavo.worker.worker import Worker
 
 LOOK_SECONDS = 1.0  # between looks at the memory of the process
-
-
-def check_tokens(request: Request, vocab: int) -> None:
-    """Raise InvalidValue for any token id of a request that the vocabulary does not have."""
-    accepted = f"token ids from 0 to {vocab - 1}"
-    prompt = request.prompt
-    if any(type(token) is not int for token in prompt) or (prompt and not 0 <= min(prompt) <= max(prompt) < vocab):
-        index, token = next((i, t) for i, t in enumerate(prompt) if type(t) is not int or not 0 <= t < vocab)
-        raise InvalidValue(f"prompt[{index}]", token, accepted)
-    for token in request.sampling.logit_bias or ():
-        if token >= vocab:
-            raise InvalidValue("logit_bias", token, accepted)
-    for token in request.sampling.stop_token_ids or ():
-        if token >= vocab:
-            raise InvalidValue("stop_token_ids", token, accepted)
 
 
 class Engine:

@@ -17,7 +17,7 @@ from octavo.core.errors import EngineFault
 from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request
 from octavo.core.status import EngineInfo
-from octavo.engine.launch import LaunchConfig
+from octavo.engine.config import LaunchConfig
 
 LENGTH = struct.Struct("<I")
 LARGEST_FRAME = 1 << 28  # bytes; far above any request, so a larger length means a broken stream

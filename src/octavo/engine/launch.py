@@ -6,23 +6,23 @@ socket and no text.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from octavo.cache.pool import BlockPool
 from octavo.checkpoint.source import Source, open_source
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue
 from octavo.core.layout import PAGE
 from octavo.core.status import EngineInfo
+from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
 from octavo.engine.limits import cores, memory_limit
 from octavo.engine.memory import MemoryPlan, fit
-from octavo.models.load import footprint, load
+from octavo.models.load import Weights, footprint, load
 from octavo.models.lower import lower
+from octavo.models.packed import load_kept
 from octavo.models.registry import read_spec
 from octavo.models.spec import ModelSpec
 from octavo.program.cpu import Cpu
@@ -37,37 +37,6 @@ Progress = Callable[[float, str], None]  # share done from 0 to 1, and what is b
 
 MULTIPLICATIONS = 5e10  # and additions, that a core does in a second, at least
 BANDWIDTH = 1e10  # bytes of memory read in a second, at least
-
-UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchConfig:
-    """Everything an engine is started with.
-
-    model: path of a folder or a .gguf file. name: what it is called in statuses. max_len None: as long as model and
-    memory allow; it is this field that counts, `scheduler.max_len` is replaced by it.
-    """
-
-    model: str
-    name: str = ""
-    max_len: int | None = None
-    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    cache: CacheConfig = field(default_factory=CacheConfig)
-    exec: ExecConfig = field(default_factory=ExecConfig)
-
-
-def parse_bytes(text: str | int) -> int:
-    """Bytes of "2GiB", "512 MiB", "1.5G" or a plain number. kB, MB, GB are powers of 1000; KiB and bare K of 1024."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)(b?)", str(text).strip().lower())
-    value = 0
-    if match is not None:
-        number, unit, binary, byte = match.groups()
-        thousand = bool(unit and byte and not binary)
-        value = int(float(number) * (1000 ** (UNITS[unit] // 10) if thousand else 2 ** UNITS[unit] if unit else 1))
-    if not 0 < value < 2**63:
-        raise InvalidValue("memory", text, "a number of bytes such as 2GiB, 512MiB or 4096")
-    return value
 
 
 def guess(spec: ModelSpec, weights: int, threads: int) -> Costs:
@@ -106,9 +75,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         spec = read_spec(source)
         plan = _plan(launch, source, spec)
         report(0.0, "packing the weights")  # not before: what the headers forbid is said without a word of progress
-        weights = load(
-            source, spec, dtype=launch.exec.dtype, progress=lambda share: report(0.9 * share, "packing the weights")
-        )
+        weights = _weights(launch, source, spec, lambda share: report(0.9 * share, "packing the weights"))
     finally:
         source.close()
     report(0.9, "binding the weights")
@@ -139,6 +106,12 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     )
     report(1.0, "ready")
     return Engine(scheduler, worker, vocab=spec.vocab), info
+
+
+def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:
+    if launch.packed_dir is None:
+        return load(source, spec, dtype=launch.exec.dtype, progress=progress)
+    return load_kept(source, spec, Path(launch.packed_dir), dtype=launch.exec.dtype, progress=progress)
 
 
 def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:

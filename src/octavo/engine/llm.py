@@ -26,7 +26,8 @@ from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, Unavailable, UserError
 from octavo.core.request import Request, SamplingParams, choice_seed
-from octavo.engine.launch import LaunchConfig, build_engine, parse_bytes
+from octavo.engine.config import LaunchConfig, parse_bytes
+from octavo.engine.launch import build_engine
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
 from octavo.text.template import ChatTemplate
@@ -52,7 +53,8 @@ class LLM:
     model: an alias, a folder, a .gguf file or a hub id (`revision`, `hf_token`; kept under `cache_dir`, default
     ~/.cache/octavo). memory: bytes this process may take, such as "2GiB"; None: what the machine leaves. dtype: how
     unquantized weights are stored, "auto" is bfloat16. kv_cache_dtype: "auto" (bfloat16), "bfloat16" or "float32".
-    seed: of draws that bring none of their own; None: random ones. Raises ModelError and InvalidValue.
+    seed: of draws that bring none of their own; None: random ones. packed_cache: keep packed weights under `cache_dir`
+    for the next start. Raises ModelError and InvalidValue.
 
     Use it as a context manager, or call `close`, to give the memory back at once.
     """
@@ -74,6 +76,7 @@ class LLM:
         revision: str | None = None,
         hf_token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        packed_cache: bool = True,
     ) -> None:
         cache = Path("~/.cache/octavo").expanduser() if cache_dir is None else Path(cache_dir)
         path = hub.resolve(os.fspath(model), cache_dir=cache, revision=revision, token=hf_token)
@@ -81,6 +84,7 @@ class LLM:
             model=str(path),
             name=os.fspath(model),
             max_len=max_model_len,
+            packed_dir=str(cache / "packed") if packed_cache else None,
             scheduler=SchedulerConfig(
                 max_seqs=max_num_seqs,
                 max_step_tokens=max_num_batched_tokens,

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 PANEL = 32  # outputs in a panel
+FORMS = 1  # to be raised whenever the bytes of any form change, or how they are packed: kept weights are packed anew
 
 Array = npt.NDArray[np.generic]
 

@@ -12,7 +12,7 @@ Matrices become a `Weight`, norms and biases float32. Knows no architecture: nam
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Bytes, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
+from octavo.kernels.memory import Advice, advise, block
 from octavo.kernels.weight import Weight
 from octavo.models.registry import architecture_of
 from octavo.models.spec import Layer, ModelSpec
@@ -28,6 +29,7 @@ from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
 from octavo.quant.plain import PLAIN
 
 DTYPES = ("auto", "bfloat16", "float32")
+LINE = 64  # bytes of a cache line
 LISTED = 4  # most tensors an error names
 CATEGORIES = {"embed": "embedding", "head": "head", "q": "attention", "k": "attention", "v": "attention"}
 CATEGORIES |= {"o": "attention", "gate": "feed_forward", "up": "feed_forward", "down": "feed_forward"}
@@ -51,6 +53,11 @@ class Entry:
             return self.tensor.shape[0] * 4
         return self.form.packed_bytes(*self.tensor.shape)
 
+    @property
+    def room(self) -> int:
+        """Bytes in a block: up to the next cache line."""
+        return -(-self.nbytes // LINE) * LINE
+
 
 def load(
     source: Source, spec: ModelSpec, *, dtype: str = "auto", progress: Callable[[float], None] | None = None
@@ -61,17 +68,47 @@ def load(
     share of bytes done, ending with 1.
     """
     entries = plan(source, spec, dtype)
+    packed, at = block(block_bytes(entries)), 0
+    advise(packed, Advice.HUGEPAGE)
+    for part in parts(entries, progress):
+        packed[at : at + part.nbytes] = part
+        at += part.nbytes
+    packed.flags.writeable = False
+    return views(entries, packed)
+
+
+def block_bytes(entries: Sequence[Entry]) -> int:
+    """Bytes of all weights in one block."""
+    return sum(entry.room for entry in entries)
+
+
+def parts(entries: Sequence[Entry], progress: Callable[[float], None] | None = None) -> Iterator[Bytes]:
+    """The block of all weights, read and packed one entry after another. uint8 [entry.room] each. Raises ModelError."""
     total, done = sum(entry.tensor.nbytes for entry in entries), 0
-    weights: Weights = {}
     for entry in entries:
         try:
-            weights[entry.key] = _read(entry)
+            packed = _read(entry)
         except ValueError as error:
             raise ModelError(f"{entry.tensor.file.path}: tensor {shown(entry.tensor.name)} {error}") from None
         entry.tensor.file.release(entry.tensor.start, entry.tensor.nbytes)
+        yield np.pad(packed, (0, entry.room - packed.nbytes))
         done += entry.tensor.nbytes
         if progress:
             progress(done / total)
+
+
+def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
+    """The weights that lie in a block that `parts` gave."""
+    weights: Weights = {}
+    at = 0
+    for entry in entries:
+        data = packed[at : at + entry.nbytes]
+        if entry.form is None:
+            weights[entry.key] = data.view(np.float32)
+        else:
+            rows, cols = entry.tensor.shape
+            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data)
+        at += entry.room
     return weights
 
 
@@ -172,12 +209,12 @@ def _listed(what: str, names: list[str]) -> str:
     return f"{what}: {', '.join(names[:LISTED])}{more}"
 
 
-def _read(entry: Entry) -> Weight | npt.NDArray[np.float32]:
-    """One tensor, packed. Raises ValueError for values that are no numbers."""
+def _read(entry: Entry) -> Bytes:
+    """One tensor, packed. uint8 [entry.nbytes]. Raises ValueError for values that are no numbers."""
     raw, tensor = entry.tensor.read(), entry.tensor
     rows: Bytes = raw.reshape(tensor.shape[0], -1)
     if entry.heads:
         rows = rows.reshape(entry.heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
     if entry.form is None:
-        return vector(rows, tensor.dtype)
-    return pack(entry.form, rows, tensor.shape[1])
+        return vector(rows, tensor.dtype).view(np.uint8)
+    return pack(entry.form, rows, tensor.shape[1]).data

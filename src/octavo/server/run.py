@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from octavo.core.errors import InvalidValue
 from octavo.core.status import EngineInfo
+from octavo.server.address import bind
 from octavo.server.app import create_app
 from octavo.server.config import ServerConfig
 from octavo.server.front import Front
@@ -29,24 +29,6 @@ if TYPE_CHECKING:
 BACKLOG = 2048  # connections that may wait to be accepted
 CONNECTIONS = 8192  # clients that may be connected, where the limit on open files allows
 SPARE_FILES = 64  # descriptors that are not for connections
-
-
-def bind(config: ServerConfig) -> socket.socket:
-    """A listening socket's address taken; port 0 takes a free one. Raises InvalidValue."""
-    sock = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        if sock is not None:
-            sock.close()
-        where = f"{config.host}:{config.port}"
-        raise InvalidValue("port", where, f"an address that is free here ({error.strerror or error})") from None
-    return sock
 
 
 def serve(

@@ -26,9 +26,10 @@ END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
 
 @dataclass(frozen=True, slots=True)
 class GgufVocab:
-    """A rebuilt tokenizer. `eos_ids` end a text; the first is the file's own eos token, where it has one."""
+    """A rebuilt tokenizer of `size` tokens. `eos_ids` end a text; the first is the file's own eos, where it has one."""
 
     backend: Tokenizer
+    size: int
     bos_id: int | None
     eos_ids: tuple[int, ...]
 
@@ -55,7 +56,7 @@ def build_vocab(metadata: Mapping[str, Any]) -> GgufVocab | None:
         bos if fields.flag("add_bos_token", adds_bos) else None,
         eos if fields.flag("add_eos_token", False) else None,
     )
-    return GgufVocab(backend, bos, ends)
+    return GgufVocab(backend, len(fields.tokens), bos, ends)
 
 
 def frame(bos: int | None, eos: int | None) -> processors.TemplateProcessing:
@@ -87,7 +88,7 @@ class _Fields:
         value = self._metadata.get(f"tokenizer.ggml.{key}")
         if value is None and optional:
             return []
-        if not isinstance(value, list) or not value or not all(isinstance(item, kind) for item in value):
+        if not isinstance(value, list) or set(map(type, value)) != {kind}:
             found = "is missing" if value is None else "holds something else"
             raise ModelError(f"tokenizer.ggml.{key}: expected an array of {kind.__name__}, which {found}")
         return value
@@ -127,8 +128,8 @@ def _byte_level(fields: _Fields) -> tuple[Tokenizer, bool]:
     """Byte-level BPE: words are cut out, their bytes written as letters (GPT-2's alphabet), and merged by rank."""
     split = split_named(fields.text("pre", "default"))
     merges = [tuple(merge.split(" ")) for merge in fields.array("merges", str)]
-    wrong = next((i for i, merge in enumerate(merges) if len(merge) != 2), None)
-    if wrong is not None:
+    if set(map(len, merges)) != {2}:
+        wrong = next(i for i, merge in enumerate(merges) if len(merge) != 2)
         raise ModelError(f"tokenizer.ggml.merges: entry {wrong} is not two tokens with a space between")
     backend = Tokenizer(models.BPE(vocab=fields.ids, merges=merges, ignore_merges=split.whole_words))
     if split.nfc:
@@ -182,10 +183,10 @@ def _sentencepiece(fields: _Fields) -> tuple[Tokenizer, bool]:
 def _mark_tokens(backend: Tokenizer, fields: _Fields, ends: set[int | None]) -> None:
     """Tokens that are found in the text before it is cut: special ones (control, unknown, bos, eos) and the user's."""
     special, own = [], []
-    for i, (token, type) in enumerate(zip(fields.tokens, fields.types, strict=True)):
+    for i, type in enumerate(fields.types):
         if type in (CONTROL, UNKNOWN) or i in ends:
-            special.append(AddedToken(token, special=True, normalized=False))
+            special.append(AddedToken(fields.tokens[i], special=True, normalized=False))
         elif type == USER_DEFINED:
-            own.append(AddedToken(token, special=False, normalized=False))
+            own.append(AddedToken(fields.tokens[i], special=False, normalized=False))
     backend.add_special_tokens(special)
     backend.add_tokens(own)

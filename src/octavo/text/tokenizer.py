@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Tokenizer:
     """A vocabulary and the way into it and out of it.
 
-    vocab_size: ids run from 0 to below it (a model's own table may be padded beyond it: such ids have no text).
+    vocab_size: ids run from 0 to below it (a model's own table may be padded beyond it: such ids have no text). None:
+    looked up, which takes a while.
     bos_id: what a text starts with, if anything. eos_ids: what ends one; the first is the tokenizer's own eos.
     special_ids: tokens that are marks, not text. chat_template: the model's Jinja template.
     """
@@ -33,6 +34,7 @@ class Tokenizer:
         self,
         backend: tokenizers.Tokenizer,
         *,
+        vocab_size: int | None = None,
         bos_id: int | None = None,
         eos_ids: Sequence[int] = (),
         chat_template: str | None = None,
@@ -45,7 +47,9 @@ class Tokenizer:
         self._spell = spelling.spell
         self._spelled: dict[int, bytes] = {}  # filled as tokens are met
         self.strips_space = spelling.strips_space  # whether a decoded text drops one leading space
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if vocab_size is None:
+            vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size = vocab_size
         self.bos_id = bos_id
         self.eos_ids = tuple(eos_ids)
         self.chat_template = chat_template
@@ -108,7 +112,9 @@ def _load_gguf(source: Source) -> Tokenizer | None:
     template = source.metadata.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
         raise ModelError(f"{source.path}: tokenizer.chat_template: {template!r} is not a string")
-    return Tokenizer(vocab.backend, bos_id=vocab.bos_id, eos_ids=vocab.eos_ids, chat_template=template)
+    return Tokenizer(
+        vocab.backend, vocab_size=vocab.size, bos_id=vocab.bos_id, eos_ids=vocab.eos_ids, chat_template=template
+    )
 
 
 def _load_folder(source: Source) -> Tokenizer | None:
