@@ -83,11 +83,14 @@ class Child(asyncio.Protocol):
         self.gone.set()
 
 
-async def spawn(launch: LaunchConfig, receive: Receive) -> Child:
-    """Start an engine process and tell it what to load; `receive` gets its messages. Raises OSError."""
+async def spawn(launch: LaunchConfig, receive: Receive, code: str = CODE) -> Child:
+    """Start an engine process and tell it what to load; `receive` gets its messages. Raises OSError.
+
+    code: what the process runs, given the socket's descriptor, our process id and the path to import from.
+    """
     ours, theirs = socket.socketpair()
     try:
-        process = _start(theirs)
+        process = _start(theirs, code)
     except BaseException:
         ours.close()
         raise
@@ -105,10 +108,10 @@ async def spawn(launch: LaunchConfig, receive: Receive) -> Child:
     return child
 
 
-def _start(end: socket.socket) -> subprocess.Popen[bytes]:
+def _start(end: socket.socket, code: str) -> subprocess.Popen[bytes]:
     """A process that serves the other end of this one."""
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, str(end.fileno()), str(os.getpid()), *sys.path],
+        [sys.executable, "-c", code, str(end.fileno()), str(os.getpid()), *sys.path],
         pass_fds=[end.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=2,  # what is printed there answers nobody

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol
 
 from octavo.core.errors import InvalidValue, QueueFull, Unavailable, UserError
 from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request
 from octavo.core.status import EngineInfo, Status
-from octavo.engine.child import Child, spawn
+from octavo.engine.child import Child, Receive, spawn
 from octavo.engine.engine import check_tokens
 from octavo.engine.ipc import Abort, Failed, Outputs, Progress, Ready, Refused, Submit, ToFront
 from octavo.engine.launch import LaunchConfig
@@ -58,11 +58,18 @@ class ProcessClient:
     """The engine in a process of its own, restarted when it dies or gives no sign of life for `stall_seconds`.
 
     No single step may take as long. A model that cannot be served ends in state "dead" at once, and so do five deaths
-    in a row while loading.
+    in a row while loading. `start_child` starts the process.
     """
 
-    def __init__(self, launch: LaunchConfig, *, stall_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        launch: LaunchConfig,
+        *,
+        stall_seconds: float = 60.0,
+        start_child: Callable[[LaunchConfig, Receive], Awaitable[Child]] = spawn,
+    ) -> None:
         self._launch = launch
+        self._start_child = start_child
         self._stall_seconds = stall_seconds
         self._state = "loading"
         self._progress = 0.0
@@ -170,7 +177,7 @@ class ProcessClient:
     async def _life(self) -> tuple[bool, str]:
         """One engine process from start to end: whether it was ever ready, and why it ended."""
         try:
-            child = self._child = await spawn(self._launch, self._receive)
+            child = self._child = await self._start_child(self._launch, self._receive)
         except Exception as error:  # whatever it is: the server must learn that there is no engine
             self._bury(f"the engine process did not start: {type(error).__name__}: {error}")
             return False, self._detail
