@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ import uvloop
 from octavo.core.errors import InvalidValue, QueueFull, Unavailable
 from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams
+from octavo.engine.child import spawn
 from octavo.engine.client import ProcessClient
 
 ERROR_SECONDS = 1.0  # issue 2: streams in flight end with an error event within a second of the engine's death
@@ -239,10 +241,10 @@ def test_a_model_that_cannot_be_served_is_final(tmp_path):
 
 def test_an_engine_that_dies_while_loading_is_given_up_after_some_attempts(model, monkeypatch):
     monkeypatch.setattr("octavo.engine.client.FIRST_BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr("octavo.engine.child.CODE", "import os; os._exit(7)")
+    start = partial(spawn, code="import os; os._exit(7)")
 
     async def check() -> None:
-        client = ProcessClient(tiny_process.launch_of(model))
+        client = ProcessClient(tiny_process.launch_of(model), start_child=start)
         await client.start()
         await until("dead", client)
         assert "exit code 7" in client.status().detail

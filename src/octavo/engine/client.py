@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol
 
@@ -28,7 +29,29 @@ LOAD_ATTEMPTS = 5  # deaths in a row before the engine was ready, after which we
 TICK_SECONDS = 0.5  # between looks for signs of life
 ABORT_SECONDS = 2.0  # for the engine to confirm the aborts of a stop
 
-Stream = asyncio.Queue[Output | UserError]
+
+class Stream:
+    """What came for one request and was not read yet. One reader; `put` wakes it at most once until it has looked."""
+
+    __slots__ = ("_items", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[Output | UserError] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: Output | UserError) -> None:
+        """Add one."""
+        self._items.append(item)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def get(self) -> Output | UserError:
+        """Take the oldest, as soon as there is one."""
+        while not self._items:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._items.popleft()
 
 
 class EngineClient(Protocol):
@@ -236,7 +259,7 @@ class ProcessClient:
                     self._state, self._detail = "ready", ""
             case Refused():
                 if (stream := self._close(message.id)) is not None:
-                    stream.put_nowait(_error(message))
+                    stream.put(_error(message))
             case Failed(reason, hopeless):
                 child.reason, self._hopeless = reason, hopeless
 
@@ -244,7 +267,7 @@ class ProcessClient:
         """To the request's stream, if somebody still reads it."""
         stream = self._streams.get(output.id) if output.finish is None else self._close(output.id)
         if stream is not None:
-            stream.put_nowait(output)
+            stream.put(output)
 
     def _close(self, request_id: str) -> Stream | None:
         """The engine owes this request nothing more."""

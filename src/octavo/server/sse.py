@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -27,7 +25,6 @@ logger = logging.getLogger("octavo.server")
 
 DONE = b"data: [DONE]\n\n"
 WRITE_BYTES = 2**16  # of one write, if there is so much
-LOOK_SECONDS = 0.25  # at most this long between looks at a stalled write
 
 
 class ClientGone(Exception):
@@ -59,97 +56,118 @@ async def _end(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def events(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Frames of JSON chunks. What is raised before the first chunk is raised; afterwards it is an error event."""
-    started = False
-    try:
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                started = True
-                yield b"data: " + chunk + b"\n\n"
-        yield DONE
-    except Exception as error:
-        if not started:
-            raise
-        if not isinstance(error, OctavoError):
-            logger.exception("a stream failed")
-        yield b"data: " + body_of(error)[1] + b"\n\n"
-
-
 class EventStream(Response):
-    """Sends `first`, then the other frames; those that wait are written together."""
+    """Sends what `source` gives to its argument, each a chunk of JSON, as events; then `[DONE]`.
+
+    Opened first, so that what fails before the first chunk is raised and has its status. A chunk goes to the transport
+    at once where there is room, past the layers of the application (the connection's "octavo.write"), so one costs no
+    task and no wake-up; otherwise it waits, and those that wait are written together.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, first: bytes, frames: AsyncGenerator[bytes, None], *, stall_seconds: float, backlog_bytes: int
+        self, source: Callable[[Callable[[bytes], None]], Awaitable[None]], *, stall_seconds: float, backlog_bytes: int
     ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._frames = frames
+        self._source = source
         self._stall_seconds = stall_seconds
         self._backlog_bytes = backlog_bytes
-        self._waiting = deque([first])  # frames not yet given to the transport
-        self._waiting_bytes = len(first)
+        self._waiting: deque[bytes] = deque()  # frames not yet given to the transport
+        self._waiting_bytes = 0
+        self._refused: Exception | None = None  # raised before the first chunk
         self._ended = False  # no further frames
-        self._full = asyncio.Event()  # too much waits
+        self._unread = asyncio.Event()  # too much waits, or for too long
         self._wake = asyncio.Event()
-        self._wake.set()
-        self._writing_since: float | None = None
+        self._direct: Callable[[bytes], bool] | None = None  # while nothing waits; False: there is no room
+        self._pumping: asyncio.Future[None] | None = None
+
+    async def open(self, receive: Receive) -> None:
+        """Return with the first chunk, or raise what the source raises before it. Raises ClientGone."""
+        self._pumping = asyncio.ensure_future(self._pump())
+        try:
+            await unless_gone(receive, self._wake.wait())
+            if self._refused is not None:
+                raise self._refused
+        except BaseException:
+            await _end(self._pumping)
+            raise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the response to one of its ends."""
-        pump, write = asyncio.ensure_future(self._pump()), asyncio.ensure_future(self._write(send))
-        watch, full = asyncio.ensure_future(gone(receive)), asyncio.ensure_future(self._full.wait())
+        """Run the response, which is open, to one of its ends."""
+        assert self._pumping is not None, "not opened"
+        direct = scope.get("extensions", {}).get("octavo.write")
+        write = asyncio.ensure_future(self._write(send, None if direct is None else direct["call"]))
+        watch, unread = asyncio.ensure_future(gone(receive)), asyncio.ensure_future(self._unread.wait())
         try:
-            while not (write.done() or watch.done() or full.done() or self._stalled()):
-                await asyncio.wait((write, watch, full), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((write, watch, unread), return_when=asyncio.FIRST_COMPLETED)
             if write.done() and not write.cancelled() and write.exception() is not None:
                 logger.error("a stream could not be written", exc_info=write.exception())
             if not write.done() and not watch.done():
                 await _reset(scope, watch)
         finally:
-            await _end(pump, write, watch, full)
-            await self._frames.aclose()
-
-    def _stalled(self) -> bool:
-        """Whether the client has not read for too long."""
-        since = self._writing_since
-        return since is not None and time.monotonic() - since > self._stall_seconds
+            await _end(self._pumping, write, watch, unread)
 
     async def _pump(self) -> None:
-        """Take frames as they come; stop when nobody reads them."""
-        try:
-            async for frame in self._frames:
-                self._waiting.append(frame)
-                self._waiting_bytes += len(frame)
-                self._wake.set()
-                if self._waiting_bytes > self._backlog_bytes:
-                    self._full.set()
-                    return
-        finally:
-            self._ended = True
-            self._wake.set()
+        """Run the source. What is raised before the first chunk is kept for `open`; later it is an error event."""
+        begun = False
 
-    async def _write(self, send: Send) -> None:
-        """Give what waits to the transport, which answers when it has room."""
+        def put(chunk: bytes) -> None:
+            nonlocal begun
+            begun = True
+            self._put(b"data: %b\n\n" % chunk)
+
+        try:
+            await self._source(put)
+            self._put(DONE)
+        except Exception as error:
+            if begun:
+                if not isinstance(error, OctavoError):
+                    logger.exception("a stream failed")
+                self._put(b"data: %b\n\n" % body_of(error)[1])
+            else:
+                self._refused = error
+        self._ended = True
+        self._wake.set()
+
+    def _put(self, frame: bytes) -> None:
+        """Give a frame to the transport, or have it wait."""
+        if self._direct is not None:
+            if self._direct(frame):
+                return
+            self._direct = None
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
+        self._wake.set()
+        if self._waiting_bytes > self._backlog_bytes and self._pumping is not None:
+            self._pumping.cancel()
+            self._unread.set()
+
+    async def _write(self, send: Send, direct: Callable[[bytes], bool] | None) -> None:
+        """Give what waits to the transport, which answers when it has room; then let frames pass directly."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         while True:
-            await self._wake.wait()
-            self._wake.clear()
             chunk = self._next()
             ended = self._ended and not self._waiting
-            self._writing_since = time.monotonic()
-            await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
-            self._writing_since = None
-            self._waiting_bytes -= len(chunk)
+            if chunk or ended:
+                stall = asyncio.get_running_loop().call_later(self._stall_seconds, self._unread.set)
+                try:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
+                finally:
+                    stall.cancel()
+                self._waiting_bytes -= len(chunk)
             if ended:
                 return
-            if self._waiting:
-                self._wake.set()
+            if not self._waiting:
+                self._wake.clear()
+                if self._ended:
+                    continue
+                self._direct = direct
+                await self._wake.wait()
 
     def _next(self) -> bytes:
         """The next write: what waits, up to about WRITE_BYTES, so that a slow reader's progress shows."""
