@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from octavo.server.app import create_app
 from octavo.server.config import ServerConfig
@@ -34,7 +34,7 @@ def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
 class Served:
     """A running server: `url`, `address`, its `app` and `front`."""
 
-    def __init__(self, app: FastAPI, server: Server, address: tuple[str, int]) -> None:
+    def __init__(self, app: Starlette, server: Server, address: tuple[str, int]) -> None:
         self.app = app
         self.front: Front = app.state.front
         self.server = server

@@ -16,12 +16,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 import octavo
 from octavo.core.errors import OctavoError
@@ -51,7 +53,7 @@ JSON_INLINE = 2**16  # bytes of a body that is read in the event loop: about a m
 RETRY_SECONDS = {429: "1", 503: "5"}
 
 
-def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], config: ServerConfig) -> FastAPI:
+def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], config: ServerConfig) -> Starlette:
     """The application. `load` gives the model's tokenizer; it runs in a thread, beside the engine's start.
 
     The lifespan starts both in the background and, at the end, drains. `app.state.front` is the Front.
@@ -59,7 +61,7 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
     front = Front(client, Language(load), config)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         starting = asyncio.create_task(front.start())
         try:
             yield
@@ -68,22 +70,18 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
             await asyncio.gather(starting, return_exceptions=True)
             await front.drain(0.0 if front.draining else config.drain_seconds)
 
-    app = FastAPI(
-        title="Octavo",
-        version=octavo.__version__,
-        lifespan=lifespan,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    app.state.front = front
-    app.add_middleware(Guard, front=front)
-    for kind in (OctavoError, HTTPException, ClientGone):
-        app.add_exception_handler(kind, _refused)
     routes = Routes(front)
-    for path, get in routes.gets().items():
-        app.add_api_route(path, get, methods=["GET", "HEAD"], response_model=None)
-    for path, post in routes.posts().items():
-        app.add_api_route(path, post, methods=["POST"], response_model=None)
+    app = Starlette(
+        routes=[
+            *(Route(path, get, methods=["GET"]) for path, get in routes.gets().items()),
+            *(Route(path, post, methods=["POST"]) for path, post in routes.posts().items()),
+        ],
+        middleware=[Middleware(Guard, front=front)],
+        exception_handlers={kind: _refused for kind in (OctavoError, HTTPException, ClientGone)},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.front = front
     return app
 
 
@@ -133,11 +131,11 @@ class Routes:
             "/detokenize": self.detokenize,
         }
 
-    async def live(self) -> Response:
+    async def live(self, request: Request) -> Response:
         """The process answers."""
         return _json(b'{"status":"live"}')
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         """Whether requests are accepted now, and how far loading is."""
         front, status = self._front, self._front.status()
         trouble = front.trouble()
@@ -154,21 +152,21 @@ class Routes:
         headers = {"retry-after": RETRY_SECONDS[503]} if trouble else None
         return _json(msgspec.json.encode(report), 503 if trouble else 200, headers)
 
-    async def version(self) -> Response:
+    async def version(self, request: Request) -> Response:
         """Our version."""
         return _json(msgspec.json.encode({"version": octavo.__version__}))
 
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
         """The page for Prometheus."""
         return Response(self._front.meter.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    async def models(self) -> Response:
+    async def models(self, request: Request) -> Response:
         """All names of the model."""
         return _json(msgspec.json.encode(ModelList([self._card(name) for name in self._front.config.names])))
 
-    async def model(self, name: str) -> Response:
+    async def model(self, request: Request) -> Response:
         """One name of the model."""
-        return _json(msgspec.json.encode(self._card(self._front.model(name))))
+        return _json(msgspec.json.encode(self._card(self._front.model(request.path_params["name"]))))
 
     def _card(self, name: str) -> ModelCard:
         front = self._front
