@@ -29,6 +29,7 @@ from octavo.protocol.usage import Usage
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from octavo.server.stencil import HOLE, Stencil
 from octavo.server.text import Language
 
 
@@ -118,19 +119,27 @@ class ChatCall:
         """Give the JSON of each chunk to `put`: of each choice first its role, then its text, then its end."""
         options = self._asked.stream_options
         wanted, each = bool(options and options.include_usage), bool(options and options.continuous_usage_stats)
-        begun: set[int] = set()
+        usage: msgspec.UnsetType | None = None if wanted else UNSET
+        plain = not (self._asked.logprobs or self._asked.return_token_ids or each)
+        begun: dict[int, Stencil] = {}  # for the chunks that differ in nothing but their text: nearly all
 
         async def take(piece: Piece) -> None:
+            if plain and piece.index in begun and piece.delta.finish is None:
+                if piece.delta.text:
+                    put(begun[piece.index].fill(piece.delta.text))
+                return
             news = self._news(piece)
             if piece.index not in begun:
                 role = ChatChunkChoice(piece.index, AnswerDelta(role="assistant", content=""))
                 news.insert(0, role)
             for choice in news:
-                chunk = self._chunk([choice], self._usage() if each else None if wanted else UNSET)
+                chunk = self._chunk([choice], self._usage() if each else usage)
                 if self._asked.return_token_ids and not begun:
                     chunk.prompt_token_ids = self._call.requests[0].prompt
-                begun.add(piece.index)
                 put(msgspec.json.encode(chunk))
+                if piece.index not in begun:
+                    text = ChatChunkChoice(piece.index, AnswerDelta(content=HOLE))
+                    begun[piece.index] = Stencil(msgspec.json.encode(self._chunk([text], usage)))
 
         await self._call.run(take)
         if wanted:

@@ -23,6 +23,7 @@ from octavo.protocol.usage import Usage
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import Offsets, TokenNames, completion_logprobs, prompt_logprobs
+from octavo.server.stencil import HOLE, Stencil
 
 
 class CompletionCall:
@@ -87,11 +88,21 @@ class CompletionCall:
         """Give the JSON of each chunk to `put`."""
         options = self._asked.stream_options
         wanted, each = bool(options and options.include_usage), bool(options and options.continuous_usage_stats)
+        usage: msgspec.UnsetType | None = None if wanted else UNSET
+        asked = self._asked
+        plain = asked.logprobs is None and not (asked.return_token_ids or each or self._scores_only)
+        stencils: dict[int, Stencil] = {}  # for the chunks that differ in nothing but their text: nearly all
 
         async def take(piece: Piece) -> None:
+            if plain and piece.index in stencils and piece.delta.finish is None:
+                if piece.delta.text:
+                    put(stencils[piece.index].fill(piece.delta.text))
+                return
             news = await self._choice(piece)
+            if piece.index not in stencils:
+                stencils[piece.index] = Stencil(self._encoded([CompletionChoice(piece.index, HOLE)], usage))
             if news.text or news.finish_reason or news.logprobs is not None or news.token_ids:
-                put(self._encoded([news], self._usage() if each else None if wanted else UNSET))
+                put(self._encoded([news], self._usage() if each else usage))
 
         await self._call.run(take)
         if wanted:

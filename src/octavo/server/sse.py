@@ -81,61 +81,63 @@ class EventStream(Response):
         self._waiting_bytes = 0
         self._refused: Exception | None = None  # raised before the first chunk
         self._ended = False  # no further frames
-        self._unread = asyncio.Event()  # too much waits, or for too long
-        self._wake = asyncio.Event()
+        self._wake = asyncio.Event()  # something waits, or it has ended
         self._direct: Callable[[bytes], bool] | None = None  # while nothing waits; False: there is no room
-        self._pumping: asyncio.Future[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[None] = loop.create_future()  # there is a first chunk, or a refusal
+        self._unread: asyncio.Future[None] = loop.create_future()  # too much waits, or for too long
 
     async def open(self, receive: Receive) -> None:
         """Return with the first chunk, or raise what the source raises before it. Raises ClientGone."""
+        self._watch = asyncio.ensure_future(gone(receive))
         self._pumping = asyncio.ensure_future(self._pump())
         try:
-            await unless_gone(receive, self._wake.wait())
+            await asyncio.wait((self._begun, self._watch), return_when=asyncio.FIRST_COMPLETED)
             if self._refused is not None:
                 raise self._refused
+            if not self._begun.done():
+                raise ClientGone
         except BaseException:
-            await _end(self._pumping)
+            await _end(self._pumping, self._watch)
             raise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the response, which is open, to one of its ends."""
-        assert self._pumping is not None, "not opened"
         direct = scope.get("extensions", {}).get("octavo.write")
         write = asyncio.ensure_future(self._write(send, None if direct is None else direct["call"]))
-        watch, unread = asyncio.ensure_future(gone(receive)), asyncio.ensure_future(self._unread.wait())
         try:
-            await asyncio.wait((write, watch, unread), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((write, self._watch, self._unread), return_when=asyncio.FIRST_COMPLETED)
             if write.done() and not write.cancelled() and write.exception() is not None:
                 logger.error("a stream could not be written", exc_info=write.exception())
-            if not write.done() and not watch.done():
-                await _reset(scope, watch)
+            if not write.done() and not self._watch.done():
+                await _reset(scope, self._watch)
         finally:
-            await _end(self._pumping, write, watch, unread)
+            await _end(self._pumping, write, self._watch)
 
     async def _pump(self) -> None:
         """Run the source. What is raised before the first chunk is kept for `open`; later it is an error event."""
-        begun = False
-
-        def put(chunk: bytes) -> None:
-            nonlocal begun
-            begun = True
-            self._put(b"data: %b\n\n" % chunk)
-
         try:
-            await self._source(put)
-            self._put(DONE)
+            await self._source(self._put)
+            self._give(DONE)
         except Exception as error:
-            if begun:
+            if self._begun.done():
                 if not isinstance(error, OctavoError):
                     logger.exception("a stream failed")
-                self._put(b"data: %b\n\n" % body_of(error)[1])
+                self._put(body_of(error)[1])
             else:
                 self._refused = error
+                self._begun.set_result(None)
         self._ended = True
         self._wake.set()
 
-    def _put(self, frame: bytes) -> None:
+    def _put(self, chunk: bytes) -> None:
+        """Send a chunk."""
+        self._give(b"data: %b\n\n" % chunk)
+
+    def _give(self, frame: bytes) -> None:
         """Give a frame to the transport, or have it wait."""
+        if not self._begun.done():
+            self._begun.set_result(None)
         if self._direct is not None:
             if self._direct(frame):
                 return
@@ -143,9 +145,14 @@ class EventStream(Response):
         self._waiting.append(frame)
         self._waiting_bytes += len(frame)
         self._wake.set()
-        if self._waiting_bytes > self._backlog_bytes and self._pumping is not None:
+        if self._waiting_bytes > self._backlog_bytes:
             self._pumping.cancel()
-            self._unread.set()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """The client does not read."""
+        if not self._unread.done():
+            self._unread.set_result(None)
 
     async def _write(self, send: Send, direct: Callable[[bytes], bool] | None) -> None:
         """Give what waits to the transport, which answers when it has room; then let frames pass directly."""
@@ -154,7 +161,7 @@ class EventStream(Response):
             chunk = self._next()
             ended = self._ended and not self._waiting
             if chunk or ended:
-                stall = asyncio.get_running_loop().call_later(self._stall_seconds, self._unread.set)
+                stall = asyncio.get_running_loop().call_later(self._stall_seconds, self._give_up)
                 try:
                     await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
                 finally:
