@@ -94,7 +94,9 @@ def test_wrong_arguments_are_one_line_and_exit_2(args, said):
 
 def test_version_and_help_load_no_engine():
     code = "import sys; from octavo.cli.main import main\ntry: main(['--version'])\nexcept SystemExit: pass\n"
-    code += "print(sorted(m for m in sys.modules if m.split('.')[0] in ('numpy', 'starlette', 'uvicorn', 'tokenizers')))"
+    code += (
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('numpy', 'starlette', 'uvicorn', 'tokenizers')))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == f"octavo {__version__}\n[]\n"
 

@@ -4,7 +4,7 @@ usage: python -m octavo.bench.front MODEL [--streams 32] [--rate 1000] [--second
 
 A real server with a real engine process, whose executor takes no time and gives `rate` tokens a second (bench/null.py),
 and as many clients as there are streams, each with one connection, asking again when its answer ends. For each way of
-asking, given is the share of one core that the front's process takes, system time included, at the rate that came about.
+asking: the share of one core that the front's process takes, system time included, at the rate that came about.
 Knows no model but its headers and its tokenizer.
 """
 
@@ -35,7 +35,9 @@ from octavo.server.config import ServerConfig
 from octavo.server.run import bind, serve
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
-WORDS = "the of and a to in is you that it he was for on are as with his they at be this from have or by one had not but"
+WORDS = (
+    "the of and a to in is you that it he was for on are as with his they at be this from have or by one had not but"
+)
 CODE = (
     "import sys; fd, parent, *sys.path = sys.argv[1:]; from functools import partial; "
     "from octavo.engine.process import main; from octavo.bench.null import build; "
@@ -44,6 +46,7 @@ CODE = (
 END = b"0\r\n\r\n"  # of a chunked body
 READY_SECONDS = 60.0
 WARM_SECONDS = 2.0
+SETTLE_SECONDS = 0.5  # until the engine has dropped the sequences of who left
 KINDS = ("completions", "completions of token ids", "chat")
 
 
@@ -91,7 +94,7 @@ class Clients:
 
     def _read(self, sock: socket.socket, tail: list[bytes]) -> None:
         data = sock.recv(1 << 16)
-        if not data or data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
+        if not data or (data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200")):
             raise RuntimeError(f"not a stream: {data[-300:]!r}")
         self.bytes += len(data)
         tail[0] = (tail[0] + data)[-len(END) :]
@@ -102,7 +105,7 @@ class Clients:
         asked: dict[str, object] = {"max_tokens": self._tokens, "ignore_eos": True, "stream": True}
         path = "/v1/completions"
         if self._kind == KINDS[1]:
-            asked["prompt"] = [self._random.randrange(300, 400) for _ in range(self._prompt)]
+            asked["prompt"] = [self._random.randrange(20, 120) for _ in range(self._prompt)]
         else:
             text = " ".join(self._random.choices(WORDS.split(), k=self._prompt))
             if self._kind == KINDS[0]:
@@ -110,7 +113,9 @@ class Clients:
             else:
                 path, asked["messages"] = "/v1/chat/completions", [{"role": "user", "content": text}]
         body = json.dumps(asked).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
         sock.sendall(head.encode() + body)
         self.requests += 1
 
@@ -141,9 +146,28 @@ def wait_ready(port: int) -> None:
     raise TimeoutError(f"the server was not ready after {READY_SECONDS:g} s")
 
 
+def measure(port: int, pids: tuple[int, int], kind: str, args: argparse.Namespace) -> str:
+    """One way of asking, in words; pids are the front's and the engine's."""
+    clients = Clients(port, args.streams, kind=kind, prompt=args.prompt, tokens=args.tokens)
+    clients.run(min(args.seconds, WARM_SECONDS))
+
+    def marks() -> tuple[float, ...]:
+        return *map(spent, pids), generated(port), clients.requests, time.monotonic()
+
+    before = marks()
+    clients.run(args.seconds)
+    front, engine, tokens, requests, seconds = (after - mark for after, mark in zip(marks(), before, strict=True))
+    clients.close()
+    return (
+        f"{kind}: front {front / seconds:.1%} of one core, null engine {engine / seconds:.1%}, "
+        f"at {tokens / seconds:.0f} tokens/s, {requests / seconds:.1f} requests/s; "
+        f"{1e6 * front / max(tokens, 1):.0f} us a token"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m octavo.bench.front", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m octavo.bench.front", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="a .gguf file or a folder, of which headers and tokenizer are read")
     parser.add_argument("--streams", type=int, default=32, help="answers streamed at once (default: 32)")
     parser.add_argument("--rate", type=float, default=1000, help="tokens a second, of all streams (default: 1000)")
@@ -160,22 +184,10 @@ def main(argv: list[str] | None = None) -> int:
         port = ours.recv()
         wait_ready(port)
         engine = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
-        print(f"{args.streams} streams, prompts of {args.prompt}, answers of {args.tokens}; pid {server.pid}")
+        print(f"{args.streams} streams, prompts of {args.prompt}, answers of {args.tokens}; front {server.pid}")
         for kind in KINDS:
-            clients = Clients(port, args.streams, kind=kind, prompt=args.prompt, tokens=args.tokens)
-            clients.run(WARM_SECONDS)
-            before = spent(server.pid), spent(engine), generated(port), clients.requests, time.monotonic()
-            clients.run(args.seconds)
-            after = spent(server.pid), spent(engine), generated(port), clients.requests, time.monotonic()
-            clients.close()
-            front, engine_seconds, tokens, requests, seconds = (b - a for a, b in zip(before, after))
-            print(
-                f"{kind}: front {front / seconds:.1%} of one core, null engine {engine_seconds / seconds:.1%}, "
-                f"at {tokens / seconds:.0f} tokens/s, {requests / seconds:.1f} requests/s; "
-                f"{1e6 * front / tokens:.0f} us a token",
-                flush=True,
-            )
-            time.sleep(0.5)  # until the engine has dropped who left
+            print(measure(port, (server.pid, engine), kind, args), flush=True)
+            time.sleep(SETTLE_SECONDS)
     finally:
         server.terminate()
         server.join()

@@ -14,15 +14,14 @@ import socket
 import statistics
 import sys
 import threading
+from itertools import pairwise
 from time import thread_time_ns
-
-import msgspec
 
 from octavo.bench.null import parts
 from octavo.core.config import SchedulerConfig
 from octavo.core.request import Request, SamplingParams
 from octavo.engine.engine import Engine
-from octavo.engine.ipc import Outbox, Outputs, frame
+from octavo.engine.ipc import Outbox, Outputs
 from octavo.engine.launch import LaunchConfig
 from octavo.worker.gather import gather
 
@@ -40,7 +39,8 @@ def measure(model: str, seqs: int, steps: int) -> list[list[int]]:
     while scheduler.stats().generated_tokens < 2 * seqs:  # all decode
         engine.step()
     ours, theirs = socket.socketpair()
-    threading.Thread(target=_drain, args=(theirs,), daemon=True).start()
+    front = threading.Thread(target=_drain, args=(theirs,))
+    front.start()
     outbox = Outbox(ours)
     rows = []
     for _ in range(steps):
@@ -58,29 +58,31 @@ def measure(model: str, seqs: int, steps: int) -> list[list[int]]:
         marks.append(thread_time_ns())
         outbox.send(Outputs(outputs, stats))
         marks.append(thread_time_ns())
-        spent = [end - begin for begin, end in zip(marks, marks[1:])]
+        spent = [end - begin for begin, end in pairwise(marks)]
         spent[2] -= spent[1]
         rows.append(spent)
     ours.close()
+    front.join()
     return rows
 
 
 def _drain(sock: socket.socket) -> None:
-    while sock.recv(1 << 18):
-        pass
+    with sock:
+        while sock.recv(1 << 18):
+            pass
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m octavo.bench.steps", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m octavo.bench.steps", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="a .gguf file or a folder, of which only the headers are read")
     parser.add_argument("--seqs", default="1,32,256", help="numbers of sequences (default: 1,32,256)")
     parser.add_argument("--steps", type=int, default=500, help="steps of each (default: 500)")
     args = parser.parse_args(argv)
     for seqs in map(int, args.seqs.split(",")):
         rows = measure(args.model, seqs, args.steps)
-        medians = [statistics.median(column) / 1e3 for column in zip(*rows)]
-        shown = ", ".join(f"{name} {spent:.0f}" for name, spent in zip(PARTS, medians))
+        medians = [statistics.median(column) / 1e3 for column in zip(*rows, strict=True)]
+        shown = ", ".join(f"{name} {spent:.0f}" for name, spent in zip(PARTS, medians, strict=True))
         print(f"{seqs} sequences: {statistics.median(map(sum, rows)) / 1e3:.0f} us a step: {shown}")
     return 0
 

@@ -77,7 +77,7 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
             *(Route(path, post, methods=["POST"]) for path, post in routes.posts().items()),
         ],
         middleware=[Middleware(Guard, front=front)],
-        exception_handlers={kind: _refused for kind in (OctavoError, HTTPException, ClientGone)},
+        exception_handlers=dict.fromkeys((OctavoError, HTTPException, ClientGone), _refused),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -49,7 +49,7 @@ _LABELS = {"reason": "finished_reason"}  # our label -> vLLM's
 
 
 class Distribution:
-    """How often which values were seen, by their upper bounds. Of one thread: unlike the library's, it takes no lock."""
+    """How often which values were seen, by upper bounds. For one thread: unlike the library's it takes no lock."""
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
         self._name, self._text, self._bounds = name, text, bounds

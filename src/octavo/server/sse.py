@@ -60,8 +60,8 @@ class EventStream(Response):
     """Sends what `source` gives to its argument, each a chunk of JSON, as events; then `[DONE]`.
 
     Opened first, so that what fails before the first chunk is raised and has its status. A chunk goes to the transport
-    at once where there is room, past the layers of the application (the connection's "octavo.write"), so one costs no
-    task and no wake-up; otherwise it waits, and those that wait are written together.
+    at once where there is room, past the layers of the application (the connection's "octavo.write"), so it wakes nobody
+    but its source; otherwise it waits, and those that wait are written together.
     """
 
     media_type = "text/event-stream"
