@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import re
 import selectors
 import socket
+import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from octavo.checkpoint.source import open_source
@@ -38,7 +37,11 @@ from octavo.text.tokenizer import Tokenizer, load_tokenizer
 WORDS = (
     "the of and a to in is you that it he was for on are as with his they at be this from have or by one had not but"
 )
-CODE = (
+SERVE = (
+    "import sys; model, streams, rate, fd, *sys.path = sys.argv[1:]; "
+    "from octavo.bench.front import run_server; run_server(model, int(streams), float(rate), int(fd))"
+)
+ENGINE = (
     "import sys; fd, parent, *sys.path = sys.argv[1:]; from functools import partial; "
     "from octavo.engine.process import main; from octavo.bench.null import build; "
     "main(int(fd), int(parent), partial(build, step_seconds={seconds!r}))"
@@ -50,20 +53,17 @@ SETTLE_SECONDS = 0.5  # until the engine has dropped the sequences of who left
 KINDS = ("completions", "completions of token ids", "chat")
 
 
-def run_server(model: str, streams: int, rate: float, told: Connection) -> None:
-    """Serve in this process until it is terminated; the port is sent through `told`."""
-    config = ServerConfig(names=("bench",), port=0)
-    sock = bind(config)
-    told.send(sock.getsockname()[1])
+def run_server(model: str, streams: int, rate: float, fd: int) -> None:
+    """Serve on a bound socket in this process until it is terminated."""
 
     def load() -> Tokenizer | None:
         with open_source(Path(model)) as source:
             return load_tokenizer(source)
 
     scheduler = SchedulerConfig(max_seqs=streams, max_step_tokens=max(512, streams))
-    start = partial(spawn, code=CODE.format(seconds=streams / rate))
+    start = partial(spawn, code=ENGINE.format(seconds=streams / rate))
     client = ProcessClient(LaunchConfig(model=model, name="null", scheduler=scheduler), start_child=start)
-    serve(client, load, config, sock=sock)
+    serve(client, load, ServerConfig(names=("bench",)), sock=socket.socket(fileno=fd))
 
 
 class Clients:
@@ -175,13 +175,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=256, help="words or tokens of a prompt (default: 256)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer (default: 64)")
     args = parser.parse_args(argv)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    server = context.Process(target=run_server, args=(args.model, args.streams, args.rate, theirs))
-    server.start()
-    assert server.pid is not None
+    with bind(ServerConfig(names=("bench",), port=0)) as sock:
+        port = sock.getsockname()[1]
+        told = [args.model, str(args.streams), str(args.rate), str(sock.fileno()), *sys.path]
+        server = subprocess.Popen([sys.executable, "-c", SERVE, *told], pass_fds=[sock.fileno()])
     try:
-        port = ours.recv()
         wait_ready(port)
         engine = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
         print(f"{args.streams} streams, prompts of {args.prompt}, answers of {args.tokens}; front {server.pid}")
@@ -190,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
             time.sleep(SETTLE_SECONDS)
     finally:
         server.terminate()
-        server.join()
+        server.wait()
     return 0
 
 

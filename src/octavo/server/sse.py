@@ -59,9 +59,9 @@ async def _end(*tasks: asyncio.Future[Any]) -> None:
 class EventStream(Response):
     """Sends what `source` gives to its argument, each a chunk of JSON, as events; then `[DONE]`.
 
-    Opened first, so that what fails before the first chunk is raised and has its status. A chunk goes to the transport
-    at once where there is room, past the layers of the application (the connection's "octavo.write"), so it wakes nobody
-    but its source; otherwise it waits, and those that wait are written together.
+    Opened first, so that what fails before the first chunk is raised and has its status. Where there is room, a chunk
+    goes to the transport at once, past the application's layers (the connection's "octavo.write"), and wakes nobody but
+    its source; otherwise it waits, and those that wait are written together.
     """
 
     media_type = "text/event-stream"
