@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -239,10 +240,10 @@ def test_a_model_that_cannot_be_served_is_final(tmp_path):
 
 def test_an_engine_that_dies_while_loading_is_given_up_after_some_attempts(model, monkeypatch):
     monkeypatch.setattr("octavo.engine.client.FIRST_BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr("octavo.engine.child.CODE", "import os; os._exit(7)")
+    start = partial(begin, code="import os; os._exit(7)")
 
     async def check() -> None:
-        client = ProcessClient(tiny_process.launch_of(model))
+        client = ProcessClient(tiny_process.launch_of(model), start_child=start)
         await client.start()
         await until("dead", client)
         assert "exit code 7" in client.status().detail

@@ -203,3 +203,23 @@ def test_a_slot_taken_again_keeps_nothing_of_its_last_sequence():
             a, b = a[0, : 2 if name == "tokens" else 1], b[0, : 2 if name == "tokens" else 1]
         assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, name
     assert gather(plan, used).batch.head.bias_ids.size == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(steps(), st.data())
+def test_a_slot_filled_anew_is_drawn_from_as_its_new_sequence_asks(cases, data):
+    slots = Slots(ROWS, MAX_LEN, VOCAB)
+    for _ in range(2):  # the same slots in the same order, with other settings
+        plan = plan_of(cases)
+        for start in plan.starts:
+            slots.start(start)
+        head = gather(plan, slots).batch.head
+        alone = [gather(Plan(0, (), (), (run,)), slots).batch.head for run in plan.runs]
+        for name in ("top", "temperature", "top_k", "top_p", "min_p", "presence", "repetition", "seed", "prompt_lens"):
+            assert getattr(head, name).tolist() == [value for one in alone for value in getattr(one, name).tolist()]
+        asked = [case.request.sampling.top_p for case in cases if case.sample]
+        drawn = [float(top_p) for top_p, target in zip(head.top_p, head.target, strict=True) if target < 0]
+        assert drawn == asked
+        for case in cases:
+            sampling = data.draw(samplings())
+            case.request = Request(id=case.request.id, prompt=case.request.prompt, sampling=sampling)

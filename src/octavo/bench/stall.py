@@ -20,12 +20,12 @@ from statistics import median
 
 import numpy as np
 
-from octavo.bench.offline import processor
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.request import Request, SamplingParams
 from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
 from octavo.engine.launch import build_engine
+from octavo.engine.machine import cpu_name
 
 CONTEXT = 128  # tokens of each client's prompt
 SHORT = 256  # tokens of the short prompt
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         for target, into in rows.items():
             engine, info = build_engine(launch(args, target))
             if not seed and target == args.targets[0]:
-                print(f"{processor()}, {info.threads} threads, {info.isa}; {info.model}; {args.clients} clients")
+                print(f"{cpu_name()}, {info.threads} threads, {info.isa}; {info.model}; {args.clients} clients")
             felt(engine, info.vocab, clients=args.clients, prompt=args.prompt, seed=seed, into=into)
             engine.close()
     print("target ms | quiet P50 | gaps P50 | P99 | max ms | s to first token of the long prompt | of the short one")

@@ -1,6 +1,8 @@
 """What scheduler, worker and client say to each other: plain data, no tensors, no text.
 
 Scheduler --Plan--> Worker --StepResult--> Scheduler --Output--> client
+
+What is made for each sequence in each step is never part of a cycle, so the garbage collector need not look (gc=False).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ class Start(msgspec.Struct, frozen=True):
     tokens: tuple[int, ...]  # prompt and what was generated before a preemption
 
 
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """`count` tokens of one slot, from position `first` on, computed in this step.
 
     `blocks` are page ids newly appended to the slot's block table (on a start: the cached ones too). `sample`: the
@@ -50,7 +52,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: list[tuple[int, float]] = []
 
 
-class RunResult(msgspec.Struct, frozen=True):
+class RunResult(msgspec.Struct, frozen=True, gc=False):
     """What one run gave, in the plan's order.
 
     `tokens`: drawn tokens, empty where nothing was sampled. `prompt_logprobs`: for prompt positions first+1 ..
@@ -69,7 +71,7 @@ class StepResult(msgspec.Struct, frozen=True):
     runs: list[RunResult] = []
 
 
-class Output(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request. Exactly one output of each accepted request has `finish` set, and it is the last.
 
     finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is

@@ -139,7 +139,7 @@ def check_tokens(request: Request, vocab: int) -> None:
     """Raise InvalidValue for any token id of a request that the vocabulary does not have."""
     accepted = f"token ids from 0 to {vocab - 1}"
     prompt = request.prompt
-    if any(type(token) is not int for token in prompt) or (prompt and not 0 <= min(prompt) <= max(prompt) < vocab):
+    if prompt and (set(map(type, prompt)) != {int} or not 0 <= min(prompt) <= max(prompt) < vocab):
         index, token = next((i, t) for i, t in enumerate(prompt) if type(t) is not int or not 0 <= t < vocab)
         raise InvalidValue(f"prompt[{index}]", token, accepted)
     for token in request.sampling.logit_bias or ():

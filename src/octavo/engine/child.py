@@ -92,11 +92,14 @@ class Begun:
     sock: socket.socket
 
 
-def begin(launch: LaunchConfig) -> Begun:
-    """Start an engine process and tell it what to load. It ends when its `sock` is closed. Raises OSError."""
+def begin(launch: LaunchConfig, code: str = CODE) -> Begun:
+    """Start an engine process and tell it what to load. It ends when its `sock` is closed. Raises OSError.
+
+    code: what the process runs, given the socket's descriptor, our process id and the path to import from.
+    """
     ours, theirs = socket.socketpair()
     try:
-        process = _start(theirs)
+        process = _start(theirs, code)
         ours.sendall(frame(Launch(launch)))
     except BaseException:
         ours.close()
@@ -119,10 +122,10 @@ async def adopt(begun: Begun, receive: Receive) -> Child:
     return child
 
 
-def _start(end: socket.socket) -> subprocess.Popen[bytes]:
+def _start(end: socket.socket, code: str) -> subprocess.Popen[bytes]:
     """A process that serves the other end of this one."""
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, str(end.fileno()), str(os.getpid()), *sys.path],
+        [sys.executable, "-c", code, str(end.fileno()), str(os.getpid()), *sys.path],
         pass_fds=[end.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=2,  # what is printed there answers nobody

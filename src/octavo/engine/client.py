@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from octavo.core.errors import InvalidValue, QueueFull, Unavailable, UserError
@@ -27,7 +28,29 @@ LOAD_ATTEMPTS = 5  # deaths in a row before the engine was ready, after which we
 TICK_SECONDS = 0.5  # between looks for signs of life
 ABORT_SECONDS = 2.0  # for the engine to confirm the aborts of a stop
 
-Stream = asyncio.Queue[Output | UserError]
+
+class Stream:
+    """What came for one request and was not read yet. One reader; `put` wakes it at most once until it has looked."""
+
+    __slots__ = ("_items", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[Output | UserError] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: Output | UserError) -> None:
+        """Add one."""
+        self._items.append(item)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def get(self) -> Output | UserError:
+        """Take the oldest, as soon as there is one."""
+        while not self._items:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._items.popleft()
 
 
 class EngineClient(Protocol):
@@ -57,11 +80,18 @@ class ProcessClient:
     """The engine in a process of its own, restarted when it dies or gives no sign of life for `stall_seconds`.
 
     No single step may take as long. A model that cannot be served ends in state "dead" at once, and so do five deaths
-    in a row while loading.
+    in a row while loading. `start_child` starts the process.
     """
 
-    def __init__(self, launch: LaunchConfig, *, stall_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        launch: LaunchConfig,
+        *,
+        stall_seconds: float = 60.0,
+        start_child: Callable[[LaunchConfig], Begun] = begin,
+    ) -> None:
         self._launch = launch
+        self._start_child = start_child
         self._stall_seconds = stall_seconds
         self._state = "loading"
         self._progress = 0.0
@@ -83,7 +113,7 @@ class ProcessClient:
         To be called in the event loop's thread. Raises OSError.
         """
         assert self._begun is None and self._supervisor is None, "begun twice"
-        self._begun = begin(self._launch)
+        self._begun = self._start_child(self._launch)
 
     async def start(self) -> None:
         """Begin to load; returns at once."""
@@ -181,7 +211,7 @@ class ProcessClient:
     async def _life(self) -> tuple[bool, str]:
         """One engine process from start to end: whether it was ever ready, and why it ended."""
         try:
-            begun, self._begun = self._begun or begin(self._launch), None
+            begun, self._begun = self._begun or self._start_child(self._launch), None
             child = self._child = await adopt(begun, self._receive)
         except Exception as error:  # whatever it is: the server must learn that there is no engine
             self._bury(f"the engine process did not start: {type(error).__name__}: {error}")
@@ -241,7 +271,7 @@ class ProcessClient:
                     self._state, self._detail = "ready", ""
             case Refused():
                 if (stream := self._close(message.id)) is not None:
-                    stream.put_nowait(_error(message))
+                    stream.put(_error(message))
             case Failed(reason, hopeless):
                 child.reason, self._hopeless = reason, hopeless
 
@@ -249,7 +279,7 @@ class ProcessClient:
         """To the request's stream, if somebody still reads it."""
         stream = self._streams.get(output.id) if output.finish is None else self._close(output.id)
         if stream is not None:
-            stream.put_nowait(output)
+            stream.put(output)
 
     def _close(self, request_id: str) -> Stream | None:
         """The engine owes this request nothing more."""

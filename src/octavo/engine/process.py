@@ -16,8 +16,11 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 
 from octavo.core.errors import EngineFault, ModelError, UserError
+from octavo.core.status import EngineInfo
+from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
 from octavo.engine.ipc import (
     Abort,
@@ -34,6 +37,7 @@ from octavo.engine.ipc import (
     ToEngine,
     to_engine,
 )
+from octavo.engine.launch import Progress as Told
 from octavo.engine.launch import build_engine
 
 BEAT_SECONDS = 0.5  # a sign of life at least this often, while loading or idle
@@ -42,9 +46,10 @@ FAREWELL_SECONDS = 2.0  # for the last message to reach the front
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Inbox = queue.SimpleQueue[ToEngine]
+Build = Callable[[LaunchConfig, Told], tuple[Engine, EngineInfo]]
 
 
-def main(fd: int, parent: int) -> None:
+def main(fd: int, parent: int, build: Build = build_engine) -> None:
     """Serve the front at the other end of socket `fd`, whose process is `parent`. Does not return."""
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -55,7 +60,7 @@ def main(fd: int, parent: int) -> None:
     threading.Thread(target=_read, args=(sock, inbox), name="octavo-socket", daemon=True).start()
     code = 1
     try:
-        engine = _load(inbox.get(), outbox)
+        engine = _load(inbox.get(), outbox, build)
         if engine is None:
             code = 2
         else:
@@ -112,7 +117,7 @@ def _handle(engine: Engine, message: ToEngine, outbox: Outbox) -> None:
             raise EngineFault(f"the front sent {type(message).__name__} to an engine that runs")
 
 
-def _load(launch: ToEngine, outbox: Outbox) -> Engine | None:
+def _load(launch: ToEngine, outbox: Outbox, build: Build) -> Engine | None:
     """Build the engine, with progress and signs of life on the way. None: it cannot be built, and the front knows."""
     if not isinstance(launch, Launch):
         raise EngineFault(f"the front began with {type(launch).__name__}")
@@ -125,7 +130,7 @@ def _load(launch: ToEngine, outbox: Outbox) -> Engine | None:
     beats = threading.Thread(target=beat, name="octavo-beat", daemon=True)
     beats.start()
     try:
-        engine, info = build_engine(launch.config, lambda share, what: outbox.send(Progress(share, what)))
+        engine, info = build(launch.config, lambda share, what: outbox.send(Progress(share, what)))
     except (ModelError, UserError) as error:
         outbox.send(Failed(str(error), final=True))
         return None

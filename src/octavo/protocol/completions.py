@@ -75,6 +75,8 @@ def token_ids(field: str, value: Any) -> list[int]:
     """A list of one or more integers of 0 or more; what they mean depends on the model."""
     if not isinstance(value, list) or not value:
         raise InvalidValue(field, brief(value), "a list of at least one token id")
+    if set(map(type, value)) == {int} and min(value) >= 0:
+        return value
     for place, token in enumerate(value):
         if type(token) is not int or token < 0:
             raise InvalidValue(f"{field}[{place}]", brief(token), "a token id, which is an integer of 0 or more")

@@ -42,7 +42,7 @@ def decode(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"the body is not valid UTF-8 at byte {error.start}", code="invalid_body") from None
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno} (character {error.pos})"
         raise UserError(f"the body is not valid JSON at {place}: {error.msg}", code="invalid_body") from None
@@ -65,6 +65,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise UserError(f"{name!r} is given twice", name, "duplicate_parameter")
             seen.add(name)
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def read(model: type[M], data: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] | None = None) -> M:

@@ -39,7 +39,7 @@ from octavo.server.completions import CompletionCall
 from octavo.server.config import ServerConfig
 from octavo.server.front import Front
 from octavo.server.guard import Guard
-from octavo.server.sse import ClientGone, EventStream, events, unless_gone
+from octavo.server.sse import ClientGone, EventStream, unless_gone
 from octavo.server.text import Language
 from octavo.server.tokens import detokenized, tokenized
 from octavo.text.tokenizer import Tokenizer
@@ -72,8 +72,10 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
 
     routes = Routes(front)
     app = Starlette(
-        routes=[Route(path, get, methods=["GET"]) for path, get in routes.gets().items()]
-        + [Route(path, post, methods=["POST"]) for path, post in routes.posts().items()],
+        routes=[
+            *(Route(path, get, methods=["GET"]) for path, get in routes.gets().items()),
+            *(Route(path, post, methods=["POST"]) for path, post in routes.posts().items()),
+        ],
         middleware=[Middleware(Guard, front=front)],
         exception_handlers=dict.fromkeys((OctavoError, HTTPException, ClientGone), _refused),
         lifespan=lifespan,
@@ -203,7 +205,7 @@ class Routes:
         """The whole answer, or its stream once the engine gave the first output: until then an error has its status."""
         if not stream:
             return _json(await unless_gone(request.receive, call.whole()))
-        frames = events(call.chunks())
-        first = await unless_gone(request.receive, anext(frames))
         config = self._front.config
-        return EventStream(first, frames, stall_seconds=config.stall_seconds, backlog_bytes=config.backlog_bytes)
+        answer = EventStream(call.stream, stall_seconds=config.stall_seconds, backlog_bytes=config.backlog_bytes)
+        await answer.open(request.receive)
+        return answer

@@ -5,8 +5,7 @@ Invariant: the contents of a choice's chunks, joined, are the content of the who
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +29,7 @@ from octavo.protocol.usage import Usage
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from octavo.server.stencil import HOLE, Stencil
 from octavo.server.text import Language
 
 
@@ -65,7 +65,7 @@ def _size(content: str | list[dict[str, str]]) -> int:
 
 
 class ChatCall:
-    """One call of the endpoint. Made by `open`; then either `whole` or `chunks`, once."""
+    """One call of the endpoint. Made by `open`; then either `whole` or `stream`, once."""
 
     def __init__(self, front: Front, info: EngineInfo, asked: ChatRequest) -> None:
         self._front = front
@@ -90,9 +90,7 @@ class ChatCall:
 
     async def whole(self) -> bytes:
         """The JSON of the answer, when all is done."""
-        async with aclosing(self._call.pieces()) as pieces:
-            async for _ in pieces:
-                pass
+        await self._call.run(_nothing)
         call, asked, totals = self._call, self._asked, self._call.totals
         choices = []
         for index in range(len(call.requests)):
@@ -117,25 +115,35 @@ class ChatCall:
             )
         return msgspec.json.encode(answer)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The JSON of each chunk: of each choice first its role, then its text, then its end."""
+    async def stream(self, put: Callable[[bytes], None]) -> None:
+        """Give the JSON of each chunk to `put`: of each choice first its role, then its text, then its end."""
         options = self._asked.stream_options
         wanted, each = bool(options and options.include_usage), bool(options and options.continuous_usage_stats)
-        begun: set[int] = set()
-        async with aclosing(self._call.pieces()) as pieces:
-            async for piece in pieces:
-                news = self._news(piece)
+        usage: msgspec.UnsetType | None = None if wanted else UNSET
+        plain = not (self._asked.logprobs or self._asked.return_token_ids or each)
+        begun: dict[int, Stencil] = {}  # for the chunks that differ in nothing but their text: nearly all
+
+        async def take(piece: Piece) -> None:
+            if plain and piece.index in begun and piece.delta.finish is None:
+                if piece.delta.text:
+                    put(begun[piece.index].fill(piece.delta.text))
+                return
+            news = self._news(piece)
+            if piece.index not in begun:
+                role = ChatChunkChoice(piece.index, AnswerDelta(role="assistant", content=""))
+                news.insert(0, role)
+            for choice in news:
+                chunk = self._chunk([choice], self._usage() if each else usage)
+                if self._asked.return_token_ids and not begun:
+                    chunk.prompt_token_ids = self._call.requests[0].prompt
+                put(msgspec.json.encode(chunk))
                 if piece.index not in begun:
-                    role = ChatChunkChoice(piece.index, AnswerDelta(role="assistant", content=""))
-                    news.insert(0, role)
-                for choice in news:
-                    chunk = self._chunk([choice], self._usage() if each else None if wanted else UNSET)
-                    if self._asked.return_token_ids and not begun:
-                        chunk.prompt_token_ids = self._call.requests[0].prompt
-                    begun.add(piece.index)
-                    yield msgspec.json.encode(chunk)
+                    text = ChatChunkChoice(piece.index, AnswerDelta(content=HOLE))
+                    begun[piece.index] = Stencil(msgspec.json.encode(self._chunk([text], usage)))
+
+        await self._call.run(take)
         if wanted:
-            yield msgspec.json.encode(self._chunk([], self._usage()))
+            put(msgspec.json.encode(self._chunk([], self._usage())))
 
     def _news(self, piece: Piece) -> list[ChatChunkChoice]:
         """What a piece adds to its choice: text, an end, both or nothing."""
@@ -160,3 +168,7 @@ class ChatCall:
         cached = totals[0].cached if 0 in totals else 0
         completion = sum(len(total.tokens) for total in totals.values())
         return Usage.of(len(self._call.requests[0].prompt), completion, cached)
+
+
+async def _nothing(piece: Piece) -> None:
+    """The whole answer is read from the totals."""

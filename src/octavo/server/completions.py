@@ -5,8 +5,7 @@ Invariant: the whole answer is the sum of the chunks a stream would have had.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET
@@ -24,10 +23,11 @@ from octavo.protocol.usage import Usage
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import Offsets, TokenNames, completion_logprobs, prompt_logprobs
+from octavo.server.stencil import HOLE, Stencil
 
 
 class CompletionCall:
-    """One call of the endpoint. Made by `open`; then either `whole` or `chunks`, once."""
+    """One call of the endpoint. Made by `open`; then either `whole` or `stream`, once."""
 
     def __init__(self, front: Front, info: EngineInfo, asked: CompletionRequest) -> None:
         self._front = front
@@ -73,26 +73,40 @@ class CompletionCall:
     async def whole(self) -> bytes:
         """The JSON of the answer, when all is done."""
         choices: dict[int, CompletionChoice] = {}
-        async with aclosing(self._call.pieces()) as pieces:
-            async for piece in pieces:
-                news = await self._choice(piece)
-                if piece.index in choices:
-                    _add(choices[piece.index], news)
-                else:
-                    choices[piece.index] = news
+
+        async def take(piece: Piece) -> None:
+            news = await self._choice(piece)
+            if piece.index in choices:
+                _add(choices[piece.index], news)
+            else:
+                choices[piece.index] = news
+
+        await self._call.run(take)
         return self._encoded([choices[index] for index in sorted(choices)], self._usage())
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The JSON of each chunk."""
+    async def stream(self, put: Callable[[bytes], None]) -> None:
+        """Give the JSON of each chunk to `put`."""
         options = self._asked.stream_options
         wanted, each = bool(options and options.include_usage), bool(options and options.continuous_usage_stats)
-        async with aclosing(self._call.pieces()) as pieces:
-            async for piece in pieces:
-                news = await self._choice(piece)
-                if news.text or news.finish_reason or news.logprobs is not None or news.token_ids:
-                    yield self._encoded([news], self._usage() if each else None if wanted else UNSET)
+        usage: msgspec.UnsetType | None = None if wanted else UNSET
+        asked = self._asked
+        plain = asked.logprobs is None and not (asked.return_token_ids or each or self._scores_only)
+        stencils: dict[int, Stencil] = {}  # for the chunks that differ in nothing but their text: nearly all
+
+        async def take(piece: Piece) -> None:
+            if plain and piece.index in stencils and piece.delta.finish is None:
+                if piece.delta.text:
+                    put(stencils[piece.index].fill(piece.delta.text))
+                return
+            news = await self._choice(piece)
+            if piece.index not in stencils:
+                stencils[piece.index] = Stencil(self._encoded([CompletionChoice(piece.index, HOLE)], usage))
+            if news.text or news.finish_reason or news.logprobs is not None or news.token_ids:
+                put(self._encoded([news], self._usage() if each else usage))
+
+        await self._call.run(take)
         if wanted:
-            yield self._encoded([], self._usage())
+            put(self._encoded([], self._usage()))
 
     def _encoded(self, choices: list[CompletionChoice], usage: Usage | msgspec.UnsetType | None) -> bytes:
         call = self._call

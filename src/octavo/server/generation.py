@@ -1,6 +1,6 @@
 """One API call turned into sequences, and their outputs into one flow of pieces.
 
-Invariant: leaving `pieces` in any way (end, error, cancellation) leaves no sequence of the call in the engine.
+Invariant: leaving `run` in any way (end, error, cancellation) leaves no sequence of the call in the engine.
 Each choice of each prompt is one engine request with an id of our own; the prefix cache shares the prompt. A choice's
 seed is the call's plus the choice's number, so a prompt's choices do not depend on what else the call asks.
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,13 +31,15 @@ if TYPE_CHECKING:
 MAX_CHOICES = 512  # choices of one call: prompts times n
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """What one engine output adds to choice `index` (prompt number times n, plus choice number), and its totals."""
 
     index: int
     delta: Delta
     total: Assembler
+
+
+Take = Callable[[Piece], Awaitable[None]]
 
 
 class Call:
@@ -102,32 +103,34 @@ class Call:
                 raise InvalidValue(f"{field}[{place}]", token, f"token ids from 0 to {self._info.vocab - 1}")
         return asked if asked is not None else min(room, default_tokens or room)
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """Everything the engine gives, as it comes.
+    async def run(self, take: Take) -> None:
+        """Give everything the engine gives to `take`, as it comes.
 
         Raises QueueFull, InvalidValue and Unavailable as the engine does, EngineFault where it fails.
         """
-        streams = [self._one(index, request) for index, request in enumerate(self.requests)]
-        async with aclosing(streams[0] if len(streams) == 1 else _merged(streams)) as merged:
-            async for piece in merged:
-                yield piece
+        if len(self.requests) == 1:
+            await self._one(0, take)
+        else:
+            await _together([self._one(index, take) for index in range(len(self.requests))])
         self._meter.request_seconds.observe(time.monotonic() - self._began)
 
-    async def _one(self, index: int, request: Request) -> AsyncGenerator[Piece, None]:
+    async def _one(self, index: int, take: Take) -> None:
         """One choice to its end."""
+        request = self.requests[index]
         total = self.totals[index] = Assembler(self._tokenizer, request.sampling, request.prompt)
         last, reason = self._began, "abort"
         try:
             async with aclosing(self._client.generate(request)) as outputs:
                 async for output in outputs:
                     first, delta = not total.tokens, total.push(output)
-                    reason = delta.finish or reason
-                    _check_end(delta)
+                    if delta.finish is not None:
+                        reason = delta.finish
+                        _check_end(delta)
                     if delta.tokens:
                         now = time.monotonic()
                         self._meter.tokens(len(delta.tokens), now - last, first=first)
                         last = now
-                    yield Piece(index, delta, total)
+                    await take(Piece(index, delta, total))
                     if delta.finish is not None:
                         return
         finally:
@@ -142,30 +145,11 @@ def _check_end(delta: Delta) -> None:
         raise Unavailable("the request was ended because the server is shutting down")
 
 
-async def _merged(streams: list[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
-    """The pieces of all streams in the order they come; the first error ends all."""
-    queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-
-    async def feed(stream: AsyncGenerator[Piece, None]) -> None:
-        try:
-            async with aclosing(stream):
-                async for piece in stream:
-                    queue.put_nowait(piece)
-            queue.put_nowait(None)
-        except Exception as error:
-            queue.put_nowait(error)
-
-    tasks = [asyncio.ensure_future(feed(stream)) for stream in streams]
+async def _together(choices: list[Coroutine[Any, Any, None]]) -> None:
+    """Run all choices at once; the first error ends all."""
+    tasks = [asyncio.ensure_future(choice) for choice in choices]
     try:
-        running = len(tasks)
-        while running:
-            piece = await queue.get()
-            if isinstance(piece, Exception):
-                raise piece
-            if piece is None:
-                running -= 1
-            else:
-                yield piece
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()

@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
         """A head begins."""
         super().on_message_begin()
         self._head_bytes = 0
-        self.scope["extensions"] = {"octavo.reset": {"call": self.reset}}
+        self.scope["extensions"] = {"octavo.reset": {"call": self.reset}, "octavo.write": {"call": self.write}}
         self._arm(HEAD_SECONDS, self._late)
 
     def on_headers_complete(self) -> None:
@@ -105,6 +105,14 @@ class Connection(HttpToolsProtocol):
         """Close an idle connection, without waiting for ever for a client that does not read."""
         super().timeout_keep_alive_handler()
         self._arm(LINGER_SECONDS, self.reset)
+
+    def write(self, part: bytes) -> bool:
+        """Send a part of a chunked body that has begun and not ended, at once; False: no room, so nothing is sent."""
+        if self.flow.write_paused:
+            return False
+        if not self._lost and not self.transport.is_closing():  # else nobody is there to read
+            self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
 
     def reset(self) -> None:
         """Break off (RST): what the client has must not look like the whole, and nothing waits for it to be read."""

@@ -15,7 +15,8 @@ totals). Does not know of chat, of the wire, or of the engine: who pushes aborts
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from octavo.core.errors import InvalidValue
 from octavo.core.plan import Output, TokenLogprob
@@ -25,8 +26,7 @@ from octavo.text.stop import StopMatcher
 from octavo.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What one output adds to a completion.
 
     `text` may be empty although there are tokens: a character is unfinished, or a stop string may be beginning.
@@ -90,25 +90,24 @@ class Assembler:
         if output.prompt_logprobs:
             self.prompt_logprobs.extend(output.prompt_logprobs)
         self.cached = max(self.cached, output.cached)
+        # the token that ends a text is not part of it, as in vLLM
+        ends = output.finish == "stop" and not self._keep_stop_token
+        spelled = output.tokens[:-1] if ends else output.tokens
+        if self._stop is None:
+            text = self._detok.push(spelled) if self._detok is not None else ""
+            return self._take(output, len(output.tokens), text)
         parts: list[str] = []
-        taken = 0
-        for token in output.tokens:
-            taken += 1
-            # the token that ends a text is not part of it, as in vLLM
-            ends = output.finish == "stop" and taken == len(output.tokens) and not self._keep_stop_token
-            parts.append("" if ends else self._text_of(token, len(self.tokens) + taken))
+        for token in spelled:
+            parts.append(self._text_of(token, len(self.tokens) + len(parts) + 1))
             if self._found is not None:
-                break
-        return self._take(output, taken, parts)
+                return self._take(output, len(parts), "".join(parts))
+        return self._take(output, len(output.tokens), "".join(parts))
 
     def _text_of(self, token: int, count: int) -> str:
         """Safe new text after the completion's `count`-th token; sets `_found` when a stop string is complete."""
-        if self._detok is None:
-            return ""
+        assert self._detok is not None
         text = self._detok.push([token])
-        if self._stop is None or count <= self._min_tokens:
-            return text
-        return self._matched(text)
+        return text if count <= self._min_tokens else self._matched(text)
 
     def _matched(self, text: str) -> str:
         assert self._stop is not None
@@ -117,15 +116,14 @@ class Assembler:
             self._found = found
         return safe
 
-    def _take(self, output: Output, taken: int, parts: list[str]) -> Delta:
+    def _take(self, output: Output, taken: int, text: str) -> Delta:
         """Add the first `taken` tokens of the output and their text to the totals."""
         if self._found is None and output.finish is not None:
-            parts.append(self._tail(output.finish))
+            text += self._tail(output.finish)
             self.finish, self.stop_reason, self.error = output.finish, output.stop_reason, output.error
         if self._found is not None:
             self.finish, self.stop_reason, self.error = "stop", self._found, None
             self.stopped = output.finish is None
-        text = "".join(parts)
         tokens, logprobs = output.tokens[:taken], output.logprobs[:taken]
         self._parts.append(text)
         self.tokens.extend(tokens)

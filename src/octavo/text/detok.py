@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 from octavo.text.tokenizer import Tokenizer
 
-_UTF8 = codecs.getincrementaldecoder("utf-8")
 _LONGEST = 4  # bytes of a UTF-8 character
 
 
@@ -27,7 +26,7 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, prompt: Sequence[int] = ()) -> None:
         self._bytes_of = tokenizer.token_bytes
         self._skip = tokenizer.special_ids if skip_special else frozenset()
-        self._decoder = _UTF8(errors="replace")
+        self._rest = b""  # the beginning of a character
         tail = self._tail(prompt)
         self._strip = tokenizer.strips_space and not tail
         self._begun = _unfinished(tail)
@@ -44,7 +43,8 @@ class Detokenizer:
 
     def push(self, ids: Iterable[int]) -> str:
         """The text these tokens complete; what they leave unfinished waits for the next."""
-        data = b"".join([self._bytes_of(i) for i in ids if i not in self._skip])
+        skip = self._skip
+        data = b"".join([self._bytes_of(i) for i in ids if i not in skip])
         if not data:
             return ""
         if self._strip:
@@ -52,21 +52,22 @@ class Detokenizer:
             data = data.removeprefix(b" ")
         if self._begun:
             data, self._begun = _continued(self._begun, data), b""
-        return self._decoder.decode(data)
+        data = self._rest + data
+        text, used = codecs.utf_8_decode(data, "replace")
+        self._rest = data[used:]
+        return text
 
     def finish(self) -> str:
         """What is left: U+FFFD if the text ends within a character."""
-        return self._decoder.decode(b"", True)
+        rest, self._rest = self._rest, b""
+        return rest.decode(errors="replace")
 
 
 def _unfinished(data: bytes) -> bytes:
     """The last bytes that begin a character and do not end it."""
-    decoder = _UTF8(errors="replace")
-    decoder.decode(data)
-    return decoder.getstate()[0]
+    return data[codecs.utf_8_decode(data, "replace")[1] :]
 
 
 def _continued(begun: bytes, data: bytes) -> bytes:
     """`begun` and `data`, if data's first byte goes on with the character begun; else data alone."""
-    decoder = _UTF8(errors="replace")
-    return data if decoder.decode(begun + data[:1])[:1] == "\ufffd" else begun + data
+    return data if codecs.utf_8_decode(begun + data[:1], "replace")[0][:1] == "\ufffd" else begun + data

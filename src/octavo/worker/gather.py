@@ -51,8 +51,8 @@ def gather(plan: Plan, slots: Slots) -> Gathered:
         token_slot = np.repeat(slot, count)
         positions = np.arange(total, dtype=np.int32) + np.repeat(first - starts[:-1], count)
     kv_lens = first + count
-    reports = (slots.prompt_top[slot] >= 0) & (first + 1 < slots.prompt_lens[slot])
-    if reports.any():
+    reports = _reports(slots, slot, first)
+    if reports is not None:
         rows, run_of, target = _rows_with_reports(slots, slot, first, count, starts, sample, reports)
     else:
         run_of = np.flatnonzero(sample)
@@ -71,6 +71,15 @@ def gather(plan: Plan, slots: Slots) -> Gathered:
     )
     bounds = np.searchsorted(run_of, np.arange(len(runs) + 1)).tolist()
     return Gathered(batch, bounds, drawn, slot[run_of[drawn]])
+
+
+def _reports(slots: Slots, slot: Ints, first: Ints) -> npt.NDArray[np.bool_] | None:
+    """Which runs report on prompt tokens, None where none does. [R]"""
+    prompt_top = slots.prompt_top[slot]
+    if prompt_top.max() < 0:
+        return None
+    reports = (prompt_top >= 0) & (first + 1 < slots.prompt_lens[slot])
+    return reports if reports.any() else None
 
 
 def _rows_with_reports(
@@ -108,32 +117,33 @@ def _rows_with_reports(
 
 def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) -> HeadRows:
     """How to draw from each row. slot  # [H]; position  # [H] of the token drawn or reported on"""
+    drawing = slots.drawing(slot)
     drawn = target < 0
     zeros = np.zeros(len(rows) + 1, np.int64)
     history_starts, history = zeros, NO_IDS
-    penalized = slots.penalized[slot] & drawn
-    if penalized.any():
-        history_starts, history = _history(slots, slot, position, penalized)
     bias_starts, bias_ids, bias_values = zeros, NO_IDS, NO_VALUES
-    biased = (slots.biased[slot] | (position < slots.masked_until[slot])) & drawn
-    if biased.any():
-        bias_starts, bias_ids, bias_values = _bias(slots, slot, position, biased)
+    if drawing.any_penalized and (penalized := slots.penalized[slot] & drawn).any():
+        history_starts, history = _history(slots, slot, position, penalized)
+    if drawing.any_biased:
+        biased = (slots.biased[slot] | (position < slots.masked_until[slot])) & drawn
+        if biased.any():
+            bias_starts, bias_ids, bias_values = _bias(slots, slot, position, biased)
     return HeadRows(
         rows=rows,
         target=target,
-        top=np.where(drawn, slots.top[slot], slots.prompt_top[slot]),
-        temperature=slots.temperature[slot],
-        top_k=slots.top_k[slot],
-        top_p=slots.top_p[slot],
-        min_p=slots.min_p[slot],
-        presence=slots.presence[slot],
-        frequency=slots.frequency[slot],
-        repetition=slots.repetition[slot],
-        seed=slots.seed[slot],
+        top=np.where(drawn, drawing.top, drawing.prompt_top) if drawing.any_reports else drawing.top,
+        temperature=drawing.temperature,
+        top_k=drawing.top_k,
+        top_p=drawing.top_p,
+        min_p=drawing.min_p,
+        presence=drawing.presence,
+        frequency=drawing.frequency,
+        repetition=drawing.repetition,
+        seed=drawing.seed,
         position=position.astype(np.int64),
         history_starts=history_starts,
         history=history,
-        prompt_lens=slots.prompt_lens[slot],
+        prompt_lens=drawing.prompt_lens,
         bias_starts=bias_starts,
         bias_ids=bias_ids,
         bias_values=bias_values,

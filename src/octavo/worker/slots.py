@@ -25,6 +25,29 @@ class Bias:
     values: Floats
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """How the sequences of some slots are drawn from, beside what each token changes. Columns as in HeadRows, [S].
+
+    The flags say whether any of them is concerned, so that most steps look no further.
+    """
+
+    top: Ints
+    prompt_top: Ints
+    temperature: Floats
+    top_k: Ints
+    top_p: Floats
+    min_p: Floats
+    presence: Floats
+    frequency: Floats
+    repetition: Floats
+    seed: npt.NDArray[np.uint64]
+    prompt_lens: Ints
+    any_reports: bool
+    any_penalized: bool
+    any_biased: bool
+
+
 class Slots:
     """`slots` rows of at most `max_len` tokens over a vocabulary of `vocab`; the arrays are indexed by slot."""
 
@@ -50,6 +73,7 @@ class Slots:
         self.masked_until: Ints = np.zeros(slots, np.int32)  # below this length the ends are masked; 0: never
         self.bias: list[Bias | None] = [None] * slots
         self.masked_bias: list[Bias | None] = [None] * slots  # `bias`, and -inf on what would end the text
+        self._drawing: tuple[bytes, Drawing] | None = None  # the last one asked for, until a slot is filled anew
 
     @staticmethod
     def size_bytes(slots: int, max_len: int) -> int:
@@ -58,6 +82,7 @@ class Slots:
 
     def start(self, start: Start) -> None:
         """Fill a slot's row for a sequence that begins, or begins again."""
+        self._drawing = None
         slot, request, sampling = start.slot, start.request, start.request.sampling
         count = len(start.tokens)
         assert 0 < count <= self.max_len
@@ -82,6 +107,32 @@ class Slots:
         self.bias[slot] = self._bias(bias)
         self.biased[slot] = bool(bias)
         self._mask(slot, request, bias)
+
+    def drawing(self, slot: Ints) -> Drawing:
+        """The columns of these slots, in this order. The same slots step after step, as in decoding, cost nothing."""
+        key = slot.tobytes()
+        if self._drawing is None or self._drawing[0] != key:
+            self._drawing = key, self._columns(slot)
+        return self._drawing[1]
+
+    def _columns(self, slot: Ints) -> Drawing:
+        prompt_top = self.prompt_top[slot]
+        return Drawing(
+            top=self.top[slot],
+            prompt_top=prompt_top,
+            temperature=self.temperature[slot],
+            top_k=self.top_k[slot],
+            top_p=self.top_p[slot],
+            min_p=self.min_p[slot],
+            presence=self.presence[slot],
+            frequency=self.frequency[slot],
+            repetition=self.repetition[slot],
+            seed=self.seed[slot],
+            prompt_lens=self.prompt_lens[slot],
+            any_reports=bool((prompt_top >= 0).any()),
+            any_penalized=bool(self.penalized[slot].any()),
+            any_biased=bool(self.biased[slot].any() or self.masked_until[slot].any()),
+        )
 
     def free(self, slot: int) -> None:
         """Leave a row; its arrays are read by nobody until the next start."""
