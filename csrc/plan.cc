@@ -236,6 +236,7 @@ void Executor::prepare(const octavo_batch& b) {
       }
     }
   }
+  // The longest first, so that the threads end together.
   std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
 }
 

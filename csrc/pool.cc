@@ -110,13 +110,13 @@ void Pool::run(void (*work)(void*, int), void* arg) {
   if (pinned) sched_setaffinity(0, sizeof before, &before);
 }
 
-bool Pool::claim(int tid, int n, int* first, int* last) {
+bool Pool::claim(int tid, int n, int* first, int* last, int most) {
   std::atomic<int>& next = counters_[phases_[tid].number % 3].next;
   int at = next.load(std::memory_order_relaxed);
   do {
     if (at >= n) return false;
     *first = at;
-    *last = at + std::max(1, (n - at) / (2 * threads_));
+    *last = at + std::max(1, std::min((n - at) / (2 * threads_), most));
   } while (!next.compare_exchange_weak(at, *last, std::memory_order_relaxed));
   return true;
 }

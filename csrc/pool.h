@@ -39,8 +39,9 @@ class Pool {
   void run(void (*work)(void*, int), void* arg);
 
   // Inside `run`: all threads call these in the same order.
-  // The next range of [0, n) to work on, or false. Ranges shrink towards the end, so that a late thread costs little.
-  bool claim(int tid, int n, int* first, int* last);
+  // The next range of [0, n) to work on, or false. Ranges shrink towards the end, so that a late thread costs little;
+  // none is longer than `most`.
+  bool claim(int tid, int n, int* first, int* last, int most = INT32_MAX);
   // Ends the phase: everything claimed since the last `meet` is done on return.
   void meet(int tid);
 

@@ -318,7 +318,9 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
   s.q = s.part + TILE * D;
   s.wide = s.q + ITEM_ROWS * D;
   int first, last;
-  while (context.pool->claim(tid, step.item_count, &first, &last)) {
+  // The costliest items come first, so ranges are short from the start.
+  const int most = step.item_count / (32 * context.pool->threads());
+  while (context.pool->claim(tid, step.item_count, &first, &last, most)) {
     for (int i = first; i < last; ++i)
       attend_item(op, context, step.items[i], i + 1 < last ? step.items + i + 1 : nullptr, s);
   }
