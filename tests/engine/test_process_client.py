@@ -23,6 +23,7 @@ import uvloop
 from octavo.core.errors import InvalidValue, QueueFull, Unavailable
 from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams
+from octavo.engine.child import begin
 from octavo.engine.client import ProcessClient
 
 ERROR_SECONDS = 1.0  # issue 2: streams in flight end with an error event within a second of the engine's death
