@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.cli import progress, table
+from octavo.cli import progress
+from octavo.core import table
 
 
 class Terminal(io.StringIO):
