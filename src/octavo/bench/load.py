@@ -24,7 +24,7 @@ from octavo.bench.stream import Answer
 from octavo.bench.workload import Workload
 from octavo.core.errors import InvalidValue
 
-Progress = Callable[[int], None]  # is told how many more are done
+Progress = Callable[[int], object]  # is told how many more are done
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def ratios(found: dict[str, Any], path: Path) -> None:
         panels = parts[0].subplots(1, 3)
         for axes, (metric, statistic, title, unit) in zip(panels, OVER_LOAD, strict=True):
             axes.set_title(f"{title}, median of {len(points[0]['rounds'])} rounds", fontsize=10)
-            for name, colour in zip(points[0]["rounds"][0], COLOURS, strict=False):
+            for name, colour in zip(points[0]["rounds"][0], cycle(COLOURS), strict=False):
                 values = [_middle(point, name, metric, statistic) for point in points]
                 _line(axes, points, values, name, "o-", colour)
             _over_load(axes, points, unit)
@@ -249,7 +250,7 @@ def _forest(axes: Axes, point: dict[str, Any]) -> None:
     names: list[str] = []
     first = next(iter(point["rounds"][0]))
     for number, (server, found) in enumerate(point["ratios"].items()):
-        colour = COLOURS[number + 1]  # as the server's line above
+        colour = COLOURS[(number + 1) % len(COLOURS)]  # as the server's line above
         for metric, ratio in found.items():
             if metric not in names:
                 names.append(metric)
@@ -259,8 +260,8 @@ def _forest(axes: Axes, point: dict[str, Any]) -> None:
             axes.plot(ends, (place, place), color=colour, linewidth=2, alpha=pale)
             label = f"{server} / {first}" if metric == next(iter(found)) else None
             axes.plot([ratio["ratio"]], [place], "o", color=colour, alpha=pale, label=label)
-            where = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(f"{ratio['ratio']:.2f}", (ratio["ratio"], place), **where)
+            text = f"{ratio['ratio']:.2f}"
+            axes.annotate(text, (ratio["ratio"], place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")

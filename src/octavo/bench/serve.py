@@ -117,7 +117,7 @@ def show(point: dict[str, Any]) -> str:
         f"  {point['prompt_tokens']} prompt tokens ({point['cached_tokens']} cached), {point['output_tokens']} output "
         f"tokens, counted by {counted}; this client used {point['client_cpu_seconds']:.2f} s of processor time{said}"
     )
-    rows = [("ms", *SHOWN, "n")]
+    rows: list[tuple[str, ...]] = [("ms", *SHOWN, "n")]
     for name in TIMES:
         figure = point["ms"][name]
         rows.append((name, *(_number(figure[key]) for key in SHOWN), str(figure["n"])))
@@ -127,7 +127,7 @@ def show(point: dict[str, Any]) -> str:
 def curve(points: list[dict[str, Any]]) -> str:
     """A sweep as one table."""
     head = (points[0]["axis"][0].split(",")[0], "requests/s", "output tok/s", "TTFT mean, ms", "P99")
-    rows = [(*head, "TPOT mean, ms", "ITL P99, ms", "E2EL P99, ms", "errors")]
+    rows: list[tuple[str, ...]] = [(*head, "TPOT mean, ms", "ITL P99, ms", "E2EL P99, ms", "errors")]
     for point in points:
         ms = point["ms"]
         shown = (ms["ttft"]["mean"], ms["ttft"]["p99"], ms["tpot"]["mean"], ms["itl"]["p99"], ms["e2el"]["p99"])

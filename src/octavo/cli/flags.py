@@ -33,7 +33,7 @@ BENCHES = {  # octavo bench NAME
 }
 POSITIONAL = {"serve": "[MODEL]", "chat": "[MODEL]", "generate": "PROMPT", "pull": "MODEL", "plan": "MODEL"}
 POSITIONAL |= {"profile": "[MODEL]", "bench.startup": "[MODEL]", "bench.offline": "[MODEL]"}
-PASSED_ON = {"bench.startup": ("serve", ("hub", "launch", "scheduler", "cache", "exec"))}  # takes another's sections
+PASSED_ON = {"bench.startup": "serve"}  # takes the other's flags too, but those of the server's own section
 DEFAULT_MODEL = "smollm2-135m"
 TITLES = {  # of the parts of the help, by section
     "hub": "where the model comes from",
@@ -231,21 +231,20 @@ FLAGS = (
 
 def of(command: str) -> list[Flag]:
     """The flags of one command, in the table's order."""
-    other, sections = PASSED_ON.get(command, ("", ()))
+    other = PASSED_ON.get(command, "")
     return [
         flag
         for flag in FLAGS
-        if command in flag.commands.split() or (other in flag.commands.split() and flag.section in sections)
+        if command in flag.commands.split() or (other in flag.commands.split() and flag.section != "server")
     ]
 
 
 def passed_on(args: argparse.Namespace) -> list[str]:
     """What was set of the flags that the command passes on, as one would type it."""
-    other, sections = PASSED_ON[args.command]
     words: list[str] = []
-    for flag in of(other):
-        value = getattr(args, flag.dest) if flag.section in sections else flag.default
-        if value != flag.default:
+    for flag in of(PASSED_ON[args.command]):
+        value = getattr(args, flag.dest, flag.default)
+        if flag.section != "server" and value != flag.default:
             switched = flag.name if value else flag.name.replace("--", "--no-", 1)
             words += [switched] if flag.kind is switch else [flag.name, str(value)]
     return words
@@ -287,11 +286,11 @@ def parser(version: str) -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: argparse._SubParsersAction[_Parser], name: str, summary: str) -> argparse.ArgumentParser:
+def _command(commands: argparse._SubParsersAction[Any], name: str, summary: str) -> _Parser:
     """Add one command with its positional argument and its flags."""
     usage = f"%(prog)s {POSITIONAL.get(name, '')} [FLAGS]".replace("  ", " ")
     description = f"{summary[0].upper()}{summary[1:]}."
-    one = commands.add_parser(
+    one: _Parser = commands.add_parser(
         name.rpartition(".")[2], help=summary, description=description, usage=usage, allow_abbrev=False
     )
     about = "an alias, a folder, a .gguf file or a hub id"
