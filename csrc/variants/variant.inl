@@ -26,15 +26,22 @@ void peak(int kind, int64_t rounds) {
     c[i] = i_set(i);
   }
   uint8_t bytes[64] = {1};
+  int32_t a = 1;
+#if defined(OCTAVO_PORTABLE)
+  asm volatile("" : : "r"(bytes) : "memory");  // where a dot is plain code: what is known is not computed,
+#endif
   const B w = b_load(bytes);
   const F x = f_set(1e-9f);
   for (int64_t round = 0; round < rounds; ++round) {
+#if defined(OCTAVO_PORTABLE)
+    asm volatile("" : "+r"(a));  // nor what is the same each time
+#endif
 #pragma GCC unroll 12
     for (int i = 0; i < 12; ++i) {
       if (kind == 0)
-        c[i] = dot4(c[i], w, 1);
+        c[i] = dot4(c[i], w, a);
       else if (kind == 1 && PAIRS)
-        f[i] = dot_pairs(f[i], w, 1);
+        f[i] = dot_pairs(f[i], w, a);
       else
         f[i] = f_fma(f[i], x, x);
     }

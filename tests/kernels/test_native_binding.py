@@ -207,3 +207,11 @@ def test_a_forked_process_ends() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert np.array_equal(ran(executor), want)
     executor.close()
+
+
+def test_plain_code_is_not_measured_above_the_best_instructions():
+    """Its dots were once worked out by the compiler, ahead of time."""
+    best, *_, plain = native.isas()
+    if best == plain:
+        pytest.skip("this processor has one set of kernels")
+    assert native.measure(1, plain)["int8_gop_s"] < native.measure(1, best)["int8_gop_s"]

@@ -103,10 +103,10 @@ def attention(rng: np.random.Generator, shape: Shape, layer: int, rope: Rope) ->
     """Norm, Qkv, Attend, Proj."""
     form, inputs, keys = act(shape), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     q, k, v = (random_weight(rng, shape, rows, shape.width) for rows in (inputs, keys, keys))
-    biases = [bias(rng, shape, rows) for rows in (inputs, keys, keys)]
+    q_bias, k_bias, v_bias = (bias(rng, shape, rows) for rows in (inputs, keys, keys))
     return [
         Norm(vector(rng, shape.width), 1e-5, form),
-        Qkv(q, k, v, *biases, rope=rope, layer=layer, act=form),
+        Qkv(q, k, v, q_bias, k_bias, v_bias, rope=rope, layer=layer, act=form),
         Attend(layer, 2 * shape.head_dim**-0.5, form),  # sharper than usual, so that places matter
         Proj(random_weight(rng, shape, shape.width, inputs), bias(rng, shape, shape.width), form),
     ]

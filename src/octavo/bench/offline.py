@@ -16,13 +16,13 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from octavo.bench import record
+from octavo.bench import picture, record
+from octavo.bench.serve import Keep
 from octavo.core.config import SchedulerConfig
 from octavo.core.errors import EngineFault, InvalidValue, UserError
 from octavo.core.plan import Output
@@ -65,7 +65,7 @@ class Work:
         """The launch of an engine that takes it, and no more."""
         if self.requests:
             return sized(launch, self.requests, self.prompt + self.tokens)
-        return sized(launch, 1, max(self.prompt, self.tokens) + 2, self.prompt)
+        return sized(launch, 1, max(self.prompt, self.tokens + 1) + 1, self.prompt)
 
 
 def sized(launch: LaunchConfig, seqs: int, max_len: int | None, step_tokens: int = 0) -> LaunchConfig:
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     for field in ("runs", "requests"):
         if asked[field] is not None and asked[field] < 1:
             raise InvalidValue(field, asked[field], "an integer of 1 or more")
+    keep = Keep(args)
     engine, info = build_engine(work.sized(args.launch))
     about = {"model": info.model, "threads": info.threads, "isa": info.isa, "kv_dtype": info.kv_dtype}
     begun = record.begin("offline", about | {"load_seconds": info.load_seconds} | asked)
@@ -94,9 +95,8 @@ def run(args: argparse.Namespace) -> int:
         results["growth"] = [*growth(args.launch, [(count, GROWN_PROMPT) for count in SEQUENCES])]
         results["growth"] += growth(args.launch, [(1, context) for context in CONTEXTS])
     whole = record.end(begun, results)
+    keep.result(whole, picture.turns)
     print(json.dumps(whole, indent=2) if args.json else show(whole))
-    if args.record["out"]:
-        record.write(whole, Path(args.record["out"]))
     return 0
 
 
@@ -104,7 +104,7 @@ def turns(engine: Engine, vocab: int, work: Work, runs: int, against: str | None
     """Ours and theirs by turns: every run's figures, the medians, and our medians over theirs."""
     measure = batch if work.requests else alone
     measure(engine, vocab, work, runs)  # not counted: memory is touched, processors wake
-    found: dict[str, list[dict[str, float]]] = {"octavo": []} | ({"against": []} if against else {})
+    found: dict[str, list[dict[str, float]]] = {who: [] for who in ("octavo", "against")[: 2 if against else 1]}
     for number in tqdm(range(runs), unit="run", disable=None, leave=False):
         found["octavo"].append(measure(engine, vocab, work, number))
         if against:

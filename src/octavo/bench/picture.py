@@ -26,6 +26,8 @@ OVER_LOAD = (  # figure, statistic, title, unit
     ("itl", "p99", "P99 between chunks (ITL)", "milliseconds"),
 )
 MORE_IS_BETTER = ("output_tok_s", "request_rate", "goodput")
+PEAKS = {"int8_gop_s": "-", "bf16_gflop_s": "--", "fp32_gflop_s": ":"}
+MARKS = ("o", "s", "^", "v", "D", "P", "X", "*")
 RATES = {"output_tok_s": "output", "total_tok_s": "prompt and output"}
 Points = Sequence[dict[str, Any]]
 
@@ -101,6 +103,55 @@ def starts(found: dict[str, Any], path: Path) -> None:
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    _save(figure, path)
+
+
+def roofs(found: dict[str, Any], path: Path) -> None:
+    """Each case of a `kernels` record under the machine's roofs: operations a second over operations a byte."""
+    rates = found["results"]["rates"]
+    figure = _figure(found, "kernels under the machine's limits", (7.5 * len(rates), 5.5))
+    for axes, (isa, rate) in zip(figure.subplots(1, len(rates), squeeze=False)[0], rates.items(), strict=True):
+        cases = [case for case in found["results"]["cases"] if case["isa"] == isa and case["gb_s"] and case["gop_s"]]
+        for number, kind in enumerate(dict.fromkeys(case["kind"] for case in cases)):
+            of = [case for case in cases if case["kind"] == kind]
+            x, y = [case["gop_s"] / case["gb_s"] for case in of], [case["gop_s"] for case in of]
+            axes.plot(x, y, MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)], label=kind, markersize=4)
+        steep = [1e-1, max(rate[peak] for peak in PEAKS) / rate["read_gb_s"]]
+        axes.plot(steep, [x * rate["read_gb_s"] for x in steep], "k-", label=f"memory {rate['read_gb_s']:.0f} GB/s")
+        for peak, style in PEAKS.items():
+            axes.axhline(rate[peak], color="black", linestyle=style, linewidth=0.8, label=f"{peak} {rate[peak]:.0f}")
+        axes.set_title(isa, fontsize=10)
+        axes.set_xlabel("operations for each byte of weights, keys and values")
+        axes.set_ylabel("10^9 operations/s")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        _finish(axes, low=False)
+    _save(figure, path)
+
+
+def turns(found: dict[str, Any], path: Path) -> None:
+    """Every run of an `offline` record by engine, and how its steps grow, where that was asked."""
+    results, grown = found["results"], found["results"].get("growth", [])
+    figure = _figure(found, f"{found['settings']['model']} in process", (12.0 if grown else 6.0, 4.0))
+    rates, *more = figure.subplots(1, 3 if grown else 1, squeeze=False)[0]
+    names = [name for name in results["medians"]["octavo"] if name.endswith("tok_s")]
+    for number, (who, medians) in enumerate(results["medians"].items()):
+        there = [(place + 0.4 * number, name) for place, name in enumerate(names) if name in medians]
+        axis = [place for place, _ in there]
+        rates.bar(axis, [medians[name] for _, name in there], 0.36, color=COLOURS[number], label=f"{who}, median")
+        for place, name in there:
+            rates.plot([place] * len(results["runs"][who]), [run[name] for run in results["runs"][who]], "k.")
+    rates.set_xticks(range(len(names)), [name.removesuffix("_tok_s") for name in names])
+    rates.set_ylabel("tokens/s")
+    _finish(rates)
+    for axes, over, fixed in zip(more, ("sequences", "context"), ("context", "sequences"), strict=False):
+        rows = [row for row in grown if row[fixed] == grown[0][fixed]]
+        label = f"decoding step, {fixed} {grown[0][fixed]}"
+        axes.plot([row[over] for row in rows], [row["seconds"] * 1e3 for row in rows], "o-", label=label)
+        axes.set_xlabel(over)
+        axes.set_ylabel("milliseconds")
+        axes.set_xscale("log", base=2)
+        _finish(axes)
     _save(figure, path)
 
 

@@ -50,7 +50,7 @@ class Cost:
 
     def computing(self, rates: Mapping[str, float]) -> float:
         """Seconds that its operations take at the peaks of `rates`; the times of different forms add up."""
-        return sum(getattr(self, form) / rates[rate] for form, rate in PEAKS.items()) / 1e9
+        return float(sum(getattr(self, form) / rates[rate] for form, rate in PEAKS.items())) / 1e9
 
     def limit(self, rates: Mapping[str, float]) -> float:
         """Seconds below which it cannot be done: the larger of both (Williams et al. 2009, "Roofline")."""
