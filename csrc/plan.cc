@@ -175,6 +175,7 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
   sweep.count = reinterpret_cast<int32_t*>(take(sizes.spans));
   sweep.candidates = reinterpret_cast<Candidate*>(take(sizes.candidates));
   sweep.bounds = reinterpret_cast<Bounds*>(take(sizes.bounds));
+  std::fill(sweep.bounds, sweep.bounds + config.head_rows, Bounds());
   memory_.scratch = take(sizes.scratch * config.threads);
   memory_.scratch_bytes = sizes.scratch;
 }
@@ -307,6 +308,7 @@ void Executor::draw(const octavo_op& op, const Context& context, const Rows& in,
         again_[i] = 1;
         any_again_ = true;
       }
+      memory_.sweep.bounds[at] = {};
     }
   }
   context.pool->meet(tid);
@@ -315,9 +317,9 @@ void Executor::draw(const octavo_op& op, const Context& context, const Rows& in,
 // Projects and draws; rows that the sweep could not decide a second time, with their logits held.
 void Executor::head(const octavo_op& op, Step& step, const Context& context, int buffer, int tid, int place) {
   const int drawing = int(ops_.size());
-  size_t done = 0;
-  for (int pass = 0; pass < 2; ++pass) {
-    for (const size_t count = blocks_.size(); done < count; ++done) {
+  size_t done = 0, count = step.head_blocks;  // a late thread finds more in blocks_ by now
+  for (int pass = 0; pass < 2; ++pass, count = blocks_.size()) {
+    for (; done < count; ++done) {
       step.block = blocks_[done];
       Rows h = view(buffer, op.act, step.block.rows, config_.width);
       kernels_->head(op, context, h, tid);
@@ -326,7 +328,9 @@ void Executor::head(const octavo_op& op, Step& step, const Context& context, int
       lap(tid, drawing);
     }
     if (pass == 1 || !any_again_) return;
-    if (tid == 0) add_blocks(step.batch, [&](int i) { return again_[i] != 0; }, [](int) { return true; });
+    int first, last;
+    while (context.pool->claim(tid, 1, &first, &last))
+      add_blocks(step.batch, [&](int i) { return again_[i] != 0; }, [](int) { return true; });
     context.pool->meet(tid);
   }
 }
@@ -386,6 +390,7 @@ void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
            int(items_.size()),
            int(merges_.size()),
            manners_.data(),
+           blocks_.size(),
            {}};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);
   times_.end();

@@ -1,4 +1,4 @@
-// Threads that walk the same list of work and meet at barriers. The caller is thread 0.
+// Threads that walk the same list of work. The caller is thread 0.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -8,32 +8,32 @@
 namespace octavo {
 
 // How long one thread spins before it sleeps. It learns: a brief sleep would have been cheaper spent spinning; but
-// where the last to arrive ran on the sleeper's own processor, or much later, spinning only kept it from running.
+// where the one that woke it ran on its own processor, or came much later, spinning only kept that one from running.
 struct Patience {
   int spins = 1000;
 };
 
-// A counting barrier: spins a little, then sleeps. It never yields: a thread that yields among busy processes gives up
-// whole time slices, where a thread that wakes from sleep soon runs.
-class Barrier {
+// Where threads wait for what another does. They spin a little, then sleep. They never yield: a thread that yields
+// among busy processes gives up whole time slices, where a thread that wakes from sleep soon runs.
+class Signal {
  public:
-  explicit Barrier(int parties) : parties_(parties) {}
-  void wait(Patience& patience);
-  // Arrives in the place of a party that will never come, before the caller itself waits.
-  void stand_in() { arrived_.fetch_add(1); }
+  // Returns when done() is true. Whoever makes it true calls `raise` afterwards.
+  template <class Done>
+  void wait(Patience& patience, Done done);
+  void raise();
 
  private:
-  const int parties_;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};
-  std::atomic<int> parked_{0};
-  std::atomic<int> processor_{-1};  // where the last to arrive ran, when it last woke others
+  alignas(64) std::atomic<uint32_t> raised_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<int> processor_{-1};  // where `raise` was last called for a sleeper
 };
 
+// A phase of work ends when all of it is done, not when all threads are there: whoever is late, since another process
+// has its processor, finds the phase over and goes on. Only what a thread has claimed is waited for.
 class Pool {
  public:
-  // The threads are free to move: a pinned one waits while another process holds its processor, and so do all that meet
-  // it. Throws std::system_error where the system gives no more threads.
+  // The threads are free to move: a pinned one waits while another process holds its processor, and so do all that wait
+  // for it. Throws std::system_error where the system gives no more threads.
   explicit Pool(int threads);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -41,36 +41,45 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // Calls work(arg, tid) on every thread and returns when all are done.
+  // Calls work(arg, tid) on this thread, and on every other that comes before it is over; returns when all that came
+  // are back. `work` must leave all that others see to what it has claimed.
   void run(void (*work)(void*, int), void* arg);
 
-  // Inside `run`: all threads call these in the same order.
+  // Inside `run`: all threads call these in the same order, `claim` until it gives no more, then `meet`.
   // The next range of [0, n) to work on, or false. Ranges shrink towards the end, so that a late thread costs little;
-  // none is longer than `most`.
+  // none is longer than `most`, if that is positive.
   bool claim(int tid, int n, int* first, int* last, int most = INT32_MAX);
-  // Ends the phase: everything claimed since the last `meet` is done on return.
+  // Ends the phase: all of its range is done on return.
   void meet(int tid);
 
  private:
+  // A count within a phase, in one word. Counts of an older phase are as good as 0.
+  struct Count {
+    uint32_t phase, value;
+  };
+  struct alignas(64) Phase {  // what one thread knows of the phase it is in
+    uint32_t number = 0;
+    uint32_t size = 0, claimed = 0;  // of all work; of what it has claimed and not yet done
+    Patience patience, between_runs;
+  };
+
   void serve(int tid);
   void end();
-
-  struct alignas(64) Counter {
-    std::atomic<int> next{0};
-  };
-  struct alignas(64) Phase {
-    int number = 0;
-    Patience patience;
-  };
+  bool over(const Phase& phase) const;
+  void finish(Phase& phase);
 
   const int threads_;
-  Barrier barrier_;
-  Counter counters_[3];
-  std::vector<Phase> phases_;   // of each thread; patience within a run
-  std::vector<Phase> between_;  // patience from one run to the next
+  alignas(64) std::atomic<Count> next_{Count{0, 0}};  // the first that is not claimed
+  alignas(64) std::atomic<Count> done_{Count{0, 0}};
+  Signal finished_, started_, left_;
+  std::vector<Phase> phases_;
+  uint32_t first_phase_ = 1;  // of the run at work
+  std::atomic<uint32_t> runs_{0};
+  std::atomic<bool> open_{false};  // whether threads may still come to the run
+  std::atomic<int> inside_{0};     // threads that came, but for thread 0
   void (*work_)(void*, int) = nullptr;
   void* arg_ = nullptr;
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };
 

@@ -89,10 +89,10 @@ struct Candidate {
   int32_t id;
 };
 
-// What all threads know of a row so far. One cache line each.
+// What all threads know of a row so far. One cache line each. A row's draw leaves it as it was at first.
 struct alignas(64) Bounds {
-  float best, least;  // the largest value; a value with top_k at or above it
-  int32_t used;       // candidates, those without room too
+  float best = LOWEST, least = LOWEST;  // the largest value; a value with top_k at or above it
+  int32_t used = 0;                     // candidates, those without room too
 };
 
 // What a sweep over the vocabulary leaves of the rows of a block that are not held, span by span.
@@ -114,6 +114,7 @@ struct Step {
   const Merge* merges;
   int item_count, merge_count;
   const Manner* manners;  // [H]
+  size_t head_blocks;     // of all head rows, before any is drawn again
   HeadBlock block;        // of head rows, at work
 };
 
@@ -138,7 +139,7 @@ struct Context {
 
 struct Kernels {
   const char* name;
-  // Each walks its part of an op on thread `tid`; all threads call it and meet at the pool's barriers inside.
+  // Each walks its part of an op on thread `tid`; all threads call it, claim work of the pool and meet inside.
   void (*norm)(const octavo_op&, const Context&, Rows& out, int tid);
   void (*qkv)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*attend)(const octavo_op&, const Context&, Rows& out, int tid);

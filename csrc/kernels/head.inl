@@ -119,8 +119,6 @@ static void head(const octavo_op& op, const Context& context, Rows& in, int tid)
   const Step& step = *context.step;
   const HeadBlock& block = step.block;
   const Sweep& sweep = context.memory->sweep;
-  if (tid == 0)
-    for (int row = 0; row < block.rows; ++row) sweep.bounds[row] = {LOWEST, LOWEST, 0};
   norm_rows(context, op.vec[0], op.eps, block.inputs, in, tid);
   float* out = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
   float* ranked = out + BLOCK_TILES * TILE * SPAN;
