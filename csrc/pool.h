@@ -1,7 +1,5 @@
 // Threads that walk the same list of work and meet at barriers. The caller is thread 0.
 #pragma once
-#include <sched.h>
-
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -9,11 +7,18 @@
 
 namespace octavo {
 
-// A counting barrier: spins a little, then yields, then sleeps, so that waiting never starves the other side.
+// How long one thread spins before it sleeps. It learns: a brief sleep would have been cheaper spent spinning; but
+// where the last to arrive ran on the sleeper's own processor, or much later, spinning only kept it from running.
+struct Patience {
+  int spins = 1000;
+};
+
+// A counting barrier: spins a little, then sleeps. It never yields: a thread that yields among busy processes gives up
+// whole time slices, where a thread that wakes from sleep soon runs.
 class Barrier {
  public:
   explicit Barrier(int parties) : parties_(parties) {}
-  void wait();
+  void wait(Patience& patience);
   // Arrives in the place of a party that will never come, before the caller itself waits.
   void stand_in() { arrived_.fetch_add(1); }
 
@@ -22,12 +27,13 @@ class Barrier {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};
   std::atomic<int> parked_{0};
+  std::atomic<int> processor_{-1};  // where the last to arrive ran, when it last woke others
 };
 
 class Pool {
  public:
-  // Pins one thread to each of the first `threads` processors the caller may use (none is pinned if they are fewer).
-  // Throws std::system_error where the system gives no more threads.
+  // The threads are free to move: a pinned one waits while another process holds its processor, and so do all that meet
+  // it. Throws std::system_error where the system gives no more threads.
   explicit Pool(int threads);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -35,7 +41,7 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // Calls work(arg, tid) on every thread and returns when all are done. The caller is pinned for the while.
+  // Calls work(arg, tid) on every thread and returns when all are done.
   void run(void (*work)(void*, int), void* arg);
 
   // Inside `run`: all threads call these in the same order.
@@ -54,16 +60,17 @@ class Pool {
   };
   struct alignas(64) Phase {
     int number = 0;
+    Patience patience;
   };
 
   const int threads_;
   Barrier barrier_;
   Counter counters_[3];
-  std::vector<Phase> phases_;
+  std::vector<Phase> phases_;   // of each thread; patience within a run
+  std::vector<Phase> between_;  // patience from one run to the next
   void (*work_)(void*, int) = nullptr;
   void* arg_ = nullptr;
   bool stop_ = false;
-  std::vector<int> cpus_;
   std::vector<std::thread> workers_;
 };
 

@@ -21,7 +21,7 @@ ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.
 
 
 class Cpu:
-    """Runs a program on `threads` pinned threads. `max_tokens` bounds the rows of one step."""
+    """Runs a program on `threads` threads. `max_tokens` bounds the rows of one step."""
 
     def __init__(self, program: Program, threads: int, *, max_tokens: int = 512, isa: str | None = None) -> None:
         """Raises ModelError for shapes the kernels do not take, MemoryError without working memory."""
