@@ -7,6 +7,7 @@
 // size: where one instruction multiplies and adds, the bits of 1.5 * 2^23, whose float32 counts by ones.
 
 constexpr int LANES = 16;
+constexpr float LEAST_AMAX = 1e-30f;  // of a group of inputs; below, all its codes are zero
 constexpr float LOG2E = 1.44269504f;
 #define INLINE static inline __attribute__((always_inline))
 

@@ -1,48 +1,65 @@
 // Rows of float32 into the form a projection reads, and norms.
 
-// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of
-// 2, but for the last inputs. The scale of a group that is not all finite is NaN: integers would lose the fault.
-static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds) {
-  uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0));
-  if (out.act.bits == 8) {
-    const int group = out.act.group;
-    const F largest = f_set(3.4028234e38f);
-    float* scale = out.scale + size_t(row0) * (out.cols / group);
-    const int sums = sums_of(group, group), block = group < DOT_BLOCK ? group : DOT_BLOCK;
-    const long first = long(row0) * sums_of(out.cols, group);
-    for (int m = 0; m < mr; ++m) {
-      for (int k = k0; k < k0 + n; k += group) {
-        const float* x = src + m * lds + (k - k0);
-        F top = f_set(0);
-        uint32_t finite = 0xFFFF;
-        for (int i = 0; i < group; i += LANES) {
-          const F size = f_abs(f_load(x + i));
-          top = f_max(top, size);
-          finite &= f_from(largest, size);
-        }
-        const float amax = f_hmax(top), s = finite == 0xFFFF ? amax / 127.f : __builtin_nanf("");
-        const F inverse = f_set(amax > 1e-30f ? 127.f / amax : 0.f);
-        scale[size_t(k / group) * mr + m] = s;
-        for (int i = 0, index = k / group * sums; i < group; i += block, ++index) {
-          I sum = i_zero();
-          for (int j = i; j < group && j < i + block; j += LANES) {
-            const I code = finite == 0xFFFF ? f_round(f_load(x + j) * inverse) : i_zero();
-            sum = sum + code;
-            alignas(16) int8_t bytes[LANES];
-            i_store8(bytes, code);
-            for (int q = 0; q < LANES / 4; ++q)
-              __builtin_memcpy(data + (size_t((k + j) / 4 + q) * mr + m) * 4, bytes + 4 * q, 4);
-          }
-          const int32_t total = i_sum(sum);
-          const long at = first + long(index) * mr + m;
-          out.sum[at] = float(total);
-          out.start4[at] = DOT_START - 8 * total;
-          out.start8[at] = DOT_START - W8_OFFSET * total;
-        }
-      }
-    }
-    return;
+// Where the codes of one row's group go, and what belongs to them. Rows lie `mr` apart.
+struct Coded {
+  uint8_t* data;
+  float *scale, *sum;
+  int32_t *start4, *start8;
+  int mr;
+};
+
+// One group of one row as int8 codes. The scale of a group that is not all finite is NaN: integers would lose the
+// fault.
+static void store_group(const float* x, int group, const Coded& to) {
+  const F largest = f_set(3.4028234e38f);
+  F top = f_set(0);
+  uint32_t finite = 0xFFFF;
+  for (int i = 0; i < group; i += LANES) {
+    const F size = f_abs(f_load(x + i));
+    top = f_max(top, size);
+    finite &= f_from(largest, size);
   }
+  const float amax = f_hmax(top);
+  const F inverse = f_set(amax > LEAST_AMAX ? 127.f / amax : 0.f);
+  *to.scale = finite == 0xFFFF ? amax / 127.f : __builtin_nanf("");
+  for (int i = 0, at = 0; i < group; i += DOT_BLOCK, at += to.mr) {
+    I sum = i_zero();
+    for (int j = i; j < group && j < i + DOT_BLOCK; j += LANES) {
+      const I code = finite == 0xFFFF ? f_round(f_load(x + j) * inverse) : i_zero();
+      sum = sum + code;
+      alignas(16) int8_t bytes[LANES];
+      i_store8(bytes, code);
+      for (int q = 0; q < LANES / 4; ++q) __builtin_memcpy(to.data + size_t(j / 4 + q) * to.mr * 4, bytes + 4 * q, 4);
+    }
+    const int32_t total = i_sum(sum);
+    to.sum[at] = float(total);
+    to.start4[at] = DOT_START - 8 * total;
+    to.start8[at] = DOT_START - W8_OFFSET * total;
+  }
+}
+
+// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile as int8 codes; n is a multiple of the group.
+static void store_codes(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds) {
+  const int group = out.act.group, sums = sums_of(group, group);
+  const size_t r = row0, groups = out.cols / group;
+  for (int k = k0; k < k0 + n; k += group) {
+    const size_t at = r * groups + size_t(k / group) * mr, sum = at * sums;
+    const float* x = src + (k - k0);
+    uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0)) + size_t(k) * mr;
+    const Coded to{data, out.scale + at, out.sum + sum, out.start4 + sum, out.start8 + sum, mr};
+#if defined(OCTAVO_EIGHT_ROWS)
+    if (mr == 8 && group == 32 && store_eight(x, lds, to.data, to.scale, to.sum, to.start4, to.start8)) continue;
+#endif
+    for (int m = 0; m < mr; ++m)
+      store_group(x + m * lds, group, {to.data + 4 * m, to.scale + m, to.sum + m, to.start4 + m, to.start8 + m, mr});
+  }
+}
+
+// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of
+// 2, but for the last inputs.
+static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds) {
+  if (out.act.bits == 8) return store_codes(out, row0, mr, k0, n, src, lds);
+  uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0));
   for (int m = 0; m < mr; ++m) {
     const float* x = src + m * lds;
     if (out.act.bits == 16 && PAIRS) {

@@ -142,6 +142,64 @@ INLINE F b_odd(B w) {
   return {_mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32(int(0xFFFF0000))))};
 }
 
+// Groups of 32 inputs of eight rows (x[m * lds + k]) as int8 codes [8 quads][8 rows][4], bit by bit as store_group
+// makes them (kernels/rows.inl). False, and nothing done, where an input is not finite.
+#define OCTAVO_EIGHT_ROWS
+INLINE bool store_eight(const float* x, long lds, uint8_t* codes, float* scale, float* sum, int32_t* start4,
+                        int32_t* start8) {
+  const __m512i size = _mm512_set1_epi32(0x7FFFFFFF);
+  __m512 low[8], high[8];
+  __m256i t[8];  // first the largest bits of each row, then its codes
+  for (int m = 0; m < 8; ++m) {
+    low[m] = _mm512_loadu_ps(x + m * lds);
+    high[m] = _mm512_loadu_ps(x + m * lds + 16);
+    const __m512i top = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low[m]), size),
+                                         _mm512_and_si512(_mm512_castps_si512(high[m]), size));
+    t[m] = _mm256_max_epi32(_mm512_castsi512_si256(top), _mm512_extracti64x4_epi64(top, 1));
+  }
+  for (int m = 0; m < 8; m += 2)
+    t[m] = _mm256_max_epi32(_mm256_unpacklo_epi32(t[m], t[m + 1]), _mm256_unpackhi_epi32(t[m], t[m + 1]));
+  for (int m = 0; m < 8; m += 4)
+    t[m] = _mm256_max_epi32(_mm256_unpacklo_epi64(t[m], t[m + 2]), _mm256_unpackhi_epi64(t[m], t[m + 2]));
+  const __m256i bits =
+      _mm256_max_epi32(_mm256_permute2x128_si256(t[0], t[4], 0x20), _mm256_permute2x128_si256(t[0], t[4], 0x31));
+  if (_mm256_cmpge_epi32_mask(bits, _mm256_set1_epi32(0x7F800000)) != 0) return false;
+  const __m256 amax = _mm256_castsi256_ps(bits), most = _mm256_set1_ps(127.f);
+  _mm256_storeu_ps(scale, _mm256_div_ps(amax, most));
+  const __mmask8 some = _mm256_cmp_ps_mask(amax, _mm256_set1_ps(LEAST_AMAX), _CMP_GT_OQ);
+  alignas(32) float inverse[8];
+  _mm256_store_ps(inverse, _mm256_maskz_div_ps(some, most, amax));
+  for (int m = 0; m < 8; ++m) {
+    const __m512 by = _mm512_set1_ps(inverse[m]);
+    const __m128i first = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(low[m], by)));
+    const __m128i second = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(high[m], by)));
+    t[m] = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+  }
+  __m256i pairs[8], fours[8];
+  for (int m = 0; m < 8; m += 2) {
+    pairs[m] = _mm256_unpacklo_epi32(t[m], t[m + 1]);
+    pairs[m + 1] = _mm256_unpackhi_epi32(t[m], t[m + 1]);
+  }
+  for (int m = 0; m < 8; m += 4)
+    for (int i = 0; i < 2; ++i) {
+      fours[m + 2 * i] = _mm256_unpacklo_epi64(pairs[m + i], pairs[m + 2 + i]);
+      fours[m + 2 * i + 1] = _mm256_unpackhi_epi64(pairs[m + i], pairs[m + 2 + i]);
+    }
+  const __m256i ones = _mm256_set1_epi8(1);
+  __m256i total = _mm256_setzero_si256();
+  for (int q = 0; q < 8; ++q) {
+    const __m256i quad = q < 4 ? _mm256_permute2x128_si256(fours[q], fours[q + 4], 0x20)
+                               : _mm256_permute2x128_si256(fours[q - 4], fours[q], 0x31);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 32 * q), quad);
+    total = _mm256_dpbusd_epi32(total, ones, quad);
+  }
+  const __m256i start = _mm256_set1_epi32(DOT_START);
+  _mm256_storeu_ps(sum, _mm256_cvtepi32_ps(total));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(start4), _mm256_sub_epi32(start, _mm256_slli_epi32(total, 3)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(start8), _mm256_sub_epi32(start, _mm256_slli_epi32(total, 7)));
+  return true;
+}
+
 #if defined(OCTAVO_AVX512BF16)
 constexpr bool PAIRS = true;
 INLINE F dot_pairs(F c, B w, uint32_t a) {

@@ -71,7 +71,7 @@ class Work:
 def sized(launch: LaunchConfig, seqs: int, max_len: int | None, step_tokens: int = 0) -> LaunchConfig:
     """A launch with room for so many sequences of so many tokens, and no prefix cache."""
     step_tokens = max(STEP_TOKENS, seqs, step_tokens)
-    scheduler = SchedulerConfig(max_seqs=seqs, max_step_tokens=step_tokens, max_queued=seqs)
+    scheduler = SchedulerConfig(max_seqs=seqs, max_step_tokens=step_tokens, max_queued=seqs, itl_target_ms=0)
     return replace(launch, max_len=max_len, scheduler=scheduler, cache=replace(launch.cache, prefix_cache=False))
 
 
