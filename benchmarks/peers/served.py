@@ -34,7 +34,14 @@ def measure(args: argparse.Namespace, name: str, url: str, concurrency: int, rou
     command = [args.vllm, "bench", "serve", "--backend", "openai", "--base-url", url, "--endpoint", "/v1/completions"]
     command += ["--model", model_of(url), "--tokenizer", args.tokenizer, "--dataset-name", "random", "--ignore-eos"]
     command += ["--random-input-len", str(args.input_len), "--random-output-len", str(args.output_len)]
-    command += ["--num-prompts", str(prompts), "--max-concurrency", str(concurrency), "--seed", str(round_)]
+    command += [
+        "--num-prompts",
+        str(prompts),
+        "--max-concurrency",
+        str(concurrency),
+        "--seed",
+        str(1000 * round_ + concurrency),
+    ]  # no prompt twice: prefix caches would know it
     command += ["--num-warmups", str(min(concurrency, 4)), "--percentile-metrics", "ttft,tpot,itl,e2el"]
     command += ["--save-result", "--result-filename", str(file), "--disable-tqdm", "--temperature", "0"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -283,7 +283,7 @@ static void panel(const octavo_weight& weight, int p, const Block& block, float*
   }
 }
 
-// Walks (unit of outputs) x (block of tiles): body(unit, block) for all of them, on all threads; ends with a barrier. A
+// Walks (unit of outputs) x (block of tiles): body(unit, block) for all of them, on all threads, until all is done. A
 // unit's weights are read from memory once for all tiles of a block.
 template <class Body>
 static void for_units(const Context& context, int units, const Rows& in, int tid, Body body) {

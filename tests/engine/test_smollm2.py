@@ -59,7 +59,7 @@ def test_greedy_continuations_are_those_of_float32() -> None:
         apart = next((i for i, pair in enumerate(zip(got, wanted, strict=True)) if pair[0] != pair[1]), None)
         whole += apart is None
         assert apart is None or prompt["gaps"][apart] < NUMERICAL_ERROR, prompt["name"]
-    assert whole >= 6
+    assert whole >= 4  # a coin flip early on costs a whole one; the next test counts steps
 
 
 def test_the_recorded_tokens_stay_the_likeliest() -> None:
@@ -74,7 +74,7 @@ def test_the_recorded_tokens_stay_the_likeliest() -> None:
             first += 1
             likeliest += entry.rank == 1
             assert entry.rank == 1 or gap < NUMERICAL_ERROR, prompt["name"]
-    assert likeliest / first > 0.95
+    assert likeliest / first > 0.97
 
 
 def test_perplexity_is_that_of_float32() -> None:
