@@ -20,6 +20,14 @@ import tiny_llama
 CTRL_D = b"\x04"
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C counts, even where the tests run in the background and were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model whose likeliest answer repeats itself for ever."""

@@ -16,6 +16,14 @@ from octavo.engine.llm import LLM as SameLLM
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C counts, even where the tests run in the background and were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def made(path, **settings) -> LLM:
     return LLM(path, **{"memory": "128MiB", "threads": 1, "max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
 
