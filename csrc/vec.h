@@ -19,47 +19,36 @@ constexpr float LOG2E = 1.44269504f;
 #include "vec/portable.h"
 #endif
 
+// c[0] x^(N-1) + ... + c[N-1]
+template <int N>
+INLINE F f_polynomial(F x, const float (&c)[N]) {
+  F p = f_set(c[0]);
+#pragma GCC unroll 8
+  for (int i = 1; i < N; ++i) p = f_fma(p, x, f_set(c[i]));
+  return p;
+}
+
 // 2^x: relative error 2.4e-7 on [-126, 126], 0 below, 2^126 above, NaN for NaN. COARSE: relative error 8e-5 and no
-// bound above, for weights that need no more digits than bfloat16 has.
+// bound above, for weights that need no more digits than bfloat16 has. The polynomials are minimax.
 #if defined(OCTAVO_AVX512BF16) || defined(OCTAVO_AVX512)
+constexpr float EXP2_COARSE[] = {0.0780245215f, 0.226067156f, 0.695833564f, 0.999925196f};  // on [0, 1]
+constexpr float EXP2[] = {0.00187757669f, 0.00898933969f, 0.0558263175f, 0.240153611f, 0.693153083f, 0.99999994f};
 template <bool COARSE = false>
-INLINE F f_exp2(F x) {  // the minimax polynomials of their degree on [0, 1]
+INLINE F f_exp2(F x) {
   if (!COARSE) x = f_min(f_set(126.f), x);
   const F f = f_fraction(x);
-  F p;
-  if (COARSE) {
-    p = f_fma(f_set(0.0780245215f), f, f_set(0.226067156f));
-    p = f_fma(p, f, f_set(0.695833564f));
-    p = f_fma(p, f, f_set(0.999925196f));
-  } else {
-    p = f_fma(f_set(0.00187757669f), f, f_set(0.00898933969f));
-    p = f_fma(p, f, f_set(0.0558263175f));
-    p = f_fma(p, f, f_set(0.240153611f));
-    p = f_fma(p, f, f_set(0.693153083f));
-    p = f_fma(p, f, f_set(0.99999994f));
-  }
-  return f_scale_floor(p, x);
+  return f_scale_floor(COARSE ? f_polynomial(f, EXP2_COARSE) : f_polynomial(f, EXP2), x);
 }
 #else
+constexpr float EXP2_COARSE[] = {0.05517162f, 0.24261113f, 0.69326097f, 0.99992806f};  // on [-0.5, 0.5]
+constexpr float EXP2[] = {0.00132765f, 0.00967554f, 0.05550713f, 0.24022120f, 0.69314694f, 1.00000012f};
 template <bool COARSE = false>
-INLINE F f_exp2(F x) {  // the minimax polynomial on [-0.5, 0.5]
+INLINE F f_exp2(F x) {
   // f_min and f_max give their second argument where either is NaN.
   const F low = f_set(-126.f);
   const F y = f_min(f_set(126.f), f_max(low, x));
   const I n = f_round(y);
   const F f = y - i_float(n);
-  F p;
-  if (COARSE) {
-    p = f_fma(f_set(0.05517162f), f, f_set(0.24261113f));
-    p = f_fma(p, f, f_set(0.69326097f));
-    p = f_fma(p, f, f_set(0.99992806f));
-  } else {
-    p = f_fma(f_set(0.00132765f), f, f_set(0.00967554f));
-    p = f_fma(p, f, f_set(0.05550713f));
-    p = f_fma(p, f, f_set(0.24022120f));
-    p = f_fma(p, f, f_set(0.69314694f));
-    p = f_fma(p, f, f_set(1.00000012f));
-  }
-  return f_keep_from(x, low, f_scale2(p, n));
+  return f_keep_from(x, low, f_scale2(COARSE ? f_polynomial(f, EXP2_COARSE) : f_polynomial(f, EXP2), n));
 }
 #endif
