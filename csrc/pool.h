@@ -47,7 +47,7 @@ class Pool {
 
   // Inside `run`: all threads call these in the same order, `claim` until it gives no more, then `meet`.
   // The next range of [0, n) to work on, or false. Ranges shrink towards the end, so that a late thread costs little;
-  // none is longer than `most`, if that is positive.
+  // none is longer than `most`, or than 1.
   bool claim(int tid, int n, int* first, int* last, int most = INT32_MAX);
   // Ends the phase: all of its range is done on return.
   void meet(int tid);
