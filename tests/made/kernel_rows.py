@@ -11,9 +11,9 @@ import math
 import numpy as np
 from op_cases import Texts
 
+from octavo.bench.steps import alike
 from octavo.core.layout import KvLayout
 from octavo.kernels.weight import Layout, Weight, to_bfloat16
-from octavo.program.batch import HeadRows
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, Embed, Head, Op, Program
 
@@ -47,33 +47,6 @@ def act_of(layout: Layout, group: int) -> Act:
     return Act({Layout.F32: 32, Layout.BF16: 16}.get(layout, 8), group if layout >= Layout.W8 else 0)
 
 
-def plain(rows: np.ndarray) -> HeadRows:
-    """Head rows drawn greedily."""
-    n = len(rows)
-    zeros, ones = np.zeros(n, np.float32), np.ones(n, np.float32)
-    none, starts = np.full(n, -1, np.int32), np.zeros(n + 1, np.int64)
-    return HeadRows(
-        rows=rows.astype(np.int32),
-        target=none,
-        top=none,
-        temperature=zeros,
-        top_k=np.zeros(n, np.int32),
-        top_p=ones,
-        min_p=zeros,
-        presence=zeros,
-        frequency=zeros,
-        repetition=ones,
-        seed=np.zeros(n, np.uint64),
-        position=np.zeros(n, np.int64),
-        history_starts=starts,
-        history=np.zeros(0, np.int32),
-        prompt_lens=np.zeros(n, np.int32),
-        bias_starts=starts,
-        bias_ids=np.zeros(0, np.int32),
-        bias_values=np.zeros(0, np.float32),
-    )
-
-
 def program(x: np.ndarray, ops: tuple[Op, ...], head: Head, kv: KvLayout, heads: int) -> Program:
     """Token i enters as row i of x."""
     embed = Embed(Weight.float32(x))
@@ -92,7 +65,7 @@ def step(count: int, runs: tuple[tuple[int, int], ...] | None = None):
     batches = []
     for first, size in runs or ((0, count),):
         batch = texts.batch(rng, [(0, first, size)])
-        object.__setattr__(batch, "head", plain(np.arange(size)))
+        object.__setattr__(batch, "head", alike(np.arange(size), temperature=0, top_p=1))
         batches.append(batch)
     return batches, texts
 
