@@ -18,6 +18,7 @@ from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Progra
 
 KINDS = ("embed", "norm", "qkv", "attend", "proj(o)", "ffn_in", "proj(down)", "head", "draw")
 PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
+NAMES = {Embed: "embed", Norm: "norm", Qkv: "qkv", Attend: "attend", FfnIn: "ffn_in", Head: "head"}
 BITS = {8: "int8", 16: "bf16", 32: "fp32"}
 
 
@@ -67,8 +68,7 @@ def kinds(program: Program) -> list[str]:
                 source = "proj(o)"
             case FfnIn():
                 source = "proj(down)"
-        names = {Embed: "embed", Norm: "norm", Qkv: "qkv", Attend: "attend", FfnIn: "ffn_in", Head: "head"}
-        out.append(source if isinstance(op, Proj) else names[type(op)])
+        out.append(source if isinstance(op, Proj) else NAMES[type(op)])
     return out
 
 
