@@ -17,9 +17,10 @@ from typing import Any, cast
 from octavo.bench import picture, record
 from octavo.bench.client import Target
 from octavo.bench.confidence import paired
-from octavo.bench.figures import DEFINITIONS, figures
+from octavo.bench.figures import DEFINITIONS, figures, raw
+from octavo.bench.keep import Keep, bar
 from octavo.bench.load import Asking, measure
-from octavo.bench.serve import Keep, asked, bar, definitions, workload
+from octavo.bench.serve import asked, definitions, workload
 from octavo.bench.workload import Workload
 from octavo.core.errors import InvalidValue
 from octavo.core.table import columns
@@ -85,7 +86,7 @@ def turns(
                 warm = turn == 0 and number == 0
                 done = measure(servers[name], asking, load, (number, turn), warm=warm, told=told.update)
             results[name] = {"model": done.model, **figures(done, load.limits())}
-            keep.requests(done, {"point": number, "round": turn, "server": name})
+            keep.requests(raw(done), {"point": number, "round": turn, "server": name})
         rounds.append(results)
     return rounds
 

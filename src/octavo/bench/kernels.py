@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from octavo.bench import picture, record
 from octavo.bench.cases import FORMS, HEADS, Form, Shape, act, make_program, random_weight, vector
+from octavo.bench.keep import Keep
 from octavo.bench.profile import Row, seconds_by_kind, told
-from octavo.bench.serve import Keep
 from octavo.bench.steps import Run, pages, step
 from octavo.core.errors import InvalidValue
 from octavo.core.layout import KvLayout

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from octavo.bench import picture, record
-from octavo.bench.serve import Keep
+from octavo.bench.keep import Keep
 from octavo.core.config import SchedulerConfig
 from octavo.core.errors import EngineFault, InvalidValue, UserError
 from octavo.core.plan import Output

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import msgspec
-from tqdm import tqdm
 
 from octavo.bench import picture, record
 from octavo.bench.client import Target
 from octavo.bench.figures import DEFINITIONS, SHOWN, TIMES, figures, raw
-from octavo.bench.load import Asking, Run, measure
+from octavo.bench.keep import Keep, bar
+from octavo.bench.load import Asking, measure
 from octavo.bench.workload import Workload
 from octavo.core.errors import InvalidValue
 from octavo.core.table import columns
@@ -34,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         with bar(point.name, point.num_prompts) as told:
             done = measure(target, asking, point, (number,), warm=number == 0, told=told.update)
         points.append({"load": point.name, "axis": point.axis, "model": done.model, **figures(done, point.limits())})
-        keep.requests(done, {"point": number})
+        keep.requests(raw(done), {"point": number})
         if not args.json:
             print(show(points[-1]), end="\n\n", flush=True)
     found = record.end(begun, {"definitions": DEFINITIONS, "points": points})
@@ -64,38 +60,6 @@ def asked(args: argparse.Namespace) -> Asking:
     if not isinstance(extra, dict):
         raise InvalidValue("extra_body", given, "a JSON object")
     return Asking(args.target["endpoint"], args.target["model"], more | extra)
-
-
-def bar(name: str, total: int) -> tqdm[Any]:
-    """A progress bar on standard error, silent where that is no terminal."""
-    return tqdm(total=total, desc=name, unit="request", disable=None, leave=False, mininterval=0.2)
-
-
-class Keep:
-    """Writes what --out asks for. Raises UserError at once where a picture is wanted and cannot be drawn."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._folder = Path(args.record["out"]) if args.record["out"] else None
-        self._picture = args.record["picture"] and self._folder is not None
-        if self._picture:
-            picture.require()
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / "requests.jsonl").unlink(missing_ok=True)
-
-    def requests(self, done: Run, about: dict[str, Any]) -> None:
-        """Each request of a run, behind those of the runs before."""
-        if self._folder is not None:
-            with (self._folder / "requests.jsonl").open("ab") as file:
-                for row in raw(done):
-                    file.write(msgspec.json.encode(about | row) + b"\n")
-
-    def result(self, found: dict[str, Any], draw: Callable[[dict[str, Any], Path], None]) -> None:
-        """The record and its picture."""
-        if self._folder is not None:
-            record.write(found, self._folder)
-        if self._folder is not None and self._picture:
-            draw(found, self._folder / "result.png")
 
 
 def show(point: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ import uvloop
 
 from octavo.bench import picture, processes, record
 from octavo.bench.client import Pool, Target, body_of, model_of
-from octavo.bench.serve import Keep, bar
+from octavo.bench.keep import Keep, bar
 from octavo.bench.stream import Answer
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.table import binary, columns, count
