@@ -12,7 +12,7 @@ import pytest
 from octavo.cache import store
 from octavo.cache.store import KvStore
 from octavo.core.layout import KvLayout
-from octavo.kernels.memory import Advice
+from octavo.core.memory import Advice
 
 LAYOUT = KvLayout(layers=3, kv_heads=2, head_dim=64)
 

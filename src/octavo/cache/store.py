@@ -13,7 +13,7 @@ import os
 import threading
 
 from octavo.core.layout import KvLayout
-from octavo.kernels.memory import Advice, advise, block
+from octavo.core.memory import Advice, advise, block
 
 WAIT_SECONDS = 1.0  # for what is asked for first
 PART = 4 << 20  # bytes touched at a time; nobody else gets memory meanwhile

@@ -9,7 +9,6 @@ what the block means is its reader's.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import logging
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from octavo.checkpoint.tensor import Bytes
+from octavo.core.memory import Advice, advise
 
 MAGIC = b"OCTAVO\0\1"  # the last byte: version of this form
 SIZES = struct.Struct("<8sQQ")  # magic, bytes of the head, bytes of the block
@@ -35,7 +35,6 @@ HEAD_BYTES = 1 << 26  # most bytes of a head that is listed
 SUFFIX, UNFINISHED = ".packed", ".part"
 CHUNK = 8 << 20  # bytes written at once, at multiples of it: the system then keeps the file in huge pages
 PART = 64 << 20  # bytes read ahead at a time
-MADV_POPULATE_READ = 22  # Linux 5.14
 
 Head = Mapping[str, Any]
 logger = logging.getLogger("octavo.checkpoint")
@@ -132,14 +131,10 @@ def _mapped(file: int, start: int, size: int) -> Bytes:
         block = mmap.mmap(file, start + size, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise MemoryError(f"no room to map {size} bytes of packed weights: {error}") from None
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a system built without huge pages
-            block.madvise(mmap.MADV_HUGEPAGE)
     whole: Bytes = np.frombuffer(block, np.uint8)
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    advise(whole, Advice.HUGEPAGE)  # refused by a system built without huge pages
     for at in range(0, len(whole), PART):  # on an older system nothing happens, and pages come when touched
-        madvise(whole.ctypes.data + at, min(PART, len(whole) - at), MADV_POPULATE_READ)
+        advise(whole[at : at + PART], Advice.POPULATE_READ)
     return whole[start:]
 
 

@@ -1,4 +1,4 @@
-"""Blocks of anonymous memory, and what the system is told of them. Knows nothing of what is kept in them."""
+"""Blocks of anonymous memory, and what the system is told of memory. Knows nothing of what is kept in it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Advice(IntEnum):
-    """madvise(2) on Linux: HUGEPAGE from 2.6.38, POPULATE_WRITE from 5.14, COLLAPSE from 6.1."""
+    """madvise(2) on Linux: HUGEPAGE from 2.6.38, POPULATE from 5.14, COLLAPSE from 6.1."""
 
     HUGEPAGE = 14  # what is touched from now on comes in huge pages
+    POPULATE_READ = 22  # have in memory what files hold
     POPULATE_WRITE = 23  # touch now, and leave what is there
     COLLAPSE = 25  # what is there in small pages becomes huge ones
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Bytes, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
-from octavo.kernels.memory import Advice, advise, block
+from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Weight
 from octavo.models.registry import architecture_of
 from octavo.models.spec import Layer, ModelSpec
