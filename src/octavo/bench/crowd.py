@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
-from octavo.core.request import Request, SamplingParams
+from octavo.bench.offline import add, sized, stepped
+from octavo.core.config import ExecConfig
 from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
 from octavo.engine.launch import build_engine
@@ -58,18 +58,17 @@ def competitors(count: int) -> Iterator[None]:
             process.wait()
 
 
-def decode(engine: Engine, seconds: float, name: str) -> Decoded:
+def decode(engine: Engine, seconds: float) -> Decoded:
     """Greedy decode of one sequence after another for so long."""
-    sampling = SamplingParams(temperature=0, max_tokens=CONTEXT - 1, ignore_eos=True)
     tokens, start, before = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
         if not engine.has_work:
-            request = Request(id=f"{name}-{tokens}", prompt=[1], sampling=sampling)
-            engine.add(request)
-        engine.step()
+            names = add(engine, [[1]], CONTEXT - 1)
+        stepped(engine)
         tokens += 1
     result = Decoded(tokens, time.perf_counter() - start, time.process_time() - before)
-    engine.abort(request.id)
+    for name in names:
+        engine.abort(name)
     return result
 
 
@@ -88,22 +87,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default: 5)")
     args = parser.parse_args(argv)
     crowds = [int(count) for count in args.competitors.split(",")]
-    launch = LaunchConfig(
-        model=args.model,
-        max_len=CONTEXT,
-        scheduler=SchedulerConfig(max_seqs=1),
-        cache=CacheConfig(prefix_cache=False),
-        exec=ExecConfig(threads=args.threads),
-    )
-    engine, info = build_engine(launch)
+    launch = LaunchConfig(model=args.model, exec=ExecConfig(threads=args.threads))
+    engine, info = build_engine(sized(launch, 1, CONTEXT))
     cores = len(os.sched_getaffinity(0))
     print(f"{info.model}, {info.threads} threads on {cores} processors, {info.isa}; {args.rounds} rounds, medians")
-    decode(engine, args.seconds, "warm-up")
+    decode(engine, args.seconds)
     found: dict[int, list[Decoded]] = {count: [] for count in crowds}
-    for turn in range(args.rounds):
+    for _ in range(args.rounds):
         for count in crowds:
             with competitors(count):
-                found[count].append(decode(engine, args.seconds, f"{turn}-{count}"))
+                found[count].append(decode(engine, args.seconds))
     engine.close()
     alone = statistics.median(one.rate for one in found[crowds[0]])
     for count, runs in found.items():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import selectors
@@ -20,11 +19,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from functools import partial
 from pathlib import Path
 
+from octavo.bench.processes import cpu_seconds, family
+from octavo.bench.startup import answers
 from octavo.checkpoint.source import open_source
 from octavo.core.config import SchedulerConfig
 from octavo.engine.child import begin
@@ -121,12 +121,6 @@ class Clients:
         self.requests += 1
 
 
-def spent(pid: int) -> float:
-    """Processor seconds a process has taken, all threads, system time included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def generated(port: int) -> int:
     """Tokens the engine has generated, by the server's own count."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
@@ -138,13 +132,10 @@ def generated(port: int) -> int:
 def wait_ready(port: int) -> None:
     """Return when requests are accepted. Raises TimeoutError."""
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/ready").close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise TimeoutError(f"the server was not ready after {READY_SECONDS:g} s")
+    while not answers(port, "/ready"):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the server was not ready after {READY_SECONDS:g} s")
+        time.sleep(0.05)
 
 
 def measure(port: int, pids: tuple[int, int], kind: str, args: argparse.Namespace) -> str:
@@ -153,7 +144,8 @@ def measure(port: int, pids: tuple[int, int], kind: str, args: argparse.Namespac
     clients.run(min(args.seconds, WARM_SECONDS))
 
     def marks() -> tuple[float, ...]:
-        return *map(spent, pids), generated(port), clients.requests, time.monotonic()
+        front, engine = map(cpu_seconds, pids)  # the engine is the front's child, and counts for both
+        return front - engine, engine, generated(port), clients.requests, time.monotonic()
 
     before = marks()
     clients.run(args.seconds)
@@ -182,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         server = subprocess.Popen([sys.executable, "-c", SERVE, *told], pass_fds=[sock.fileno()])
     try:
         wait_ready(port)
-        engine = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
+        engine = family(server.pid)[1]
         print(f"{args.streams} streams, prompts of {args.prompt}, answers of {args.tokens}; front {server.pid}")
         for kind in KINDS:
             print(measure(port, (server.pid, engine), kind, args), flush=True)
