@@ -1,4 +1,4 @@
-"""Quantized modules of every format, packed independently: the weight stands for the numbers that their makers meant."""
+"""Quantized modules of every format, packed independently: the weight stands for the numbers that were meant."""
 
 import json
 
