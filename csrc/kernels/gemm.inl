@@ -20,10 +20,14 @@ struct Scales {
   F by[2], zero[2], least[2];
 };
 
-template <bool FOUR_BITS, bool MIN>
+// Two outputs a byte or one; with minima or not; codes as they are or picked from the panel's table.
+template <bool FOUR_BITS, bool MIN, bool TABLE = false>
 struct Codes {
-  static constexpr bool SMALL = FOUR_BITS, MINIMA = MIN;
-  static constexpr int QUAD = FOUR_BITS ? 64 : 128;  // bytes of four inputs
+  static constexpr bool SMALL = FOUR_BITS, MINIMA = MIN, PICKED = TABLE;
+  static constexpr bool SHORT = SMALL && !TABLE;                   // no code is above 15
+  static constexpr int QUAD = FOUR_BITS ? 64 : 128;                // bytes of four inputs
+  static constexpr int OFFSET = !SHORT ? W8_OFFSET : MIN ? 0 : 8;  // what every code has too much in its dot
+  static constexpr bool HALVES = !TABLE && (FOUR_BITS || !MIN);    // whether there are groups of 16
 };
 
 template <class Form>
@@ -39,57 +43,81 @@ INLINE Scales read_scales(const uint8_t*& w) {
 }
 
 template <class Form>
-INLINE void read_quad(const uint8_t* w, B& low, B& high) {
+INLINE void read_quad(const uint8_t* w, B table, B& low, B& high) {
   if (Form::SMALL) {
     const B both = b_load(w);
-    low = b_low(both);
-    high = b_high(both);
+    low = Form::PICKED ? b_pick(table, b_low(both)) : b_low(both);
+    high = Form::PICKED ? b_pick(table, b_high(both)) : b_high(both);
   } else {
     low = b_load(w);
     high = b_load(w + 64);
   }
 }
 
-// The dots of 32 inputs of N rows. PLAIN: codes of a byte at `w`, whatever the form.
-template <int N, class Form, bool PLAIN>
-INLINE void dots(I (&c)[N][2], const uint8_t* w, const int32_t* a, int mr) {
+// The dots of 4 * COUNT inputs of N rows. PLAIN: codes of a byte at `w`, whatever the form.
+template <int N, int COUNT, class Form, bool PLAIN>
+INLINE void dots(I (&c)[N][2], const uint8_t* w, B table, const int32_t* a, int mr) {
 #pragma GCC unroll 8
-  for (int quad = 0; quad < QUADS; ++quad) {
+  for (int quad = 0; quad < COUNT; ++quad) {
     B low, high;
     if (PLAIN)
-      read_quad<Codes<false, false>>(w + quad * 128, low, high);
+      read_quad<Codes<false, false>>(w + quad * 128, table, low, high);
     else
-      read_quad<Form>(w + quad * Form::QUAD, low, high);
+      read_quad<Form>(w + quad * Form::QUAD, table, low, high);
 #pragma GCC unroll 8
     for (int m = 0; m < N; ++m) {
-      c[m][0] = Form::SMALL ? dot4(c[m][0], low, a[quad * mr + m]) : dot8(c[m][0], low, a[quad * mr + m]);
-      c[m][1] = Form::SMALL ? dot4(c[m][1], high, a[quad * mr + m]) : dot8(c[m][1], high, a[quad * mr + m]);
+      c[m][0] = Form::SHORT ? dot4(c[m][0], low, a[quad * mr + m]) : dot8(c[m][0], low, a[quad * mr + m]);
+      c[m][1] = Form::SHORT ? dot4(c[m][1], high, a[quad * mr + m]) : dot8(c[m][1], high, a[quad * mr + m]);
     }
   }
 }
 
+// What belongs to the codes that one dot of row m reads, row after row. `front` counts where a dot reads half a group
+// of inputs: the first, or the second.
+struct Starts {
+  const int32_t *start, *front;
+  const float* sum;
+
+  template <class Form, bool HALVES>
+  inline __attribute__((always_inline)) int32_t at(long m, bool second) const {
+    if (Form::OFFSET == 0) return DOT_START;
+    if (!HALVES) return start[m];
+    return second ? start[m] + Form::OFFSET * front[m] : DOT_START - Form::OFFSET * front[m];
+  }
+  template <bool HALVES>
+  inline __attribute__((always_inline)) float sum_of(long m, bool second) const {
+    if (!HALVES) return sum[m];
+    return second ? sum[m] - float(front[m]) : float(front[m]);
+  }
+};
+
 // out[(tile * mr + m) * ldo + c]. Dots start at DOT_ZERO less what the offset of the codes adds, and so end as the bits
 // of the float32 DOT_ZERO + dot: no conversion, and scale * x - scale * DOT_ZERO is rounded once. MANY tiles: codes of
-// four bits are unpacked once for all of them. GROUP: the group where it is known, or 0.
+// four bits are unpacked once for all of them. GROUP: the weights' group where it is known, or 0; it is that of the
+// inputs, or 16, half of theirs.
 template <int N, int GROUP, bool MANY, class Form>
 static void int_strips(const uint8_t* w, int any_group, const Strips& strips, float* out, long ldo) {
+  constexpr bool HALVES = GROUP == 16, UNPACK = MANY && Form::SMALL;
+  constexpr int COUNT = HALVES ? QUADS / 2 : QUADS;  // quads that are known to follow each other
   const Rows& in = strips.in;
   const int mr = strips.mr, K = in.cols, group = GROUP ? GROUP : any_group, tiles = MANY ? strips.tiles : 1;
-  const long sums = sums_of(K, group), scales = K / group;
+  const long sums = sums_of(K, HALVES ? 32 : group), scales = K / (HALVES ? 32 : group);
   const int32_t* a = reinterpret_cast<const int32_t*>(tile_data(in, strips.row0)) + strips.m0;
-  const int32_t* start = (Form::SMALL ? in.start4 : in.start8) + strips.row0 * sums + strips.m0;
-  const float* sum = in.sum + strips.row0 * sums + strips.m0;
+  const long s0 = strips.row0 * sums + strips.m0;
+  Starts starts{(Form::SHORT ? in.start4 : in.start8) + s0, in.front + s0, in.sum + s0};
   const float* scale = in.scale + strips.row0 * scales + strips.m0;
-  constexpr bool UNPACK = MANY && Form::SMALL;
+  const B table = Form::PICKED ? b_load(w) : B{};
+  if (Form::PICKED) w += 64;
   alignas(64) uint8_t plain[UNPACK ? DOT_BLOCK * PANEL : 1];
   for (int k = 0; k < K; k += group) {
     const Scales s = read_scales<Form>(w);
+    const bool second = HALVES && k % 32 != 0;
     for (int k1 = 0; k1 < group; k1 += DOT_BLOCK) {
-      const int count = GROUP == 4 * QUADS ? 1 : (group - k1 < DOT_BLOCK ? group - k1 : DOT_BLOCK) / (4 * QUADS);
+      const int count = GROUP ? 1 : (group - k1 < DOT_BLOCK ? group - k1 : DOT_BLOCK) / (4 * COUNT);
       if (UNPACK) {
-        for (int quad = 0; quad < count * QUADS; ++quad) {
+        for (int quad = 0; quad < count * COUNT; ++quad) {
           B low, high;
-          read_quad<Form>(w + quad * Form::QUAD, low, high);
+          read_quad<Form>(w + quad * Form::QUAD, table, low, high);
           __builtin_prefetch(w + quad * Form::QUAD + 2048);
           b_store(plain + quad * 128, low);
           b_store(plain + quad * 128 + 64, high);
@@ -99,41 +127,46 @@ static void int_strips(const uint8_t* w, int any_group, const Strips& strips, fl
         const int32_t* ta = a + long(tile) * mr * (K / 4);
         const long ts = long(tile) * mr * sums;
         I c[N][2];
-        for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = i_set(Form::MINIMA ? DOT_START : start[ts + m]);
+        for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = i_set(starts.at<Form, HALVES>(ts + m, second));
         for (int i = 0; i < count; ++i)
-          dots<N, Form, UNPACK>(c, UNPACK ? plain + i * QUADS * 128 : w + i * QUADS * Form::QUAD, ta + i * QUADS * mr,
-                                mr);
+          dots<N, COUNT, Form, UNPACK>(c, UNPACK ? plain + i * COUNT * 128 : w + i * COUNT * Form::QUAD, table,
+                                       ta + i * COUNT * mr, mr);
         float* to = out + long(tile) * mr * ldo;
         const float* by = scale + long(tile) * mr * scales;
         const bool first = k + k1 == 0;
         for (int m = 0; m < N; ++m) {
           for (int half = 0; half < 2; ++half) {
             F x = f_fma(s.by[half], dot_value(c[m][half]), s.zero[half]);
-            if (Form::MINIMA) x = f_fma(s.least[half], f_set(sum[ts + m]), x);
+            if (Form::MINIMA) x = f_fma(s.least[half], f_set(starts.sum_of<HALVES>(ts + m, second)), x);
             float* at = to + m * ldo + 16 * half;
             f_store(at, f_fma(f_set(by[m]), x, first ? f_set(0) : f_load(at)));
           }
         }
       }
-      w += count * QUADS * Form::QUAD;
-      a += count * QUADS * mr;
-      start += mr;
-      sum += mr;
+      w += count * COUNT * Form::QUAD;
+      a += count * COUNT * mr;
+      if (!HALVES || second) starts = {starts.start + mr, starts.front + mr, starts.sum + mr};
     }
-    scale += mr;
+    if (!HALVES || second) scale += mr;
   }
+}
+
+template <int N, int GROUP, class Form>
+static void int_groups(const uint8_t* w, int group, const Strips& strips, float* out, long ldo) {
+  if (strips.tiles == 1)
+    int_strips<N, GROUP, false, Form>(w, group, strips, out, ldo);
+  else
+    int_strips<N, GROUP, true, Form>(w, group, strips, out, ldo);
 }
 
 template <int N, class Form>
 static void int_panel(const uint8_t* w, int group, const Strips& strips, float* out, long ldo) {
-  if (group == 4 * QUADS && strips.tiles == 1)
-    int_strips<N, 4 * QUADS, false, Form>(w, group, strips, out, ldo);
-  else if (group == 4 * QUADS)
-    int_strips<N, 4 * QUADS, true, Form>(w, group, strips, out, ldo);
-  else if (strips.tiles == 1)
-    int_strips<N, 0, false, Form>(w, group, strips, out, ldo);
+  if (group == 32)
+    int_groups<N, 32, Form>(w, group, strips, out, ldo);
+  else if (group == 16)
+    int_groups<N, Form::HALVES ? 16 : 32, Form>(w, group, strips, out, ldo);
   else
-    int_strips<N, 0, true, Form>(w, group, strips, out, ldo);
+    int_groups<N, 0, Form>(w, group, strips, out, ldo);
 }
 
 // One pair of inputs against 32 outputs of bfloat16. Row m's pair lies at a + m * row (PAIRS: one uint32; else two
@@ -211,6 +244,10 @@ static void panel_strips(const octavo_weight& weight, const uint8_t* w, const St
       return int_panel<N, Codes<true, false>>(w, weight.group, strips, out, ldo);
     case OCTAVO_W4M:
       return int_panel<N, Codes<true, true>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W8M:
+      return int_panel<N, Codes<false, true>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W4L:
+      return int_panel<N, Codes<true, false, true>>(w, weight.group, strips, out, ldo);
     default:
       for (int tile = 0; tile < strips.tiles; ++tile) {
         const int row0 = strips.row0 + tile * strips.mr;

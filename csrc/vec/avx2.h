@@ -113,6 +113,9 @@ INLINE B b_high(B x) {
   const __m256i mask = _mm256_set1_epi8(15);
   return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, 4), mask)};
 }
+INLINE B b_pick(B table, B codes) {  // table[code], for codes 0..15; the table comes four times
+  return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
+}
 INLINE __m256i dot_unsigned(__m256i c, __m256i w, __m256i a) {  // |w| * |a| pairs must fit 16 bits
   return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
 }
