@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,11 @@ from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
-from octavo.kernels.weight import Weight
+from octavo.kernels.weight import Layout, Weight, read_as
 from octavo.models.registry import architecture_of
 from octavo.models.spec import Layer, ModelSpec
 from octavo.quant.folder import plain_tensors
-from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
+from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
 from octavo.quant.plain import PLAIN
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -34,6 +35,7 @@ LINE = 64  # bytes of a cache line
 LISTED = 4  # most tensors an error names
 CATEGORIES = {"embed": "embedding", "head": "head", "q": "attention", "k": "attention", "v": "attention"}
 CATEGORIES |= {"o": "attention", "gate": "feed_forward", "up": "feed_forward", "down": "feed_forward"}
+READ_TOGETHER = {"q": ("q", "k", "v"), "gate": ("gate", "up")}  # matrices of a layer that read one input
 
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
 
@@ -147,7 +149,31 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     problems.append(_listed("unfit", faults))
     if any(problems):
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
-    return entries
+    return agreed(entries)
+
+
+def agreed(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries whose matrices, where they read one input, read it in one form.
+
+    Groups that differ become the largest that divides them all: the same values. Codes beside plain numbers become
+    plain numbers too: rounded once.
+    """
+    forms = {entry.key: entry.form for entry in entries}
+    for key in forms:
+        at, _, part = key.rpartition(".")
+        together = [f"{at}.{name}" for name in READ_TOGETHER.get(part, ())]
+        found = [form for name in together if (form := forms.get(name))]
+        reads = [read_as(form.layout, form.group) for form in found]
+        if len(set(reads)) < 2:
+            continue
+        bits = max(bits for bits, _ in reads)
+        group = gcd(*(size for _, size in reads))
+        for name, form in zip(together, found, strict=True):
+            if bits == 8:
+                forms[name] = regrouped(form, group)
+            else:
+                forms[name] = widened(form, Layout.BF16 if bits == 16 else Layout.F32)
+    return [replace(entry, form=forms[entry.key]) for entry in entries]
 
 
 def shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], int]]:

@@ -78,6 +78,20 @@ def _numbers(values: Callable[[Array], npt.NDArray[np.float32]], dtype: str) -> 
     return Format(Layout.BF16, 0, lambda raw: Weight.bfloat16(to_bfloat16(values(raw))))
 
 
+def widened(form: Format, layout: Layout) -> Format:
+    """A form's values as plain numbers, F32 or BF16: to be read beside matrices that are kept so."""
+    if layout is form.layout:
+        return form
+    if layout is Layout.F32:
+        return Format(layout, 0, lambda raw: Weight.float32(form.pack(raw).dequantize()))
+    return Format(layout, 0, lambda raw: Weight.bfloat16(to_bfloat16(form.pack(raw).dequantize())))
+
+
+def regrouped(form: Format, group: int) -> Format:
+    """The same codes with their scales repeated for smaller groups, which must divide the form's."""
+    return Format(form.layout, group, lambda raw: form.pack(raw).regrouped(group)) if group < form.group else form
+
+
 def pack(form: Format, raw: Array, cols: int) -> Weight:
     """Pack a whole matrix. raw  # uint8 [rows, bytes of a row]. Raises ValueError for NaN or infinity."""
     rows = raw.shape[0]
