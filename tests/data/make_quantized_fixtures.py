@@ -8,7 +8,8 @@ Families and the tools that make them, each from the Python package index: compr
 loaded, from wherever the package lies on the path. AutoAWQ has no CPU code that unpacks its GEMV packing: there the
 expected weights are those that were given to it.
 
-Each case becomes a folder: config.json, model.safetensors with the module "x", and expected.safetensors, "x" in float32.
+Each case becomes a folder: config.json, model.safetensors with the module "x", and expected.safetensors, its weights in
+float32.
 """
 
 from __future__ import annotations
