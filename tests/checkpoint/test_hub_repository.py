@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 
 import fake_hub
 import pytest
@@ -38,6 +39,16 @@ def refused(words, model, **options):
     with pytest.raises(ModelError, match=words) as caught:
         hub.resolve(model, **options)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_pickled_weights_are_fetched_where_there_are_no_others(files, tmp_path):
+    pickled = (Path(__file__).parents[1] / "data" / "pickled" / "zip.bin").read_bytes()
+    left = {name: data for name, data in files.items() if "safetensors" not in name} | {"pytorch_model.bin": pickled}
+    with FakeHub({"org/m": left}) as server:
+        path = hub.resolve("org/m", cache_dir=tmp_path, endpoint=server.endpoint)
+        assert fetched(server) == set(left) - {"x.py"}
+    with open_source(path) as source:
+        assert "embed.weight" in source.tensors
 
 
 def test_a_repository_is_fetched_once_and_only_what_is_read(files, tmp_path, closed_port):

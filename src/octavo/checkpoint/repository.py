@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,7 +29,12 @@ FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
 )
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")  # where no safetensors are
+SAFETENSORS = "model*.safetensors"
 PAPERS = ("README.md", "LICENSE*")
 POLL_SECONDS = 0.1
 TIMEOUT_SECONDS = 20.0
@@ -64,6 +69,8 @@ def fetch_repository(
             raise ModelError(f"{label}: {_reason(error, unknown)}") from error
         return kept / file if file else kept
     _check_listing(label, file, list(sizes))
+    if not file and not _any_of(SAFETENSORS, sizes):
+        patterns += PICKLED
     total = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in patterns))
     blobs = cache_dir / f"models--{repository.replace('/', '--')}" / "blobs"
     try:
@@ -90,9 +97,14 @@ def _check_listing(label: str, file: str | None, names: list[str]) -> None:
     missing = [part for part in parts_of(file) if part not in names] if file else []
     if missing:
         raise ModelError(f"{label}: there is no {missing[0]}{listed}")
-    if not file and not any(fnmatch(name, "model*.safetensors") for name in names):
+    if not file and not _any_of(SAFETENSORS, names) and not _any_of("pytorch_model*.bin", names):
         hint = f"{listed}: name one, as in {label}/{ggufs[0]}" if ggufs else ""
         raise ModelError(f"{label}: there are no safetensors files{hint}")
+
+
+def _any_of(pattern: str, names: Iterable[str]) -> bool:
+    """Whether there is a file of this pattern."""
+    return any(fnmatch(name, pattern) for name in names)
 
 
 def _silent() -> type[Any]:
