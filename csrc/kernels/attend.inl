@@ -291,7 +291,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
         const int n = end - i < ROWS ? end - i : ROWS;
         if (item.partial < 0 && s.limit[i + n - 1] <= keys.first) continue;
         float *top = s.block_top, *sum = s.block_sum;
-        WITH_ROWS(n, attend_block, config, keys, s.q + i * q_row, s.limit + i, s, top, sum)
+        WITH_ROWS(ROWS, n, attend_block, config, keys, s.q + i * q_row, s.limit + i, s, top, sum)
         if (item.partial < 0) {
           merge_rows(n, D, block == item.block0, s.part, top, sum, s.row + i, s.top + i, s.sum + i);
           continue;
