@@ -6,6 +6,8 @@
 #include <cstring>
 #include <new>
 
+#include "unpack.h"
+
 namespace octavo {
 
 namespace {
@@ -39,55 +41,6 @@ int blocks_of(int keys) {
   return (keys + BLOCK - 1) / BLOCK;
 }
 
-float half_value(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7FFF;
-  uint32_t bits = sign | ((rest << 13) + 0x38000000);
-  if (rest >= 0x7C00) bits = sign | 0x7F800000 | (rest & 0x3FF) << 13;
-  float value;
-  if (rest < 0x400) {
-    value = float(rest) * 0x1p-24f;
-    return sign ? -value : value;
-  }
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-// Row `id` of a packed matrix, as float32.
-void unpack_row(const octavo_weight& w, int id, float* out) {
-  const uint8_t* panel = w.data + size_t(id / PANEL) * panel_bytes(w);
-  const int c = id % PANEL;
-  if (w.layout == OCTAVO_F32) {
-    for (int k = 0; k < w.cols; ++k) std::memcpy(out + k, panel + (size_t(k) * PANEL + c) * 4, 4);
-    return;
-  }
-  if (w.layout == OCTAVO_BF16) {
-    for (int k = 0; k < w.cols; ++k) {
-      uint16_t bits;
-      std::memcpy(&bits, panel + (size_t(k / 2) * 2 * PANEL + 2 * c + k % 2) * 2, 2);
-      const uint32_t wide = uint32_t(bits) << 16;
-      std::memcpy(out + k, &wide, 4);
-    }
-    return;
-  }
-  for (int k0 = 0; k0 < w.cols; k0 += w.group) {
-    const float scale = half_value(panel + 2 * c);
-    const float minimum = w.layout == OCTAVO_W4M ? half_value(panel + 64 + 2 * c) : 0.f;
-    panel += w.layout == OCTAVO_W4M ? 128 : 64;
-    for (int k = 0; k < w.group; ++k) {
-      if (w.layout == OCTAVO_W8) {
-        out[k0 + k] = scale * float(int(panel[(k / 4) * 128 + 4 * c + k % 4]) - 128);
-      } else {
-        const uint8_t both = panel[(k / 4) * 64 + 4 * (c % 16) + k % 4];
-        const int code = c < 16 ? both & 15 : both >> 4;
-        out[k0 + k] = w.layout == OCTAVO_W4 ? scale * float(code - 8) : scale * float(code) + minimum;
-      }
-    }
-    panel += w.group * (w.layout == OCTAVO_W8 ? 32 : 16);
-  }
-}
-
 }  // namespace
 
 // What working memory is made of; offsets into the arena, in the order they are laid out.
@@ -119,7 +72,7 @@ struct Executor::Sizes {
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
     const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
     scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head}));
-    arena = x + q + 2 * (data + 4 * sums) + partials + logits + 5 * spans + candidates + bounds + scratch * c.threads;
+    arena = x + q + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + scratch * c.threads;
     lists = most_items(c) * (sizeof(Item) + sizeof(Merge)) + size_t(c.max_tokens) * 5 +
             DrawScratch::bytes(c.vocab) * c.threads + rows * HEAD_ROW_BYTES;
   }
@@ -162,6 +115,7 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
     buffer.sum = reinterpret_cast<float*>(take(sizes.sums));
     buffer.start4 = reinterpret_cast<int32_t*>(take(sizes.sums));
     buffer.start8 = reinterpret_cast<int32_t*>(take(sizes.sums));
+    buffer.front = reinterpret_cast<int32_t*>(take(sizes.sums));
   }
   memory_.partials = reinterpret_cast<float*>(take(sizes.partials));
   memory_.logits = reinterpret_cast<float*>(take(sizes.logits));
@@ -191,7 +145,7 @@ void Executor::bind_pages(uint8_t* pages, int64_t layer_stride) {
 
 Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
   const Buffer& b = buffers_[buffer];
-  return {act, rows, cols, b.data, b.scale, b.sum, b.start4, b.start8};
+  return {act, rows, cols, b.data, b.scale, b.sum, b.start4, b.start8, b.front};
 }
 
 // Where each row's key goes, and the attention's work list, the same for all layers. Allocates nothing.

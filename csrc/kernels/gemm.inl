@@ -20,10 +20,14 @@ struct Scales {
   F by, zero, least;
 };
 
-template <bool FOUR_BITS, bool MIN>
+// Two outputs a byte or one; with minima or not; codes as they are or picked from the panel's table.
+template <bool FOUR_BITS, bool MIN, bool TABLE = false>
 struct Codes {
-  static constexpr bool SMALL = FOUR_BITS, MINIMA = MIN;
-  static constexpr int QUAD = FOUR_BITS ? 64 : 128;  // bytes of four inputs
+  static constexpr bool SMALL = FOUR_BITS, MINIMA = MIN, PICKED = TABLE;
+  static constexpr bool SHORT = SMALL && !TABLE;                   // no code is above 15
+  static constexpr int QUAD = FOUR_BITS ? 64 : 128;                // bytes of four inputs
+  static constexpr int OFFSET = !SHORT ? W8_OFFSET : MIN ? 0 : 8;  // what every code has too much in its dot
+  static constexpr bool HALVES = !TABLE && (FOUR_BITS || !MIN);    // whether there are groups of 16
 };
 
 template <class Form>
@@ -34,123 +38,152 @@ INLINE Scales read_scales(const uint8_t* w, int half) {
 
 // Four inputs of 16 outputs, one byte each.
 template <class Form>
-INLINE B read_quad(const uint8_t* w, int half) {
-  if (!Form::SMALL) return b_load(w + 64 * half);
-  const B both = b_load(w);
-  return half == 0 ? b_low(both) : b_high(both);
+INLINE B read_quad(const uint8_t* w, B table, int side) {
+  if (!Form::SMALL) return b_load(w + 64 * side);
+  const B both = b_load(w), codes = side == 0 ? b_low(both) : b_high(both);
+  return Form::PICKED ? b_pick(table, codes) : codes;
 }
 
-// The dots of 32 inputs of N rows, for HALVES times 16 outputs from half h0 on. PLAIN: codes of a byte at `w`, whatever
-// the form.
-template <int N, int HALVES, class Form, bool PLAIN, class Sum>
-INLINE void dots(Sum (&c)[N][HALVES], const uint8_t* w, int h0, const int32_t* a, int mr) {
+// The dots of 4 * COUNT inputs of N rows, for SIDES times 16 outputs from `side0` on. PLAIN: codes of a byte at `w`,
+// whatever the form.
+template <int N, int SIDES, int COUNT, class Form, bool PLAIN, class Sum>
+INLINE void dots(Sum (&c)[N][SIDES], const uint8_t* w, B table, int side0, const int32_t* a, int mr) {
 #pragma GCC unroll 8
-  for (int quad = 0; quad < QUADS; ++quad) {
-    B b[HALVES];
-    for (int half = 0; half < HALVES; ++half)
-      b[half] = PLAIN ? b_load(w + quad * 128 + 64 * (h0 + half)) : read_quad<Form>(w + quad * Form::QUAD, h0 + half);
+  for (int quad = 0; quad < COUNT; ++quad) {
+    B b[SIDES];
+    for (int side = 0; side < SIDES; ++side)
+      b[side] = PLAIN ? b_load(w + quad * 128 + 64 * (side0 + side))
+                      : read_quad<Form>(w + quad * Form::QUAD, table, side0 + side);
 #pragma GCC unroll 8
     for (int m = 0; m < N; ++m) {
-      for (int half = 0; half < HALVES; ++half) {
-        Sum& sum = c[m][half];
-        if constexpr (Form::SMALL)
-          sum = dot4(sum, b[half], a[quad * mr + m]);
+      for (int side = 0; side < SIDES; ++side) {
+        Sum& sum = c[m][side];
+        if constexpr (Form::SHORT)
+          sum = dot4(sum, b[side], a[quad * mr + m]);
         else
-          sum = dot8(sum, b[half], a[quad * mr + m]);
+          sum = dot8(sum, b[side], a[quad * mr + m]);
       }
     }
   }
 }
 
-// As `dots`, but codes of four bits are summed as Short before they are added to c.
-template <int N, int HALVES, class Form, bool PLAIN>
-INLINE void add_dots(I (&c)[N][HALVES], const uint8_t* w, int h0, const int32_t* a, int mr) {
-  if constexpr (Form::SMALL && SHORT_SUMS) {
-    Short sum[N][HALVES];
+// As `dots`, but codes up to 15 are summed as Short before they are added to c.
+template <int N, int SIDES, int COUNT, class Form, bool PLAIN>
+INLINE void add_dots(I (&c)[N][SIDES], const uint8_t* w, B table, int side0, const int32_t* a, int mr) {
+  if constexpr (Form::SHORT && SHORT_SUMS) {
+    Short sum[N][SIDES];
     for (int m = 0; m < N; ++m)
-      for (int half = 0; half < HALVES; ++half) sum[m][half] = short_zero();
-    dots<N, HALVES, Form, PLAIN>(sum, w, h0, a, mr);
+      for (int side = 0; side < SIDES; ++side) sum[m][side] = short_zero();
+    dots<N, SIDES, COUNT, Form, PLAIN>(sum, w, table, side0, a, mr);
     for (int m = 0; m < N; ++m)
-      for (int half = 0; half < HALVES; ++half) c[m][half] = c[m][half] + short_sum(sum[m][half]);
+      for (int side = 0; side < SIDES; ++side) c[m][side] = c[m][side] + short_sum(sum[m][side]);
   } else {
-    dots<N, HALVES, Form, PLAIN>(c, w, h0, a, mr);
+    dots<N, SIDES, COUNT, Form, PLAIN>(c, w, table, side0, a, mr);
   }
 }
 
+// What belongs to the codes that one dot of row m reads, row after row. `front` counts where a dot reads half a group
+// of inputs: the first, or the second.
+struct Starts {
+  const int32_t *start, *front;
+  const float* sum;
+
+  template <class Form, bool HALVES>
+  inline __attribute__((always_inline)) int32_t at(long m, bool second) const {
+    if (Form::OFFSET == 0) return DOT_START;
+    if (!HALVES) return start[m];
+    return second ? start[m] + Form::OFFSET * front[m] : DOT_START - Form::OFFSET * front[m];
+  }
+  template <bool HALVES>
+  inline __attribute__((always_inline)) float sum_of(long m, bool second) const {
+    if (!HALVES) return sum[m];
+    return second ? sum[m] - float(front[m]) : float(front[m]);
+  }
+};
+
 // out[(tile * mr + m) * ldo + c]. Dots start at DOT_ZERO less what the offset of the codes adds, and so end as the bits
 // of the float32 DOT_ZERO + dot: no conversion, and scale * x - scale * DOT_ZERO is rounded once. MANY strips: codes of
-// four bits are unpacked once for all of them. GROUP: the group where it is known, or 0.
+// four bits are unpacked once for all of them. GROUP: the weights' group where it is known, or 0; it is that of the
+// inputs, or 16, half of theirs.
 template <int N, int GROUP, bool MANY, class Form>
 static void int_strips(const uint8_t* w, int any_group, const Strips& strips, float* out, long ldo) {
+  constexpr bool HALVES = GROUP == 16, UNPACK = MANY && Form::SMALL;
+  constexpr int COUNT = HALVES ? QUADS / 2 : QUADS;  // quads that are known to follow each other
+  constexpr int SIDES = 2 * N <= CODE_SUMS ? 2 : 1;
   const Rows& in = strips.in;
   const int mr = strips.mr, K = in.cols, group = GROUP ? GROUP : any_group, tiles = MANY ? strips.tiles : 1;
   const int rows = CODE_ROWS < TILE ? strips.strips * N : N;
-  const long sums = sums_of(K, group), scales = K / group;
+  const long sums = sums_of(K, HALVES ? 32 : group), scales = K / (HALVES ? 32 : group);
   const int32_t* a = reinterpret_cast<const int32_t*>(tile_data(in, strips.row0)) + strips.m0;
-  const int32_t* start = (Form::SMALL ? in.start4 : in.start8) + strips.row0 * sums + strips.m0;
-  const float* sum = in.sum + strips.row0 * sums + strips.m0;
+  const long s0 = strips.row0 * sums + strips.m0;
+  Starts starts{(Form::SHORT ? in.start4 : in.start8) + s0, in.front + s0, in.sum + s0};
   const float* scale = in.scale + strips.row0 * scales + strips.m0;
-  constexpr bool UNPACK = MANY && Form::SMALL;
-  constexpr int HALVES = 2 * N <= CODE_SUMS ? 2 : 1;
+  const B table = Form::PICKED ? b_load(w) : B{};
+  if (Form::PICKED) w += 64;
   alignas(64) uint8_t plain[UNPACK ? DOT_BLOCK * PANEL : 1];
   for (int k = 0; k < K; k += group) {
     const uint8_t* head = w;
     w += Form::MINIMA ? 128 : 64;
+    const bool second = HALVES && k % 32 != 0;
     for (int k1 = 0; k1 < group; k1 += DOT_BLOCK) {
-      const int count = GROUP == 4 * QUADS ? 1 : (group - k1 < DOT_BLOCK ? group - k1 : DOT_BLOCK) / (4 * QUADS);
+      const int count = GROUP ? 1 : (group - k1 < DOT_BLOCK ? group - k1 : DOT_BLOCK) / (4 * COUNT);
       if (UNPACK) {
-        for (int quad = 0; quad < count * QUADS; ++quad) {
+        for (int quad = 0; quad < count * COUNT; ++quad) {
           __builtin_prefetch(w + quad * Form::QUAD + 2048);
-          for (int half = 0; half < 2; ++half)
-            b_store(plain + quad * 128 + 64 * half, read_quad<Form>(w + quad * Form::QUAD, half));
+          for (int side = 0; side < 2; ++side)
+            b_store(plain + quad * 128 + 64 * side, read_quad<Form>(w + quad * Form::QUAD, table, side));
         }
       }
       const bool first = k + k1 == 0;
-      for (int h0 = 0; h0 < 2; h0 += HALVES) {
-        Scales s[HALVES];
-        for (int half = 0; half < HALVES; ++half) s[half] = read_scales<Form>(head, h0 + half);
+      for (int side0 = 0; side0 < 2; side0 += SIDES) {
+        Scales s[SIDES];
+        for (int side = 0; side < SIDES; ++side) s[side] = read_scales<Form>(head, side0 + side);
         for (int tile = 0, m0 = 0; tile < tiles; m0 + N < rows ? m0 += N : (m0 = 0, ++tile)) {
           const int32_t* ta = a + long(tile) * mr * (K / 4) + m0;
           const long ts = long(tile) * mr * sums + m0;
-          I c[N][HALVES];
+          I c[N][SIDES];
           for (int m = 0; m < N; ++m)
-            for (int half = 0; half < HALVES; ++half) c[m][half] = i_set(Form::MINIMA ? DOT_START : start[ts + m]);
+            for (int side = 0; side < SIDES; ++side) c[m][side] = i_set(starts.at<Form, HALVES>(ts + m, second));
           for (int i = 0; i < count; ++i) {
-            const uint8_t* codes = UNPACK ? plain + i * QUADS * 128 : w + i * QUADS * Form::QUAD;
-            add_dots<N, HALVES, Form, UNPACK>(c, codes, h0, ta + i * QUADS * mr, mr);
+            const uint8_t* codes = UNPACK ? plain + i * COUNT * 128 : w + i * COUNT * Form::QUAD;
+            add_dots<N, SIDES, COUNT, Form, UNPACK>(c, codes, table, side0, ta + i * COUNT * mr, mr);
           }
-          float* to = out + (long(tile) * mr + m0) * ldo + 16 * h0;
+          float* to = out + (long(tile) * mr + m0) * ldo + 16 * side0;
           const float* by = scale + long(tile) * mr * scales + m0;
           for (int m = 0; m < N; ++m) {
-            for (int half = 0; half < HALVES; ++half) {
-              F x = f_fma(s[half].by, dot_value(c[m][half]), s[half].zero);
-              if (Form::MINIMA) x = f_fma(s[half].least, f_set(sum[ts + m]), x);
-              float* at = to + m * ldo + 16 * half;
+            for (int side = 0; side < SIDES; ++side) {
+              F x = f_fma(s[side].by, dot_value(c[m][side]), s[side].zero);
+              if (Form::MINIMA) x = f_fma(s[side].least, f_set(starts.sum_of<HALVES>(ts + m, second)), x);
+              float* at = to + m * ldo + 16 * side;
               f_store(at, f_fma(f_set(by[m]), x, first ? f_set(0) : f_load(at)));
             }
           }
         }
       }
-      w += count * QUADS * Form::QUAD;
-      a += count * QUADS * mr;
-      start += mr;
-      sum += mr;
+      w += count * COUNT * Form::QUAD;
+      a += count * COUNT * mr;
+      if (!HALVES || second) starts = {starts.start + mr, starts.front + mr, starts.sum + mr};
     }
-    scale += mr;
+    if (!HALVES || second) scale += mr;
   }
+}
+
+template <int N, int GROUP, class Form>
+static void int_groups(const uint8_t* w, int group, const Strips& strips, float* out, long ldo) {
+  if (strips.tiles * strips.strips == 1)
+    int_strips<N, GROUP, false, Form>(w, group, strips, out, ldo);
+  else
+    int_strips<N, GROUP, true, Form>(w, group, strips, out, ldo);
 }
 
 template <int N, class Form>
 static void int_panel(const uint8_t* w, int group, const Strips& strips, float* out, long ldo) {
-  const bool many = strips.tiles * strips.strips > 1;
-  if (group == 4 * QUADS && !many)
-    int_strips<N, 4 * QUADS, false, Form>(w, group, strips, out, ldo);
-  else if (group == 4 * QUADS)
-    int_strips<N, 4 * QUADS, true, Form>(w, group, strips, out, ldo);
-  else if (!many)
-    int_strips<N, 0, false, Form>(w, group, strips, out, ldo);
+  if (group == 32)
+    int_groups<N, 32, Form>(w, group, strips, out, ldo);
+  else if (group == 16)
+    int_groups<N, Form::HALVES ? 16 : 32, Form>(w, group, strips, out, ldo);
   else
-    int_strips<N, 0, true, Form>(w, group, strips, out, ldo);
+    int_groups<N, 0, Form>(w, group, strips, out, ldo);
 }
 
 // One pair of inputs against 32 outputs of bfloat16. Row m's pair lies at a + m * row (PAIRS: one uint32; else two
@@ -221,12 +254,18 @@ static void f32_tile(const uint8_t* w, const Rows& in, int row0, int mr, int m0,
 
 template <int N>
 static void code_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
-  if (weight.layout == OCTAVO_W8)
-    int_panel<N, Codes<false, false>>(w, weight.group, strips, out, ldo);
-  else if (weight.layout == OCTAVO_W4)
-    int_panel<N, Codes<true, false>>(w, weight.group, strips, out, ldo);
-  else
-    int_panel<N, Codes<true, true>>(w, weight.group, strips, out, ldo);
+  switch (weight.layout) {
+    case OCTAVO_W8:
+      return int_panel<N, Codes<false, false>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W4:
+      return int_panel<N, Codes<true, false>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W4M:
+      return int_panel<N, Codes<true, true>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W8M:
+      return int_panel<N, Codes<false, true>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W4L:
+      return int_panel<N, Codes<true, false, true>>(w, weight.group, strips, out, ldo);
+  }
 }
 
 template <int N>

@@ -115,6 +115,9 @@ INLINE B b_high(B x) {
   const __m256i mask = _mm256_set1_epi8(15);
   return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, 4), mask)};
 }
+INLINE B b_pick(B table, B codes) {  // table[code], for codes 0..15; the table comes four times
+  return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
+}
 INLINE __m256i dot_signed(__m256i c, __m256i w, __m256i a) {  // w biased by 128; 128 * 127 * 2 fits 16 bits
   const __m256i plain = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(plain), _mm256_sign_epi8(a, plain));

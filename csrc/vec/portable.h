@@ -155,6 +155,10 @@ INLINE B b_high(B a) {
   for (int i = 0; i < 64; ++i) a.v[i] >>= 4;
   return a;
 }
+INLINE B b_pick(B table, B codes) {
+  for (int i = 0; i < 64; ++i) codes.v[i] = table.v[codes.v[i]];
+  return codes;
+}
 INLINE void b_store(uint8_t* p, B a) {
   __builtin_memcpy(p, a.v, 64);
 }

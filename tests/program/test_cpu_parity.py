@@ -12,6 +12,7 @@ from op_cases import Case, Shape, Texts, cases, make_program
 
 from octavo.core.errors import ModelError
 from octavo.kernels import native
+from octavo.kernels.weight import HALVES, Layout
 from octavo.program.cpu import Cpu
 from octavo.program.reference import Reference
 
@@ -51,9 +52,11 @@ def test_every_instruction_set_computes_what_the_reference_does(name: str) -> No
 
 
 @pytest.mark.parametrize("isa", native.isas())
-@pytest.mark.parametrize("layout", ["F32", "BF16", "W8", "W4", "W4M"])
-def test_a_row_is_the_same_bits_whatever_runs_beside_it(layout: str, isa: str) -> None:
-    case = CASES[f"whole/{layout}"]
+@pytest.mark.parametrize(
+    "name", [*(f"whole/{layout.name}" for layout in Layout), *(f"groups/{layout.name}/16" for layout in HALVES)]
+)
+def test_a_row_is_the_same_bits_whatever_runs_beside_it(name: str, isa: str) -> None:
+    case = CASES[name]
     rows: dict[tuple[int, int], np.ndarray] = {}  # by (slot, position)
     for threads, max_tokens in ((1, 192), (2, 64), (3, 64)):
         executor = Cpu(case.program, threads, max_tokens=max_tokens, isa=isa)

@@ -1,7 +1,7 @@
 """A checkpoint as one thing, whatever its format: settings, tensors, the files beside them. Knows no model.
 
-A source is a GGUF file, or a folder of safetensors with its config.json. It stays open, its tensors lazy, until
-`close`.
+A source is a GGUF file or the first of its parts, or a folder of safetensors with its config.json. It stays open, its
+tensors lazy, until `close`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from octavo.checkpoint.gguf import open_gguf
 from octavo.checkpoint.safetensors import INDEX, SINGLE, read_json, read_tensors
+from octavo.checkpoint.split import is_later_part, open_gguf
 from octavo.checkpoint.tensor import Mapped, Tensor
 from octavo.core.errors import ModelError
 
@@ -49,7 +49,7 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Open a .gguf file, a folder of safetensors, or a folder that holds one .gguf. Raises ModelError, of one line."""
+    """Open a .gguf file, a folder of safetensors, or one that holds one .gguf model. Raises ModelError, of one line."""
     path = Path(path)
     if os.path.isdir(path):  # unlike Path.is_dir, false for names no file system can hold
         return _open_folder(path)
@@ -57,8 +57,8 @@ def open_source(path: Path) -> Source:
         raise ModelError(f"{path}: no such file or folder; expected a .gguf file or a folder with config.json")
     if path.suffix == ".safetensors":
         raise ModelError(f"{path}: give the folder that holds it and its config.json")
-    file, metadata, tensors = open_gguf(path)
-    return Source(path, "gguf", metadata, {}, tensors, (file,))
+    files, metadata, tensors = open_gguf(path)
+    return Source(path, "gguf", metadata, {}, tensors, files)
 
 
 def _open_folder(path: Path) -> Source:
@@ -69,7 +69,7 @@ def _open_folder(path: Path) -> Source:
         config = read_json(path / "config.json")
         files, tensors = read_tensors(path)
         return Source(path, "safetensors", {}, config, tensors, tuple(files))
-    found = sorted(path.glob("*.gguf"))
+    found = sorted(file for file in path.glob("*.gguf") if not is_later_part(file.name))
     if len(found) == 1:
         return open_source(found[0])
     if found:

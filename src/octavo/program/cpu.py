@@ -12,12 +12,11 @@ from octavo.cache.store import KvStore
 from octavo.core.errors import ModelError
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
-from octavo.kernels.weight import Layout, Weight
+from octavo.kernels.weight import Weight, read_as
 from octavo.program.batch import Batch, Drawn
 from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv
 
 HEAD_ROWS = 64  # head rows projected together
-ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
 
 
 class Cpu:
@@ -167,10 +166,7 @@ def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], wri
 
 
 def _check_act(name: str, weight: Weight, act: Act) -> None:
-    fits = act.bits == ACT_BITS[weight.layout]
-    if act.bits == 8:
-        fits = fits and act.group == weight.group and act.group > 0 and act.group % 32 == 0
-    if not fits:
+    if (act.bits, act.group) != read_as(weight.layout, weight.group) or act.group % 32:
         raise ModelError(
             f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "
             f"in groups of {act.group}; all weights of one operation must have the same kind of layout"

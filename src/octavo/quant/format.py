@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.kernels.weight import PANEL, Array, Layout, Weight, aligned, panel_bytes
-from octavo.quant.ggml import q4_0, q4_1, q8_0
+from octavo.quant import ggml, superblock
 from octavo.quant.plain import PLAIN, bfloat16_bits, float32_values
 
 STEP = 1 << 17  # values packed at a time, about: the working set stays in the cache
@@ -35,9 +35,19 @@ class Format:
 
 
 QUANTIZED = {
-    "Q8_0": Format(Layout.W8, 32, q8_0),
-    "Q4_0": Format(Layout.W4, 32, q4_0),
-    "Q4_1": Format(Layout.W4M, 32, q4_1),
+    "Q8_0": Format(Layout.W8, 32, ggml.q8_0),
+    "Q4_0": Format(Layout.W4, 32, ggml.q4_0),
+    "Q4_1": Format(Layout.W4M, 32, ggml.q4_1),
+    "Q5_0": Format(Layout.W8, 32, ggml.q5_0),
+    "Q5_1": Format(Layout.W8M, 32, ggml.q5_1),
+    "Q2_K": Format(Layout.W4M, 16, superblock.q2_k),
+    "Q3_K": Format(Layout.W4, 16, superblock.q3_k),
+    "Q4_K": Format(Layout.W4M, 32, superblock.q4_k),
+    "Q5_K": Format(Layout.W8M, 32, superblock.q5_k),
+    "Q6_K": Format(Layout.W8, 16, superblock.q6_k),
+    "IQ4_NL": Format(Layout.W4L, 32, ggml.iq4_nl),
+    "IQ4_XS": Format(Layout.W4L, 32, superblock.iq4_xs),
+    "MXFP4": Format(Layout.W4L, 32, ggml.mxfp4),
 }
 SUPPORTED = (*PLAIN, *QUANTIZED)
 
