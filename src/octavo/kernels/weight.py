@@ -177,6 +177,17 @@ class Weight:
             values += _tail(packed, 64)
         return np.asarray(values.reshape(-1, self.cols)[: self.rows], np.float32)
 
+    def regrouped(self, group: int) -> Weight:
+        """The same values, the scale of every group repeated for smaller groups, whose size divides the group's."""
+        assert self.layout in QUANTIZED and self.group % group == 0 and group % 32 == 0
+        first, head = 64 if self.layout is Layout.W4L else 0, 128 if self.layout in MINIMA else 64
+        panels, times = self.data.reshape(self.panels, -1), self.group // group
+        groups = panels[:, first:].reshape(self.panels, self.cols // self.group, -1)
+        heads = np.repeat(groups[:, :, :head], times, axis=1)
+        codes = groups[:, :, head:].reshape(*heads.shape[:2], -1)
+        body = np.concatenate([heads, codes], axis=2).reshape(self.panels, -1)
+        return Weight(self.layout, self.rows, self.cols, group, _joined(panels[:, :first], body))
+
     def _codes(self, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What scales multiply. body  # [panels, groups, bytes]; result  # [panels * 32, groups, group]"""
         panels, groups = body.shape[:2]

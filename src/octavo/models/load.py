@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
 
 from octavo.checkpoint.source import Source
-from octavo.checkpoint.tensor import Bytes, Tensor, shown
+from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
-from octavo.kernels.weight import Weight
+from octavo.kernels.weight import Layout, Weight, read_as
 from octavo.models.registry import architecture_of
 from octavo.models.spec import Layer, ModelSpec
-from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
+from octavo.quant.folder import plain_tensors
+from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
 from octavo.quant.plain import PLAIN
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -33,6 +35,7 @@ LINE = 64  # bytes of a cache line
 LISTED = 4  # most tensors an error names
 CATEGORIES = {"embed": "embedding", "head": "head", "q": "attention", "k": "attention", "v": "attention"}
 CATEGORIES |= {"o": "attention", "gate": "feed_forward", "up": "feed_forward", "down": "feed_forward"}
+READ_TOGETHER = {"q": ("q", "k", "v"), "gate": ("gate", "up")}  # matrices of a layer that read one input
 
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
 
@@ -42,7 +45,7 @@ class Entry:
     """One tensor to load. `form` None: a vector. `heads`: rows to put back in Hugging Face order, 0: as they are."""
 
     key: str
-    tensor: Tensor
+    tensor: Tensor | Derived
     form: Format | None
     heads: int
 
@@ -90,7 +93,7 @@ def parts(entries: Sequence[Entry], progress: Callable[[float], None] | None = N
             packed = _read(entry)
         except ValueError as error:
             raise ModelError(f"{entry.tensor.file.path}: tensor {shown(entry.tensor.name)} {error}") from None
-        entry.tensor.file.release(entry.tensor.start, entry.tensor.nbytes)
+        entry.tensor.release()
         yield np.pad(packed, (0, entry.room - packed.nbytes))
         done += entry.tensor.nbytes
         if progress:
@@ -125,17 +128,17 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides."""
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
-    tensors = architecture_of(source).tensors[source.kind]
+    tensors, stored = architecture_of(source).tensors[source.kind], plain_tensors(source)
     wanted = {key: (_written(tensors.names, key), shape, heads) for key, shape, heads in shapes(spec)}
-    missing = [name for name, _, _ in wanted.values() if name not in source.tensors]
+    missing = [name for name, _, _ in wanted.values() if name not in stored]
     known = {name for name, _, _ in wanted.values()}
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
-    extra = [name for name in source.tensors if name not in known and not harmless.fullmatch(name)]
+    extra = [name for name in stored if name not in known and not harmless.fullmatch(name)]
     faults, entries = [], []
     for key, (name, shape, heads) in wanted.items():
-        if name not in source.tensors:
+        if name not in stored:
             continue
-        tensor = source.tensors[name]
+        tensor = stored[name]
         form = format_of(tensor.dtype, dtype) if len(shape) == 2 else None
         fault = _fault(tensor, shape, form)
         if fault:
@@ -146,7 +149,31 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     problems.append(_listed("unfit", faults))
     if any(problems):
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
-    return entries
+    return agreed(entries)
+
+
+def agreed(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries whose matrices, where they read one input, read it in one form.
+
+    Groups that differ become the largest that divides them all: the same values. Codes beside plain numbers become
+    plain numbers too: rounded once.
+    """
+    forms = {entry.key: entry.form for entry in entries}
+    for key in forms:
+        at, _, part = key.rpartition(".")
+        together = [f"{at}.{name}" for name in READ_TOGETHER.get(part, ())]
+        found = [form for name in together if (form := forms.get(name))]
+        reads = [read_as(form.layout, form.group) for form in found]
+        if len(set(reads)) < 2:
+            continue
+        bits = max(bits for bits, _ in reads)
+        group = gcd(*(size for _, size in reads))
+        for name, form in zip(together, found, strict=True):
+            if bits == 8:
+                forms[name] = regrouped(form, group)
+            else:
+                forms[name] = widened(form, Layout.BF16 if bits == 16 else Layout.F32)
+    return [replace(entry, form=forms[entry.key]) for entry in entries]
 
 
 def shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], int]]:
@@ -188,7 +215,7 @@ def _written(names: Mapping[str, str], key: str) -> str:
     return names[key]
 
 
-def _fault(tensor: Tensor, shape: tuple[int, ...], form: Format | None) -> str:
+def _fault(tensor: Tensor | Derived, shape: tuple[int, ...], form: Format | None) -> str:
     """What is wrong with a tensor, or nothing."""
     if tensor.shape != shape:
         return f"has the shape {list(tensor.shape)}, expected {list(shape)}"

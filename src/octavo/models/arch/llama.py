@@ -45,7 +45,6 @@ def spec(c: Settings) -> ModelSpec:
 def refuse_variations(c: Settings, head_dim: int, max_len: int) -> None:
     """Raise for the mathematics that files under this name may ask for and that is not declared here."""
     c.only("hidden_act", "silu", "swish")
-    c.only("quantization_config")
     c.only("num_local_experts", 0)
     c.only("value_head_dim", head_dim)
     c.only("rotary_dim", head_dim)
