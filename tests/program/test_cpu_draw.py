@@ -15,7 +15,7 @@ from octavo.kernels.weight import Layout, Weight
 from octavo.program import sampling
 from octavo.program.batch import Batch, HeadRows
 from octavo.program.cpu import HEAD_ROWS, Cpu
-from octavo.program.ops import Act, Embed, Head, Program
+from octavo.program.ops import Act, Embed, Head, Norming, Program
 
 ISAS = native.isas()
 
@@ -27,7 +27,7 @@ def peaked(vocab: int, spread: float, seed: int = 0) -> Program:
     table = Weight.float32(rng.normal(0, 1, (vocab, width)).astype(np.float32))
     matrix = (rng.normal(0, spread * width**-0.5, (vocab, width))).astype(np.float32)
     matrix[vocab // 3 : vocab // 3 + 9] = matrix[vocab // 2]  # ties
-    head = Head(vector(rng, width), 1e-5, Weight.float32(matrix), Act(32))
+    head = Head(Norming("rms", vector(rng, width)), Weight.float32(matrix), None, Act(32))
     return Program((Embed(table), head), width, 2, KvLayout(1, 1, 32), vocab, 4096)
 
 

@@ -16,7 +16,7 @@ from octavo.core.layout import KV_BYTES, KvLayout
 from octavo.kernels.weight import Layout, Weight
 from octavo.models.rope import tables
 from octavo.models.spec import Layer, ModelSpec
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Floats, Head, Norm, Op, Program, Proj, Qkv, Rope
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Floats, Head, Norm, Norming, Op, Program, Proj, Qkv, Rope
 
 ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
 
@@ -48,7 +48,7 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
     for index, layer in enumerate(spec.layers):
         ops.extend(_layer(named, spec.width, layer, index, turned[layer.attn.rope]))
     act = named.act("head" if not spec.tied else "embed")
-    ops.append(Head(named.vector("norm", spec.width), spec.norm.eps, head, act))
+    ops.append(Head(Norming("rms", named.vector("norm", spec.width), eps=spec.norm.eps), head, None, act))
     return Program(
         ops=tuple(ops),
         width=spec.width,
@@ -70,7 +70,7 @@ def _layer(named: _Named, width: int, layer: Layer, index: int, rope: Rope) -> I
     down = named.matrix(at + "down", width, mlp.inner)
     act_in = named.act(at + "q", at + "k", at + "v")
     act_o = named.act(at + "o")
-    yield Norm(named.vector(at + "attn_norm", width), layer.norm.eps, act_in)
+    yield Norm(Norming("rms", named.vector(at + "attn_norm", width), eps=layer.norm.eps), act_in)
     yield Qkv(
         q,
         k,
@@ -85,16 +85,17 @@ def _layer(named: _Named, width: int, layer: Layer, index: int, rope: Rope) -> I
     yield Attend(index, attn.scale or float(attn.head_dim**-0.5), act_o)
     yield Proj(o, named.vector(at + "o_bias", width) if attn.out_bias else None, act_o)
     act_ffn, act_down = named.act(at + "gate", at + "up"), named.act(at + "down")
-    yield Norm(named.vector(at + "ffn_norm", width), layer.norm.eps, act_ffn)
+    yield Norm(Norming("rms", named.vector(at + "ffn_norm", width), eps=layer.norm.eps), act_ffn)
     yield FfnIn(
         gate,
         up,
         named.vector(at + "gate_bias", mlp.inner) if mlp.bias else None,
         named.vector(at + "up_bias", mlp.inner) if mlp.bias else None,
+        activation="silu",
         act=act_ffn,
         act_out=act_down,
     )
-    yield Proj(down, named.vector(at + "down_bias", width) if mlp.bias else None, act_down)
+    yield Proj(down, named.vector(at + "down_bias", width) if mlp.bias else None, act_down, source=1)
 
 
 class _Named:

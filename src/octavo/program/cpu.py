@@ -14,7 +14,7 @@ from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight
 from octavo.program.batch import Batch, Drawn
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Renorm
 
 HEAD_ROWS = 64  # head rows projected together
 ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
@@ -113,8 +113,9 @@ def native_op(op: Op) -> native.OpArgs:
         case Embed():
             return native.OpArgs("embed", scale=op.scale, weights=(op.table,))
         case Norm():
-            return native.OpArgs("norm", act=_act(op.act), eps=op.eps, vecs=(op.weight,))
+            return native.OpArgs("norm", act=_act(op.act), eps=op.norm.eps, vecs=(op.norm.weight,))
         case Qkv():
+            assert op.rope is not None, "checked"
             return native.OpArgs(
                 "qkv",
                 layer=op.layer,
@@ -128,6 +129,7 @@ def native_op(op: Op) -> native.OpArgs:
         case Proj():
             return native.OpArgs("proj", act=_act(op.act), weights=(op.weight,), vecs=(op.bias,))
         case FfnIn():
+            assert op.gate is not None, "checked"
             return native.OpArgs(
                 "ffn_in",
                 act=_act(op.act),
@@ -136,27 +138,61 @@ def native_op(op: Op) -> native.OpArgs:
                 vecs=(op.gate_bias, op.up_bias),
             )
         case Head():
-            return native.OpArgs("head", act=_act(op.act), eps=op.eps, weights=(op.weight,), vecs=(op.norm,))
+            return native.OpArgs(
+                "head", act=_act(op.act), eps=op.norm.eps, weights=(op.weight,), vecs=(op.norm.weight,)
+            )
+        case Renorm():
+            raise ModelError("renorm: not taken by the cpu executor")
 
 
 def check(program: Program) -> None:
     """Refuse what the kernels do not take. Raises ModelError."""
     if program.kv.head_dim % 32:
         raise ModelError(f"head_dim {program.kv.head_dim}: the cpu executor takes multiples of 32")
-    written: Act | None = None  # the form of what the next projection reads
+    written: list[Act | None] = [None, None]  # the forms of what stands in h[0] and h[1]
     for op in program.ops:
+        lacking = _lacking(op, program.kv.head_dim)
+        if lacking:
+            raise ModelError(f"{type(op).__name__}: the cpu executor has no {lacking}; the reference executor has")
         match op:
             case Norm() | Attend():
-                written = op.act
+                written[op.out] = op.act
             case Qkv():
-                _check_reads(op, (op.q, op.k, op.v), written)
+                _check_reads(op, (op.q, op.k, op.v), written[op.source])
             case Proj():
-                _check_reads(op, (op.weight,), written)
+                _check_reads(op, (op.weight,), written[op.source])
             case FfnIn():
-                _check_reads(op, (op.gate, op.up), written)
-                written = op.act_out
+                _check_reads(op, (op.up,) if op.gate is None else (op.gate, op.up), written[op.source])
+                written[op.out] = op.act_out
             case Head():
                 _check_reads(op, (op.weight,), op.act)
+
+
+def _lacking(op: Op, places: int) -> str:
+    """What of an op the kernels cannot do, or nothing."""
+    norm = op.norm if isinstance(op, Norm | Head) else None
+    if norm and (norm.kind != "rms" or norm.weight is None):
+        return f"norm of kind {norm.kind}"
+    match op:
+        case Embed(positions=positions) if positions is not None:
+            return "learned positions"
+        case Renorm():
+            return "norm of the residual stream"
+        case Norm(out=1):
+            return "parallel norm"
+        case Qkv() if op.rope is None or op.q_norm or op.k_norm or op.clip:
+            return "projection without rotation, with clamping or with norms of heads"
+        case Attend() if op.window or op.soft_cap or op.slopes is not None or op.sinks is not None or not op.causal:
+            return "window, cap, slopes, sinks or sight ahead in attention"
+        case Attend() | Qkv() if op.head_dim not in (0, places):
+            return f"heads of {op.head_dim}"
+        case Proj() if op.scale != 1 or op.post:
+            return "scale or norm of what is added"
+        case FfnIn() if op.gate is None or op.activation != "silu" or op.source == op.out:
+            return f"feed-forward of {op.activation} with this gating"
+        case Head() if op.bias is not None or op.scale != 1 or op.soft_cap:
+            return "bias, scale or cap of logits"
+    return ""
 
 
 def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], written: Act | None) -> None:
