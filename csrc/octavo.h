@@ -59,8 +59,7 @@ typedef struct {
   octavo_norm norm;                  // of a projection: what comes before its result is added
   octavo_head_norm head_norm[2];     // of queries and keys
   int32_t head_dim;                  // dimensions of a head; its other places hold zeros
-  int32_t half;                      // places i and i + half turn together, i < half
-  const float *rope_cos, *rope_sin;  // [positions, half], or null: nothing turns
+  const float *rope_cos, *rope_sin;  // [positions, half the places]: places i and i + half turn; or null
   const float* positions;            // [positions, width] embeddings of positions, or null
   int32_t activation;                // octavo_activation
   int32_t window, all_keys;          // a token sees so many positions up to its own, 0: all; and the ones behind it too

@@ -53,9 +53,9 @@ static void write_value(const octavo_config& config, uint8_t* page, int token, c
   }
 }
 
-static void rotate(const octavo_op& op, int position, float* head) {
+static void rotate(const octavo_op& op, int position, int places, float* head) {
   if (op.rope_cos == nullptr) return;
-  const int half = op.half;
+  const int half = places / 2;
   const float* cos = op.rope_cos + size_t(position) * half;
   const float* sin = op.rope_sin + size_t(position) * half;
   for (int i = 0; i < half; i += LANES) {
@@ -80,7 +80,7 @@ static void finish_head(const octavo_op& op, int which, int head, int position, 
                            by.norm.bias ? by.norm.bias + behind : nullptr};
     norm_row(norm, values, places, op.head_dim, values);
   }
-  rotate(op, position, values);
+  rotate(op, position, places, values);
 }
 
 // Queries in their place and keys that wait in y: normed over all heads together, then turned.
@@ -98,7 +98,7 @@ static void finish_whole(const octavo_op& op, const Context& context, int tid) {
         float* values = (which == 0 ? context.memory->q : context.memory->y) + size_t(row) * heads * D;
         norm_row(op.head_norm[which].norm, values, heads * D, heads * op.head_dim, values);
         for (int head = 0; head < heads; ++head) {
-          rotate(op, position, values + head * D);
+          rotate(op, position, D, values + head * D);
           if (which == 0) continue;
           uint8_t* page = page_head(context, op.layer, step.row_page[row], head);
           write_key(config, page, position % PAGE, values + head * D);
