@@ -108,6 +108,28 @@ def test_quantizer_sums_are_exact(isa: str) -> None:
     assert np.array_equal(head_logits(x, np.ones(32, np.float32), weight, isa), np.repeat(want, 3, axis=1))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", QUANTIZED)
+@pytest.mark.parametrize("group", [32, 128])
+def test_largest_dots_are_exact(layout: Layout, isa: str, group: int) -> None:
+    """All codes as large as they can be, of one sign or alternating: sums in 16 bits must not saturate."""
+    cols, ends = 256, {Layout.W8: (-127, 127), Layout.W4: (0, 15), Layout.W4M: (0, 15)}[layout]
+    signs = np.stack([np.ones(cols), -np.ones(cols), np.resize([1, -1], cols), np.resize([1, 1, -1, -1], cols)])
+    x = np.concatenate([signs, signs[::-1], signs]).astype(np.float32)
+    codes = np.stack([np.full(cols, ends[0]), np.full(cols, ends[1]), np.resize(ends, cols)])
+    scale = np.ones((3, cols // group), np.float16)
+    match layout:
+        case Layout.W8:
+            weight = Weight.int8(codes.astype(np.int8), scale)
+        case Layout.W4:
+            weight = Weight.int4(codes.astype(np.uint8), scale)
+        case _:
+            weight = Weight.int4_min(codes.astype(np.uint8), scale, np.zeros_like(scale))
+    want = x.astype(np.float64) @ weight.dequantize().astype(np.float64).T
+    got = head_logits(x, np.ones(cols, np.float32), weight, isa)
+    assert np.allclose(got, want, rtol=1e-5, atol=1e-2)
+
+
 @pytest.mark.parametrize("layout", list(Layout))
 def test_instruction_sets_agree_and_rows_stand_alone(layout: Layout) -> None:
     """The same row alone, among others and on more threads: the same bits; another instruction set: float32 apart."""
