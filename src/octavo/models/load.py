@@ -35,7 +35,7 @@ from octavo.models.rows import (
 )
 from octavo.models.spec import ModelSpec
 from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
-from octavo.quant.plain import PLAIN
+from octavo.quant.plain import PLAIN, float32_values
 
 DTYPES = ("auto", "bfloat16", "float32")
 LINE = 64  # bytes of a cache line
@@ -56,7 +56,8 @@ class Entry:
     """One weight to load. `shape` is ours; `form` None: float32 numbers.
 
     `rows`: which stored rows (of a vector: elements) it consists of, see models/rows.py. transposed: stored
-    [inputs, outputs]. plus: added to every stored number of a vector.
+    [inputs, outputs]. plus: added to every stored number of a vector. unit: rows of a matrix are
+    divided by their lengths.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Entry:
     rows: Rows | None = None
     transposed: bool = False
     plus: float = 0.0
+    unit: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +81,7 @@ class Entry:
         """What its packed bytes depend on beside the stored ones, as JSON."""
         rows = "" if self.rows is None else hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
         form: list[str | int | float] = [] if self.form is None else [self.form.layout.name, self.form.group]
-        return [*self.shape, rows, self.transposed, self.plus, *form]
+        return [*self.shape, rows, self.transposed, self.plus, self.unit, *form]
 
     @property
     def room(self) -> int:
@@ -154,8 +156,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
     tensors = architecture_of(source).tensors[source.kind]
-    prefix = next((p for p in tensors.prefixes if tensors.written("embed", p) in source.tensors), tensors.prefixes[0])
-    wanted = [(tensors.written(part.key, prefix), part) for part in parts(spec)]
+    wanted = [(tensors.written(part.key, source.tensors), part) for part in parts(spec)]
     known = {name for name, _ in wanted}
     missing = [name for name in dict.fromkeys(name for name, _ in wanted) if name not in source.tensors]
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
@@ -182,10 +183,11 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
 
 def _entry(part: Part, tensor: Tensor, tensors: Tensors, dtype: str) -> Entry:
     """How a part is read from its tensor, but for the map of its rows."""
-    form = None if part.is_vector else format_of(tensor.dtype, dtype)
+    stored = "F32" if part.unit and tensor.dtype in PLAIN else tensor.dtype  # as computing with its numbers leaves it
+    form = None if part.is_vector else format_of(stored, dtype)
     transposed = part.name in tensors.transposed and not part.is_vector
     plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
-    return Entry(part.key, tensor, form, part.shape, None, transposed, plus)
+    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit)
 
 
 def _stored(part: Part, tensors: Tensors) -> tuple[int, ...]:
@@ -231,6 +233,8 @@ def _fault(entry: Entry, stored: tuple[int, ...]) -> str:
         return f"is stored as {tensor.dtype}; read are {', '.join(SUPPORTED)}"
     if entry.transposed and tensor.dtype not in PLAIN:
         return f"is stored as {tensor.dtype} and [inputs, outputs]; so are read {', '.join(PLAIN)}"
+    if entry.unit and tensor.dtype not in PLAIN:
+        return f"is stored as {tensor.dtype}; rows to be divided by their lengths are read as {', '.join(PLAIN)}"
     if form.group and entry.shape[1] % form.group:
         return f"has {entry.shape[1]} inputs, not a multiple of {form.group}"
     return ""
@@ -255,6 +259,10 @@ def _read(entry: Entry) -> Bytes:
     if entry.transposed:
         size = rows.shape[1] // tensor.shape[1]  # bytes of a number
         rows = rows.reshape(*tensor.shape, size).swapaxes(0, 1).reshape(tensor.shape[1], -1)
+    if entry.unit:
+        values = float32_values(rows, tensor.dtype)
+        lengths = np.maximum(np.sqrt((values.astype(np.float64) ** 2).sum(axis=1, keepdims=True)), 1e-12)
+        rows = (values / lengths).astype(np.float32).view(np.uint8)
     return pack(entry.form, _picked(rows, entry.rows), entry.shape[1]).data
 
 
