@@ -373,21 +373,3 @@ INLINE void add_bias(float* out, long ldo, int rows, const float* bias, int cols
   for (int m = 0; m < rows; ++m)
     for (int c = 0; c < cols; ++c) out[m * ldo + c] += bias[c];
 }
-
-// x += W h + b
-static void proj(const octavo_op& op, const Context& context, const Rows& in, int tid) {
-  const octavo_weight& weight = op.weight[0];
-  const int width = context.config->width;
-  float* x = context.memory->x;
-  for_units(context, int(padded(weight.rows, PANEL) / PANEL), in, tid, [&](int unit, const Block& block) {
-    alignas(64) float out[BLOCK_TILES * TILE * PANEL];
-    panel(weight, unit, block, out, PANEL);
-    const int cols = weight.rows - unit * PANEL < PANEL ? weight.rows - unit * PANEL : PANEL;
-    const int row0 = block.row0(), rows = block.rows();
-    add_bias(out, PANEL, rows, op.vec[0] ? op.vec[0] + unit * PANEL : nullptr, cols);
-    for (int r = 0; r < rows; ++r) {
-      float* row = x + size_t(row0 + r) * width + unit * PANEL;
-      for (int c = 0; c < cols; ++c) row[c] += out[r * PANEL + c];
-    }
-  });
-}

@@ -11,9 +11,13 @@ namespace {
 
 #include "../vec.h"
 
+#include "../kernels/functions.inl"
 #include "../kernels/gemm.inl"
 #include "../kernels/rows.inl"
+#include "../kernels/residual.inl"
+#include "../kernels/ffn.inl"
 #include "../kernels/pages.inl"
+#include "../kernels/sight.inl"
 #include "../kernels/attend.inl"
 #include "../kernels/head.inl"
 
@@ -60,7 +64,7 @@ int64_t read(const uint8_t* data, int64_t bytes) {
   return int64_t(f_hsum(sum[0] + sum[1] + sum[2] + sum[3]));
 }
 
-const Kernels table = {OCTAVO_NAME, norm,          qkv,         attend,    proj,       ffn_in,
+const Kernels table = {OCTAVO_NAME, renorm, norm,          qkv,         attend,    proj,       ffn_in,
                        head,        head_span,     span_top,    span_mass, row_masses, row_max,
                        row_exp_sum, row_mass_from, row_collect, row_count, peak,       read};
 
