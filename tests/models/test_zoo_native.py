@@ -1,4 +1,4 @@
-"""The native executor on a tiny model of each architecture: what the reference answers, which its makers' code confirms."""
+"""The native executor on a tiny model of each architecture: the answers of the reference, which its makers confirm."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle_folder import program_of, prompts_of
 from op_cases import Texts
+from oracle_folder import program_of, prompts_of
 
 from octavo.kernels import native
 from octavo.program.cpu import Cpu
