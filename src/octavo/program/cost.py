@@ -113,8 +113,8 @@ def _cost(op: Op, program: Program, batch: Batch) -> Cost:
         case FfnIn():
             return _products((op.up,) if op.gate is None else (op.gate, op.up), tokens, op.act)
         case Head():
-            normed = 4 * head * program.width * (op.norm.kind != "none")
-            return _products((op.weight,), head, op.act) + Cost(fp32=normed)
+            normed = op.norm.kind != "none"
+            return _products((op.weight,), head, op.act) + Cost(fp32=4 * head * program.width * normed)
 
 
 def _qkv(op: Qkv, program: Program, tokens: int) -> Cost:

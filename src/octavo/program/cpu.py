@@ -11,6 +11,7 @@ import numpy.typing as npt
 from octavo.cache.store import KvStore
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
+from octavo.kernels.interface import Config
 from octavo.program.batch import Batch, Drawn
 from octavo.program.check import check
 from octavo.program.ops import (
@@ -101,11 +102,9 @@ class Cpu:
         }
 
 
-def config(
-    kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int
-) -> native.Config:
+def config(kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int) -> Config:
     """The shapes the library needs: enough for native.workspace_bytes, before there is a program."""
-    return native.Config(
+    return Config(
         width=width,
         heads=heads,
         kv_heads=kv.kv_heads,
