@@ -49,7 +49,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2-sliding": SMALL | {"type": "qwen2", "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
     "qwen3": SMALL | {"type": "qwen3", "head_dim": 24, "tie_word_embeddings": True, "stored": "float16"},
     "gemma": SMALL | {"type": "gemma", "head_dim": 32, "num_key_value_heads": 1},
-    "gemma2": SMALL | {"type": "gemma2", "head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24},
+    "gemma2": SMALL | {"type": "gemma2", "head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 16},
+    "gemma3-six": SMALL  # the pattern of the published ones, which GGUF files do not spell out
+    | {"type": "gemma3_text", "head_dim": 8, "sliding_window": 12, "query_pre_attn_scalar": 8, "num_hidden_layers": 6}
+    | {"hidden_size": 32, "intermediate_size": 32, "lengths": [50]}
+    | {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }
+    },
     "gemma3": SMALL
     | {"type": "gemma3_text", "head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24, "num_hidden_layers": 3}
     | {
@@ -97,7 +106,7 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"logits_scaling": 2.0},
     "cohere": SMALL | {"type": "cohere", "use_qk_norm": True, "logit_scale": 0.5},
     "cohere2": SMALL
-    | {"type": "cohere2", "sliding_window": 15, "layer_types": ["sliding_attention", "full_attention"]}
+    | {"type": "cohere2", "sliding_window": 15, "num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 48}
     | {"logit_scale": 0.5},
     "glm": SMALL
     | {"type": "glm", "head_dim": 24, "attention_bias": True, "num_hidden_layers": 1}
@@ -105,7 +114,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "glm4": SMALL
     | {"type": "glm4", "head_dim": 24, "attention_bias": True, "num_hidden_layers": 1}
     | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
-    "smollm3": SMALL | {"type": "smollm3", "no_rope_layers": [1, 0], "num_attention_heads": 6, "head_dim": 16},
+    "smollm3": SMALL | {"type": "smollm3", "num_hidden_layers": 4, "hidden_size": 48, "intermediate_size": 48},
     "minicpm": SMALL | {"type": "minicpm", "scale_emb": 3.0, "scale_depth": 1.4, "dim_model_base": 32},
     "internlm2": SMALL | {"type": "internlm2", "rope_scaling": {"type": "dynamic", "factor": 1.0}, "bias": True},
     "baichuan2-7b": SMALL | {"type": "baichuan", "num_key_value_heads": 4, "z_loss_weight": 0},

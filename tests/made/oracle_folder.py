@@ -56,14 +56,15 @@ def open_tensors(path: Path) -> dict[str, np.ndarray]:
     return out
 
 
-def largest_error(folder: Path, chunk: int, seed: int = 0, last: int = 5) -> float:
+def largest_error(folder: Path, chunk: int, seed: int = 0, last: int = 5, model: Path | None = None) -> float:
     """Largest difference of any logit of any prompt, all computed in one batch, `chunk` tokens of each in a step.
 
-    The `last` tokens of a prompt are single steps, as in decoding. Pages are scattered.
+    The `last` tokens of a prompt are single steps, as in decoding. Pages are scattered. model: a
+    file that stands for the folder's weights.
     """
     rng = np.random.default_rng(seed)
     texts, expected = Texts.placed(rng, prompts_of(folder)), logits_of(folder)
-    executor = Reference(program_of(folder))
+    executor = Reference(program_of(model or folder))
     executor.allocate(texts.pages)
     done, worst = [0] * len(texts.tokens), 0.0
     while any(first < len(tokens) for first, tokens in zip(done, texts.tokens, strict=True)):

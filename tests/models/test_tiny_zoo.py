@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import oracle_folder
 import pytest
+import zoo_gguf
 
 from octavo.models.registry import ARCHITECTURES
 
@@ -38,6 +39,33 @@ def test_every_architecture_has_a_fixture() -> None:
 def test_logits_equal_those_of_the_makers(folder: Path, chunk: int) -> None:
     assert max(float(logits.std()) for logits in oracle_folder.logits_of(folder)) > 0.5
     assert oracle_folder.largest_error(folder, chunk, seed=chunk, last=STEPS) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", zoo_gguf.ROWS)
+def test_gguf_files_of_the_same_weights_answer_alike(name: str, tmp_path: Path) -> None:
+    folder = DATA / "zoo" / name
+    model = zoo_gguf.write(folder, zoo_gguf.ROWS[name], tmp_path / "x.gguf")
+    assert oracle_folder.largest_error(folder, 33, model=model) < TOLERANCE
+
+
+def test_every_gguf_architecture_has_a_row() -> None:
+    proven = {row.arch for row in zoo_gguf.ROWS.values()} | {"llama"}
+    assert {name for each in ARCHITECTURES for name in each.gguf} - proven == set()
+
+
+@pytest.mark.oracle
+def test_names_of_gguf_files_are_those_of_its_package() -> None:
+    import gguf
+
+    archs = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    for row in zoo_gguf.ROWS.values():
+        given = {gguf.TENSOR_NAMES[kind] for kind in gguf.MODEL_TENSORS[archs[row.arch]]}
+        assert {"blk.{bid}." + name for name in row.names if not name.startswith("attn_qkv")} - given <= {
+            "blk.{bid}.attn_q_norm",  # named for all, there for some
+            "blk.{bid}.attn_k_norm",
+            "blk.{bid}.ffn_norm",
+            "blk.{bid}.ffn_gate",
+        }, row.arch
 
 
 @pytest.mark.oracle
