@@ -3,8 +3,9 @@
 usage: make_zoo_fixtures.py OUT [NAME..]     all rows of MODELS, committed as tests/data/zoo, or some
 
 Each becomes a folder: config.json and model.safetensors, prompts.json (lists of token ids) and logits.safetensors
-(tensor i: float32 [len(prompt i), vocab]). Weights are lively: logits have a standard deviation of 1 or so. What
-transformers does not ship is computed in plain torch by zoo_torch.py, after the models' public definitions.
+(tensor i: float32 [len(prompt i), vocab]; of an encoder its vectors, [len(prompt i), width]). Weights are lively:
+logits have a standard deviation of 1 or so. What transformers does not ship is computed in plain torch by zoo_torch.py,
+after the models' public definitions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 import zoo_torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 VOCAB = 96
 LENGTHS = (5, 70)  # of the prompts: 70 reaches into the third page of 32
@@ -121,6 +122,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "baichuan2-13b": SMALL
     | {"type": "baichuan", "hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 6, "z_loss_weight": 0}
     | {"max_position_embeddings": None, "model_max_length": 128},
+    "bert": SMALL | {"type": "bert", "num_attention_heads": 2, "hidden_size": 48, "encoder": True},
+    "roberta": SMALL
+    | {"type": "roberta", "hidden_size": 72, "num_attention_heads": 3, "num_hidden_layers": 1, "encoder": True}
+    | {"pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1, "max_position_embeddings": 90},
+    "xlm-roberta": SMALL
+    | {"type": "xlm-roberta", "hidden_size": 48, "num_hidden_layers": 1, "encoder": True}
+    | {"pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1, "max_position_embeddings": 90},
+    "modernbert": SMALL
+    | {"type": "modernbert", "num_hidden_layers": 3, "local_attention": 12, "intermediate_size": 48, "encoder": True}
+    | {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "hidden_size": 48},
 }
 ENDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
@@ -144,15 +155,20 @@ def make(folder: Path, name: str, settings: dict[str, Any]) -> None:
     settings = ENDS | settings
     stored = getattr(torch, settings.pop("stored", "bfloat16"))
     lengths, kind = settings.pop("lengths", LENGTHS), settings.pop("type")
+    encoder = settings.pop("encoder", False)
     if kind in zoo_torch.MODELS:
         model = zoo_torch.MODELS[kind](settings)
     else:
         config = AutoConfig.for_model(kind, **settings)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+        auto = AutoModel if encoder else AutoModelForCausalLM
+        model = auto.from_config(config, attn_implementation="eager").float()
     liven(model.eval(), stored)
-    prompts = [torch.randint(VOCAB, (length,)) for length in lengths]
+    low = 3 if encoder else 0  # RoBERTa counts no position for padding
+    prompts = [torch.randint(low, VOCAB, (length,)) for length in lengths]
     with torch.no_grad():
-        logits = {str(i): model(prompt[None]).logits[0].contiguous() for i, prompt in enumerate(prompts)}
+        answers = [model(prompt[None]) for prompt in prompts]
+    kind = "last_hidden_state" if hasattr(answers[0], "last_hidden_state") else "logits"
+    logits = {str(i): getattr(answer, kind)[0].contiguous() for i, answer in enumerate(answers)}
     folder.mkdir(parents=True, exist_ok=True)
     model.to(stored).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from octavo.checkpoint.source import open_source
 from octavo.models.load import load
 from octavo.models.lower import lower
 from octavo.models.registry import read_spec
-from octavo.program.ops import Program
+from octavo.program.ops import Head, Program
 from octavo.program.reference import Reference
 
 
@@ -75,7 +75,8 @@ def largest_error(folder: Path, chunk: int, seed: int = 0, last: int = 5, model:
                 runs.append((slot, done[slot], min(chunk, max(1, left - last))))
         batch = texts.batch(rng, runs, more=1)
         want = np.concatenate([expected[slot][first : first + count] for slot, first, count in runs])
-        worst = max(worst, float(np.abs(executor.logits(batch) - want).max()))
+        given = executor.logits if isinstance(executor.program.ops[-1], Head) else executor.vectors
+        worst = max(worst, float(np.abs(given(batch) - want).max()))
         for slot, _, count in runs:
             done[slot] += count
     return worst

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import models_page
 import numpy as np
 import oracle_folder
 import pytest
@@ -19,6 +20,8 @@ from octavo.models.registry import ARCHITECTURES
 
 DATA = Path(__file__).parents[1] / "data"
 FOLDERS = sorted(path for path in (DATA / "zoo").iterdir() if path.is_dir())
+ENCODERS = [folder for folder in FOLDERS if "bert" in folder.name]
+DECODERS = [folder for folder in FOLDERS if folder not in ENCODERS]
 TOLERANCE = 1e-4
 STEPS = 8  # tokens that are decoded one by one
 
@@ -34,11 +37,22 @@ def test_every_architecture_has_a_fixture() -> None:
     assert [each.title for each in ARCHITECTURES if not proven & set(each.names)] == []
 
 
+@pytest.mark.parametrize("folder", ENCODERS, ids=lambda folder: folder.name)
+def test_vectors_equal_those_of_the_makers(folder: Path) -> None:
+    """Every token sees the whole text: it is computed in one step."""
+    assert min(float(vectors.std()) for vectors in oracle_folder.logits_of(folder)) > 0.5
+    assert oracle_folder.largest_error(folder, 1000, last=0) < TOLERANCE
+
+
 @pytest.mark.parametrize("chunk", [19, 1000])
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", DECODERS, ids=lambda folder: folder.name)
 def test_logits_equal_those_of_the_makers(folder: Path, chunk: int) -> None:
     assert max(float(logits.std()) for logits in oracle_folder.logits_of(folder)) > 0.5
     assert oracle_folder.largest_error(folder, chunk, seed=chunk, last=STEPS) < TOLERANCE
+
+
+def test_the_page_of_models_is_current() -> None:
+    assert models_page.PAGE.read_text() == models_page.page(), "python tests/made/models_page.py writes it anew"
 
 
 @pytest.mark.parametrize("name", zoo_gguf.ROWS)

@@ -9,6 +9,7 @@ from octavo.checkpoint.source import Source
 from octavo.core.errors import ModelError
 from octavo.models.arch import (
     baichuan,
+    bert,
     bloom,
     cohere,
     falcon,
@@ -22,6 +23,7 @@ from octavo.models.arch import (
     llama,
     minicpm,
     mistral,
+    modernbert,
     mpt,
     olmo,
     opt,
@@ -68,6 +70,9 @@ ARCHITECTURES = (
     internlm2.ARCHITECTURE,
     baichuan.ARCHITECTURE,
     smollm3.ARCHITECTURE,
+    bert.BERT,
+    bert.ROBERTA,
+    modernbert.ARCHITECTURE,
 )
 
 

@@ -14,7 +14,7 @@ from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight
 from octavo.program.batch import Batch, Drawn
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Renorm
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
 
 HEAD_ROWS = 64  # head rows projected together
 ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
@@ -141,8 +141,8 @@ def native_op(op: Op) -> native.OpArgs:
             return native.OpArgs(
                 "head", act=_act(op.act), eps=op.norm.eps, weights=(op.weight,), vecs=(op.norm.weight,)
             )
-        case Renorm():
-            raise ModelError("renorm: not taken by the cpu executor")
+        case Renorm() | Hidden():
+            raise ModelError(f"{type(op).__name__}: not taken by the cpu executor")
 
 
 def check(program: Program) -> None:
@@ -178,6 +178,8 @@ def _lacking(op: Op, places: int) -> str:
             return "learned positions"
         case Renorm():
             return "norm of the residual stream"
+        case Hidden():
+            return "end without a head"
         case Norm(out=1):
             return "parallel norm"
         case Qkv() if op.rope is None or op.q_norm or op.k_norm or op.clip:
