@@ -15,7 +15,7 @@ constexpr int BLOCK_TILES = 16;  // most tiles that a unit of weights is read fo
 constexpr int TILE = 8;          // most rows in a row tile
 constexpr int ITEM_ROWS = 192;   // most rows in an item of attention: whole tiles
 constexpr int BLOCK = 512;       // tokens of keys whose softmax is taken at once; partial results meet at its multiples
-constexpr int QUADS = 8;         // steps of four inputs that every group of codes is a multiple of
+constexpr int QUADS = 8;         // steps of four inputs that every group of inputs is a multiple of
 constexpr int DOT_BLOCK = 128;   // most inputs of one integer dot
 constexpr int SPAN = 256;        // tokens of the vocabulary that are projected, and whose masses are summed, together
 constexpr int MOST_TOP_K = 64;   // largest top_k whose candidates are found without keeping the row
@@ -46,20 +46,38 @@ inline int tiles_alike(int rows, int tiles, int tile) {
 //   bits 8:  codes  int8  [cols/4][mr][4]  at r0 * cols;   bits 16, 32: see vec.h (PAIRS)
 //   scale  float [cols/group][mr] at r0 * (cols/group)
 //   sum, start4, start8  [sums][mr] at r0 * sums, sums = sums_of(cols, group): the sum of the codes of one dot, and
-//   what dots with weights of four and of eight bits start at (see DOT_START in vec.h).
+//   what dots with weights of four and of eight bits start at (see DOT_START in vec.h)
+//   front  [cols/32][mr] at r0 * (cols/32), of groups of 32 only: the sum of a group's first 16 codes, for weights
+//   whose groups are halves of it.
 struct Rows {
   octavo_act act;
   int rows, cols;
   uint8_t* data;
   float *scale, *sum;
-  int32_t *start4, *start8;
+  int32_t *start4, *start8, *front;
 };
 
+// Which keys a token sees: the `window` up to its own position, 0: all of them; and with `all` those behind it as well.
+struct Sight {
+  int32_t window;
+  bool all;
+  int first(int position) const { return window > 0 && position >= window ? position - window + 1 : 0; }
+  int end(int position, int length) const {
+    if (!all) return position + 1;
+    return window > 0 && window < length - position ? position + window : length;
+  }
+  bool operator==(const Sight& other) const { return window == other.window && all == other.all; }
+};
+
+inline Sight sight_of(const octavo_op& op) {
+  return {op.window, op.all_keys != 0};
+}
+
 // One unit of attention work: rows [row0, row0 + rows) of (token, head in group) of one run and one key head, against
-// the blocks of keys [block0, block1). partial >= 0: it is one tile of rows, and its results go to that place, to be
-// merged in order of blocks.
+// the blocks of keys [block0, block1), from page `page0` of the run on. partial >= 0: it is one tile of rows, and its
+// results go to that place, to be merged in order of blocks.
 struct Item {
-  int32_t run, kv_head, row0, rows, block0, block1, partial;
+  int32_t run, kv_head, row0, rows, block0, block1, page0, partial;
   int64_t cost;  // about proportional to the time it takes
 };
 
@@ -110,7 +128,7 @@ struct Step {
   octavo_drawn drawn;
   const int32_t* row_page;  // [T] the page its key goes to
   const uint8_t* row_last;  // [T] 1: the last row of its run
-  const Item* items;
+  const Item* items;  // of the attention at work
   const Merge* merges;
   int item_count, merge_count;
   const Manner* manners;  // [H]
@@ -121,6 +139,7 @@ struct Step {
 struct Memory {
   float* x;         // [T, width]
   float* q;         // [T, heads * head_dim], queries, then attention's result
+  float* y;         // [T, ..] what a norm is taken of across units of work: sums to add to x, or keys; or null
   float* partials;  // [places][TILE * (head_dim + 2)]
   float* logits;    // [HELD_ROWS][spans][SPAN]
   Sweep sweep;
@@ -140,6 +159,7 @@ struct Context {
 struct Kernels {
   const char* name;
   // Each walks its part of an op on thread `tid`; all threads call it, claim work of the pool and meet inside.
+  void (*renorm)(const octavo_op&, const Context&, int tid);
   void (*norm)(const octavo_op&, const Context&, Rows& out, int tid);
   void (*qkv)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*attend)(const octavo_op&, const Context&, Rows& out, int tid);
@@ -170,7 +190,7 @@ extern const Kernels* const kernels_portable;
 // Best first; `kernels_for` gives null for an unknown name or one this processor cannot run.
 const Kernels* kernels_for(const char* isa);
 
-// Outputs of the gated feed-forward that one unit of work makes: whole groups of the next projection's inputs.
+// Outputs of the feed-forward that one unit of work makes: whole groups of the next projection's inputs.
 inline int ffn_unit(const octavo_op& op) {
   return op.act_out.group > PANEL ? op.act_out.group : PANEL;
 }
@@ -181,6 +201,16 @@ inline size_t padded(int n, int to) {
 inline int spans_of(int vocab) {
   return (vocab + SPAN - 1) / SPAN;
 }
+// Of panels of codes: bytes before all groups, of the scales and minima before a group's codes, of 32 outputs' codes.
+inline int table_bytes(int layout) {
+  return layout == OCTAVO_W4L ? 64 : 0;
+}
+inline int head_bytes(int layout) {
+  return layout == OCTAVO_W4M || layout == OCTAVO_W8M ? 128 : 64;
+}
+inline int input_bytes(int layout) {
+  return layout == OCTAVO_W8 || layout == OCTAVO_W8M ? 32 : 16;
+}
 inline size_t panel_bytes(const octavo_weight& w) {
   size_t k = w.cols;
   switch (w.layout) {
@@ -188,12 +218,8 @@ inline size_t panel_bytes(const octavo_weight& w) {
       return k * PANEL * 4;
     case OCTAVO_BF16:
       return (k + 1) / 2 * 2 * PANEL * 2;
-    case OCTAVO_W8:
-      return k / w.group * (64 + size_t(w.group) * 32);
-    case OCTAVO_W4:
-      return k / w.group * (64 + size_t(w.group) * 16);
     default:
-      return k / w.group * (128 + size_t(w.group) * 16);
+      return table_bytes(w.layout) + k / w.group * (head_bytes(w.layout) + size_t(w.group) * input_bytes(w.layout));
   }
 }
 

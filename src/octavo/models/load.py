@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.checkpoint.source import Source
-from octavo.checkpoint.tensor import Bytes, Tensor, shown
+from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
-from octavo.kernels.weight import Weight
+from octavo.kernels.weight import Layout, Weight, read_as
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
 from octavo.models.registry import architecture_of
@@ -35,7 +35,8 @@ from octavo.models.rows import (
     projection_stored,
 )
 from octavo.models.spec import ModelSpec
-from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
+from octavo.quant.folder import plain_tensors
+from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
 from octavo.quant.plain import PLAIN, float32_values
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -47,6 +48,7 @@ CATEGORIES = {
     **dict.fromkeys(("q", "k", "v", "o"), "attention"),
     **dict.fromkeys(("gate", "up", "down"), "feed_forward"),
 }
+READ_TOGETHER = {"q": ("q", "k", "v"), "gate": ("gate", "up")}  # matrices of a layer that read one input
 
 T = TypeVar("T", bound=np.generic)
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
@@ -62,7 +64,7 @@ class Entry:
     """
 
     key: str
-    tensor: Tensor
+    tensor: Tensor | Derived
     form: Format | None
     shape: tuple[int, ...]
     rows: Rows | None = None
@@ -121,7 +123,7 @@ def packed_parts(entries: Sequence[Entry], progress: Callable[[float], None] | N
             packed = _read(entry)
         except ValueError as error:
             raise ModelError(f"{entry.tensor.file.path}: tensor {shown(entry.tensor.name)} {error}") from None
-        entry.tensor.file.release(entry.tensor.start, entry.tensor.nbytes)
+        entry.tensor.release()
         yield np.pad(packed, (0, entry.room - packed.nbytes))
         done += entry.tensor.nbytes
         if progress:
@@ -156,18 +158,18 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides."""
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
-    tensors = architecture_of(source).tensors[source.kind]
-    wanted = [(tensors.written(part.key, source.tensors), part) for part in parts(spec)]
+    tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
+    wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
     shared = Counter(name for name, _ in wanted)
-    missing = [name for name in shared if name not in source.tensors]
+    missing = [name for name in shared if name not in held]
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
-    extra = [name for name in source.tensors if name not in shared and not harmless.fullmatch(name)]
+    extra = [name for name in held if name not in shared and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
     for name, part in wanted:
-        if name not in source.tensors:
+        if name not in held:
             continue
-        tensor = source.tensors[name]
+        tensor = held[name]
         fused = tensors.fused.get(part.name, "") if shared[name] > 1 else ""
         stored = _stored(part, tensors, fused)
         entry = _entry(part, tensor, tensors, dtype)
@@ -180,10 +182,34 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     problems.append(_listed("unfit", list(faults)))
     if any(problems):
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
-    return entries
+    return agreed(entries)
 
 
-def _entry(part: Part, tensor: Tensor, tensors: Tensors, dtype: str) -> Entry:
+def agreed(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries whose matrices, where they read one input, read it in one form.
+
+    Groups that differ become the largest that divides them all: the same values. Codes beside plain numbers become
+    plain numbers too: rounded once.
+    """
+    forms = {entry.key: entry.form for entry in entries}
+    for key in forms:
+        at, _, part = key.rpartition(".")
+        together = [f"{at}.{name}" for name in READ_TOGETHER.get(part, ())]
+        found = [form for name in together if (form := forms.get(name))]
+        reads = [read_as(form.layout, form.group) for form in found]
+        if len(set(reads)) < 2:
+            continue
+        bits = max(bits for bits, _ in reads)
+        group = math.gcd(*(size for _, size in reads))
+        for name, form in zip(together, found, strict=True):
+            if bits == 8:
+                forms[name] = regrouped(form, group)
+            else:
+                forms[name] = widened(form, Layout.BF16 if bits == 16 else Layout.F32)
+    return [replace(entry, form=forms[entry.key]) for entry in entries]
+
+
+def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -> Entry:
     """How a part is read from its tensor, but for the map of its rows."""
     stored = "F32" if part.unit and tensor.dtype in PLAIN else tensor.dtype  # as computing with its numbers leaves it
     form = None if part.is_vector else format_of(stored, dtype)

@@ -23,6 +23,7 @@ from octavo.checkpoint.tensor import Mapped
 from octavo.kernels.weight import FORMS
 from octavo.models.load import Entry, Weights, block_bytes, load, packed_parts, plan, views
 from octavo.models.spec import ModelSpec
+from octavo.quant.folder import settings_of
 
 logger = logging.getLogger("octavo.models")
 
@@ -73,13 +74,15 @@ def identity(source: Source, dtype: str, entries: Sequence[Entry]) -> dict[str, 
         "source": str(source.path.resolve()),
         "files": [_stamp(source, file) for file in source.files],
         "dtype": dtype,
+        "quantization": settings_of(source),
         "tensors": tensors,
     }
 
 
 def _stamp(source: Source, file: Mapped) -> list[str | int]:
     """What tells versions of a file apart: name, size, time of change, hash of all before the first tensor."""
-    first = min((tensor.start for tensor in source.tensors.values() if tensor.file is file), default=0)
+    starts = (part.start for tensor in source.tensors.values() for part in tensor.parts if part.file is file)
+    first = min(starts, default=0)
     return [file.path.name, file.size, file.mtime_ns, hashlib.sha256(memoryview(file.data)[:first]).hexdigest()]
 
 

@@ -12,12 +12,27 @@ from octavo.cache.store import KvStore
 from octavo.core.errors import ModelError
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
-from octavo.kernels.weight import Layout, Weight
+from octavo.kernels.interface import Config
 from octavo.program.batch import Batch, Drawn
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
+from octavo.program.check import check
+from octavo.program.ops import (
+    Act,
+    Attend,
+    Embed,
+    FfnIn,
+    Head,
+    HeadNorm,
+    Hidden,
+    Norm,
+    Norming,
+    Op,
+    Program,
+    Proj,
+    Qkv,
+    Renorm,
+)
 
 HEAD_ROWS = 64  # head rows projected together
-ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
 
 
 class Cpu:
@@ -40,7 +55,7 @@ class Cpu:
             max_tokens=max_tokens,
             threads=threads,
         )
-        self._plan = native.Plan(shape, [native_op(op) for op in program.ops], self.isa)
+        self._plan = native.Plan(shape, [native_op(op, program.kv.head_dim) for op in program.ops], self.isa)
 
     def allocate(self, pages: int) -> None:
         """Take memory for this many pages; it is touched from now on, see KvStore. Raises MemoryError."""
@@ -89,11 +104,9 @@ class Cpu:
         }
 
 
-def config(
-    kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int
-) -> native.Config:
+def config(kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int) -> Config:
     """The shapes the library needs: enough for native.workspace_bytes, before there is a program."""
-    return native.Config(
+    return Config(
         width=width,
         heads=heads,
         kv_heads=kv.kv_heads,
@@ -107,112 +120,95 @@ def config(
     )
 
 
-def native_op(op: Op) -> native.OpArgs:
-    """One op in the library's terms."""
+def native_op(op: Op, places: int) -> native.OpArgs:
+    """One op in the library's terms. places: those of a head."""
     match op:
         case Embed():
-            return native.OpArgs("embed", scale=op.scale, weights=(op.table,))
+            return native.OpArgs("embed", scale=op.scale, weights=(op.table,), positions=op.positions)
+        case Renorm():
+            return native.OpArgs("renorm", norm=_norm(op.norm))
         case Norm():
-            return native.OpArgs("norm", act=_act(op.act), eps=op.norm.eps, vecs=(op.norm.weight,))
+            return native.OpArgs("norm", act=_act(op.act), out=op.out, norm=_norm(op.norm))
         case Qkv():
-            assert op.rope is not None, "checked"
-            return native.OpArgs(
-                "qkv",
-                layer=op.layer,
-                act=_act(op.act),
-                weights=(op.q, op.k, op.v),
-                vecs=(op.q_bias, op.k_bias, op.v_bias),
-                rope=(op.rope.cos, op.rope.sin),
-            )
+            return _qkv(op, places)
         case Attend():
-            return native.OpArgs("attend", layer=op.layer, act=_act(op.act), scale=op.scale)
+            return _attend(op, places)
         case Proj():
-            return native.OpArgs("proj", act=_act(op.act), weights=(op.weight,), vecs=(op.bias,))
+            return native.OpArgs(
+                "proj",
+                act=_act(op.act),
+                source=op.source,
+                scale=op.scale,
+                weights=(op.weight,),
+                vecs=(op.bias,),
+                norm=_norm(op.post),
+            )
         case FfnIn():
-            assert op.gate is not None, "checked"
+            gated = op.gate is not None
             return native.OpArgs(
                 "ffn_in",
                 act=_act(op.act),
                 act_out=_act(op.act_out),
-                weights=(op.gate, op.up),
-                vecs=(op.gate_bias, op.up_bias),
+                source=op.source,
+                out=op.out,
+                weights=(op.up,) if op.gate is None else (op.gate, op.up),
+                vecs=(op.gate_bias, op.up_bias) if gated else (op.up_bias,),
+                activation=op.activation,
             )
         case Head():
             return native.OpArgs(
-                "head", act=_act(op.act), eps=op.norm.eps, weights=(op.weight,), vecs=(op.norm.weight,)
+                "head",
+                act=_act(op.act),
+                scale=op.scale,
+                soft_cap=op.soft_cap,
+                weights=(op.weight,),
+                vecs=(op.bias,),
+                norm=_norm(op.norm),
             )
-        case Renorm() | Hidden():
-            raise ModelError(f"{type(op).__name__}: not taken by the cpu executor")
-
-
-def check(program: Program) -> None:
-    """Refuse what the kernels do not take. Raises ModelError."""
-    if program.kv.head_dim % 32:
-        raise ModelError(f"head_dim {program.kv.head_dim}: the cpu executor takes multiples of 32")
-    written: list[Act | None] = [None, None]  # the forms of what stands in h[0] and h[1]
-    for op in program.ops:
-        lacking = _lacking(op, program.kv.head_dim)
-        if lacking:
-            raise ModelError(f"{type(op).__name__}: the cpu executor has no {lacking}; the reference executor has")
-        match op:
-            case Norm() | Attend():
-                written[op.out] = op.act
-            case Qkv():
-                _check_reads(op, (op.q, op.k, op.v), written[op.source])
-            case Proj():
-                _check_reads(op, (op.weight,), written[op.source])
-            case FfnIn():
-                _check_reads(op, (op.up,) if op.gate is None else (op.gate, op.up), written[op.source])
-                written[op.out] = op.act_out
-            case Head():
-                _check_reads(op, (op.weight,), op.act)
-
-
-def _lacking(op: Op, places: int) -> str:
-    """What of an op the kernels cannot do, or nothing."""
-    norm = op.norm if isinstance(op, Norm | Head) else None
-    if norm and (norm.kind != "rms" or norm.weight is None):
-        return f"norm of kind {norm.kind}"
-    match op:
-        case Embed(positions=positions) if positions is not None:
-            return "learned positions"
-        case Renorm():
-            return "norm of the residual stream"
         case Hidden():
-            return "end without a head"
-        case Norm(out=1):
-            return "parallel norm"
-        case Qkv() if op.rope is None or op.q_norm or op.k_norm or op.clip:
-            return "projection without rotation, with clamping or with norms of heads"
-        case Attend() if op.window or op.soft_cap or op.slopes is not None or op.sinks is not None or not op.causal:
-            return "window, cap, slopes, sinks or sight ahead in attention"
-        case Attend() | Qkv() if op.head_dim not in (0, places):
-            return f"heads of {op.head_dim}"
-        case Proj() if op.scale != 1 or op.post:
-            return "scale or norm of what is added"
-        case FfnIn() if op.gate is None or op.activation != "silu" or op.source == op.out:
-            return f"feed-forward of {op.activation} with this gating"
-        case Head() if op.bias is not None or op.scale != 1 or op.soft_cap:
-            return "bias, scale or cap of logits"
-    return ""
+            raise ModelError("Hidden: refused by check")
 
 
-def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], written: Act | None) -> None:
-    if op.act != written:
-        raise ModelError(f"{type(op).__name__}: reads its input as {op.act}, but it was written as {written}")
-    for weight in weights:
-        _check_act(type(op).__name__, weight, op.act)
+def _qkv(op: Qkv, places: int) -> native.OpArgs:
+    return native.OpArgs(
+        "qkv",
+        layer=op.layer,
+        act=_act(op.act),
+        source=op.source,
+        clip=op.clip,
+        weights=(op.q, op.k, op.v),
+        vecs=(op.q_bias, op.k_bias, op.v_bias),
+        head_norms=tuple(_head_norm(norm, places) for norm in (op.q_norm, op.k_norm)),
+        head_dim=op.head_dim or places,
+        rope=None if op.rope is None else (op.rope.cos, op.rope.sin),
+    )
 
 
-def _check_act(name: str, weight: Weight, act: Act) -> None:
-    fits = act.bits == ACT_BITS[weight.layout]
-    if act.bits == 8:
-        fits = fits and act.group == weight.group and act.group > 0 and act.group % 32 == 0
-    if not fits:
-        raise ModelError(
-            f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "
-            f"in groups of {act.group}; all weights of one operation must have the same kind of layout"
-        )
+def _attend(op: Attend, places: int) -> native.OpArgs:
+    return native.OpArgs(
+        "attend",
+        layer=op.layer,
+        act=_act(op.act),
+        out=op.out,
+        scale=op.scale,
+        soft_cap=op.soft_cap,
+        head_dim=op.head_dim or places,
+        window=op.window,
+        causal=op.causal,
+        slopes=op.slopes,
+        sinks=op.sinks,
+    )
+
+
+def _norm(norm: Norming | None) -> native.NormArgs:
+    return native.NormArgs() if norm is None else native.NormArgs(norm.kind, norm.eps, norm.weight, norm.bias)
+
+
+def _head_norm(norm: HeadNorm | None, places: int) -> native.HeadNormArgs | None:
+    if norm is None or norm.norm.kind == "none":
+        return None
+    apart = norm.norm.weight is not None and norm.norm.weight.ndim == 2
+    return native.HeadNormArgs(_norm(norm.norm), norm.whole, places if apart else 0)
 
 
 def _act(act: Act) -> tuple[int, int]:

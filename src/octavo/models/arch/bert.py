@@ -20,7 +20,6 @@ def roberta(c: Settings) -> ModelSpec:
 
 
 def _encoder(c: Settings, skipped: int) -> ModelSpec:
-    c.only("quantization_config")
     c.only("is_decoder", False)
     c.only("add_cross_attention", False)
     c.only("position_embedding_type", "absolute")

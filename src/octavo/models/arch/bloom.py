@@ -10,7 +10,6 @@ from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
-    c.only("quantization_config")
     c.only("apply_residual_connection_post_layernorm", False)
     width = c.integer("hidden_size" if c.has("hidden_size") else "n_embed")
     heads = c.integer("n_head" if c.has("n_head") else "num_attention_heads")

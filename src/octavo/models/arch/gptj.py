@@ -12,7 +12,6 @@ from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm, Rope
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
-    c.only("quantization_config")
     width, heads = c.integer("n_embd"), c.integer("n_head")
     if width % (2 * heads):
         raise c.refused("n_head", f"a divisor of half the width, which is {width}")

@@ -13,7 +13,6 @@ KINDS = ("full_attention", "sliding_attention")
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
-    c.only("quantization_config")
     width, heads = c.integer("hidden_size"), c.integer("num_attention_heads")
     if width % (2 * heads):
         raise c.refused("num_attention_heads", f"a divisor of half the width, which is {width}")

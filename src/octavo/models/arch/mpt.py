@@ -13,7 +13,6 @@ from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
-    c.only("quantization_config")
     c.only("no_bias", True)
     c.only("logit_scale")
     width, heads, inside = c.integer("d_model"), c.integer("n_heads"), c.section("attn_config")

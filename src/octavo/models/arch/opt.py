@@ -10,7 +10,6 @@ from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
-    c.only("quantization_config")
     width, heads = c.integer("hidden_size"), c.integer("num_attention_heads")
     if width % (2 * heads):
         raise c.refused("num_attention_heads", f"a divisor of half the width, which is {width}")
