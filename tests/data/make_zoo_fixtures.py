@@ -3,8 +3,9 @@
 usage: make_zoo_fixtures.py OUT [NAME..]     all rows of MODELS, committed as tests/data/zoo, or some
 
 Each becomes a folder: config.json and model.safetensors, prompts.json (lists of token ids) and logits.safetensors
-(tensor i: float32 [len(prompt i), vocab]). Weights are lively: logits have a standard deviation of 1 or so. What
-transformers does not ship is computed in plain torch by zoo_torch.py, after the models' public definitions.
+(tensor i: float32 [len(prompt i), vocab]; of an encoder its vectors, [len(prompt i), width]). Weights are lively:
+logits have a standard deviation of 1 or so. What transformers does not ship is computed in plain torch by zoo_torch.py,
+after the models' public definitions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 import zoo_torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 VOCAB = 96
 LENGTHS = (5, 70)  # of the prompts: 70 reaches into the third page of 32
@@ -49,7 +50,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2-sliding": SMALL | {"type": "qwen2", "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
     "qwen3": SMALL | {"type": "qwen3", "head_dim": 24, "tie_word_embeddings": True, "stored": "float16"},
     "gemma": SMALL | {"type": "gemma", "head_dim": 32, "num_key_value_heads": 1},
-    "gemma2": SMALL | {"type": "gemma2", "head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24},
+    "gemma2": SMALL | {"type": "gemma2", "head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 16},
+    "gemma3-six": SMALL  # the pattern of the published ones, which GGUF files do not spell out
+    | {"type": "gemma3_text", "head_dim": 8, "sliding_window": 12, "query_pre_attn_scalar": 8, "num_hidden_layers": 6}
+    | {"hidden_size": 32, "intermediate_size": 32, "lengths": [50]}
+    | {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }
+    },
     "gemma3": SMALL
     | {"type": "gemma3_text", "head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24, "num_hidden_layers": 3}
     | {
@@ -97,7 +107,7 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"logits_scaling": 2.0},
     "cohere": SMALL | {"type": "cohere", "use_qk_norm": True, "logit_scale": 0.5},
     "cohere2": SMALL
-    | {"type": "cohere2", "sliding_window": 15, "layer_types": ["sliding_attention", "full_attention"]}
+    | {"type": "cohere2", "sliding_window": 15, "num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 48}
     | {"logit_scale": 0.5},
     "glm": SMALL
     | {"type": "glm", "head_dim": 24, "attention_bias": True, "num_hidden_layers": 1}
@@ -105,13 +115,23 @@ MODELS: dict[str, dict[str, Any]] = {
     "glm4": SMALL
     | {"type": "glm4", "head_dim": 24, "attention_bias": True, "num_hidden_layers": 1}
     | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
-    "smollm3": SMALL | {"type": "smollm3", "no_rope_layers": [1, 0], "num_attention_heads": 6, "head_dim": 16},
+    "smollm3": SMALL | {"type": "smollm3", "num_hidden_layers": 4, "hidden_size": 48, "intermediate_size": 48},
     "minicpm": SMALL | {"type": "minicpm", "scale_emb": 3.0, "scale_depth": 1.4, "dim_model_base": 32},
     "internlm2": SMALL | {"type": "internlm2", "rope_scaling": {"type": "dynamic", "factor": 1.0}, "bias": True},
     "baichuan2-7b": SMALL | {"type": "baichuan", "num_key_value_heads": 4, "z_loss_weight": 0},
     "baichuan2-13b": SMALL
     | {"type": "baichuan", "hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 6, "z_loss_weight": 0}
     | {"max_position_embeddings": None, "model_max_length": 128},
+    "bert": SMALL | {"type": "bert", "num_attention_heads": 2, "hidden_size": 48, "encoder": True},
+    "roberta": SMALL
+    | {"type": "roberta", "hidden_size": 72, "num_attention_heads": 3, "num_hidden_layers": 1, "encoder": True}
+    | {"pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1, "max_position_embeddings": 90},
+    "xlm-roberta": SMALL
+    | {"type": "xlm-roberta", "hidden_size": 48, "num_hidden_layers": 1, "encoder": True}
+    | {"pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1, "max_position_embeddings": 90},
+    "modernbert": SMALL
+    | {"type": "modernbert", "num_hidden_layers": 3, "local_attention": 12, "intermediate_size": 48, "encoder": True}
+    | {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "hidden_size": 48},
 }
 ENDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
@@ -135,15 +155,20 @@ def make(folder: Path, name: str, settings: dict[str, Any]) -> None:
     settings = ENDS | settings
     stored = getattr(torch, settings.pop("stored", "bfloat16"))
     lengths, kind = settings.pop("lengths", LENGTHS), settings.pop("type")
+    encoder = settings.pop("encoder", False)
     if kind in zoo_torch.MODELS:
         model = zoo_torch.MODELS[kind](settings)
     else:
         config = AutoConfig.for_model(kind, **settings)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+        auto = AutoModel if encoder else AutoModelForCausalLM
+        model = auto.from_config(config, attn_implementation="eager").float()
     liven(model.eval(), stored)
-    prompts = [torch.randint(VOCAB, (length,)) for length in lengths]
+    low = 3 if encoder else 0  # RoBERTa counts no position for padding
+    prompts = [torch.randint(low, VOCAB, (length,)) for length in lengths]
     with torch.no_grad():
-        logits = {str(i): model(prompt[None]).logits[0].contiguous() for i, prompt in enumerate(prompts)}
+        answers = [model(prompt[None]) for prompt in prompts]
+    kind = "last_hidden_state" if hasattr(answers[0], "last_hidden_state") else "logits"
+    logits = {str(i): getattr(answer, kind)[0].contiguous() for i, answer in enumerate(answers)}
     folder.mkdir(parents=True, exist_ok=True)
     model.to(stored).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)

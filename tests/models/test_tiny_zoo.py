@@ -10,14 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import models_page
 import numpy as np
 import oracle_folder
 import pytest
+import zoo_gguf
 
 from octavo.models.registry import ARCHITECTURES
 
 DATA = Path(__file__).parents[1] / "data"
 FOLDERS = sorted(path for path in (DATA / "zoo").iterdir() if path.is_dir())
+ENCODERS = [folder for folder in FOLDERS if "bert" in folder.name]
+DECODERS = [folder for folder in FOLDERS if folder not in ENCODERS]
 TOLERANCE = 1e-4
 STEPS = 8  # tokens that are decoded one by one
 
@@ -33,11 +37,49 @@ def test_every_architecture_has_a_fixture() -> None:
     assert [each.title for each in ARCHITECTURES if not proven & set(each.names)] == []
 
 
+@pytest.mark.parametrize("folder", ENCODERS, ids=lambda folder: folder.name)
+def test_vectors_equal_those_of_the_makers(folder: Path) -> None:
+    """Every token sees the whole text: it is computed in one step."""
+    assert min(float(vectors.std()) for vectors in oracle_folder.logits_of(folder)) > 0.5
+    assert oracle_folder.largest_error(folder, 1000, last=0) < TOLERANCE
+
+
 @pytest.mark.parametrize("chunk", [19, 1000])
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", DECODERS, ids=lambda folder: folder.name)
 def test_logits_equal_those_of_the_makers(folder: Path, chunk: int) -> None:
     assert max(float(logits.std()) for logits in oracle_folder.logits_of(folder)) > 0.5
     assert oracle_folder.largest_error(folder, chunk, seed=chunk, last=STEPS) < TOLERANCE
+
+
+def test_the_page_of_models_is_current() -> None:
+    assert models_page.PAGE.read_text() == models_page.page(), "python tests/made/models_page.py writes it anew"
+
+
+@pytest.mark.parametrize("name", zoo_gguf.ROWS)
+def test_gguf_files_of_the_same_weights_answer_alike(name: str, tmp_path: Path) -> None:
+    folder = DATA / "zoo" / name
+    model = zoo_gguf.write(folder, zoo_gguf.ROWS[name], tmp_path / "x.gguf")
+    assert oracle_folder.largest_error(folder, 33, model=model) < TOLERANCE
+
+
+def test_every_gguf_architecture_has_a_row() -> None:
+    proven = {row.arch for row in zoo_gguf.ROWS.values()} | {"llama"}
+    assert {name for each in ARCHITECTURES for name in each.gguf} - proven == set()
+
+
+@pytest.mark.oracle
+def test_names_of_gguf_files_are_those_of_its_package() -> None:
+    import gguf
+
+    archs = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    for row in zoo_gguf.ROWS.values():
+        given = {gguf.TENSOR_NAMES[kind] for kind in gguf.MODEL_TENSORS[archs[row.arch]]}
+        assert {"blk.{bid}." + name for name in row.names if not name.startswith("attn_qkv")} - given <= {
+            "blk.{bid}.attn_q_norm",  # named for all, there for some
+            "blk.{bid}.attn_k_norm",
+            "blk.{bid}.ffn_norm",
+            "blk.{bid}.ffn_gate",
+        }, row.arch
 
 
 @pytest.mark.oracle

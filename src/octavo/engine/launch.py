@@ -13,7 +13,7 @@ from pathlib import Path
 
 from octavo.cache.pool import BlockPool
 from octavo.checkpoint.source import Source, open_source
-from octavo.core.errors import InvalidValue
+from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import PAGE
 from octavo.core.status import EngineInfo
 from octavo.engine.config import LaunchConfig
@@ -115,6 +115,8 @@ def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Ca
 
 
 def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:
+    if not spec.head:
+        raise ModelError(f"{source.path}: an encoder, which gives vectors; expected a model that gives tokens")
     return fit(
         spec,
         sum(footprint(source, spec, launch.exec.dtype).values()),

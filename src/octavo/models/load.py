@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -159,23 +160,24 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
     tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
     wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
-    known = {name for name, _ in wanted}
-    missing = [name for name in dict.fromkeys(name for name, _ in wanted) if name not in held]
+    shared = Counter(name for name, _ in wanted)
+    missing = [name for name in shared if name not in held]
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
-    extra = [name for name in held if name not in known and not harmless.fullmatch(name)]
+    extra = [name for name in held if name not in shared and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
     for name, part in wanted:
         if name not in held:
             continue
         tensor = held[name]
-        stored = _stored(part, tensors)
+        fused = tensors.fused.get(part.name, "") if shared[name] > 1 else ""
+        stored = _stored(part, tensors, fused)
         entry = _entry(part, tensor, tensors, dtype)
         fault = _fault(entry, stored)
         if fault:
             faults[f"{shown(name)} {fault}"] = None
         else:  # a map as long as the tensor is, which is there
-            entries.append(replace(entry, rows=_rows(part, tensors)))
+            entries.append(replace(entry, rows=_rows(part, tensors, fused)))
     problems = [_listed("missing", list(map(shown, missing))), _listed("unexpected", list(map(shown, extra)))]
     problems.append(_listed("unfit", list(faults)))
     if any(problems):
@@ -216,9 +218,9 @@ def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -
     return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit)
 
 
-def _stored(part: Part, tensors: Tensors) -> tuple[int, ...]:
+def _stored(part: Part, tensors: Tensors, fused: str) -> tuple[int, ...]:
     """The shape that a part's tensor must have."""
-    layer, name, fused = part.layer, part.name, tensors.fused.get(part.name, "")
+    layer, name = part.layer, part.name
     rows = part.shape[0] + tensors.skipped.get(name, 0)
     if layer and name in ("q", "k", "v"):
         rows = projection_stored(name, layer.attn, fused)
@@ -232,9 +234,9 @@ def _stored(part: Part, tensors: Tensors) -> tuple[int, ...]:
     return shape[::-1] if name in tensors.transposed and not part.is_vector else shape
 
 
-def _rows(part: Part, tensors: Tensors) -> Rows | None:
+def _rows(part: Part, tensors: Tensors, fused: str) -> Rows | None:
     """Which stored rows a part consists of; None: all."""
-    layer, name, fused = part.layer, part.name, tensors.fused.get(part.name, "")
+    layer, name = part.layer, part.name
     if layer and name in ("q", "k", "v"):
         rows = projection_rows(name, layer.attn, fused, tensors.interleaved)
         return flat(rows, projection_stored(name, layer.attn, fused))

@@ -27,6 +27,7 @@ from octavo.program.ops import (
     Floats,
     Head,
     HeadNorm,
+    Hidden,
     Norm,
     Norming,
     Op,
@@ -62,16 +63,7 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
         ops.append(Renorm(named.norm("embed_norm", spec.embed_norm)))
     for index, layer in enumerate(spec.layers):
         ops.extend(_Lowered(named, layer, index, ropes).ops())
-    ops.append(
-        Head(
-            named.norm("norm", spec.norm),
-            embed if spec.tied else named.matrix("head"),
-            named.bias("head"),
-            named.act("embed" if spec.tied else "head"),
-            spec.logit_scale,
-            spec.soft_cap,
-        )
-    )
+    ops.append(_end(named, spec, embed))
     return Program(
         ops=tuple(ops),
         width=spec.width,
@@ -81,6 +73,15 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
         max_len=max_len,
         weight_bytes=sum(weight.nbytes for weight in weights.values()),
     )
+
+
+def _end(named: _Named, spec: ModelSpec, embed: Weight) -> Head | Hidden:
+    """What a program ends with: the head of a decoder, or an encoder's vectors."""
+    norm = named.norm("norm", spec.norm)
+    if not spec.head:
+        return Hidden(norm)
+    head, act = embed if spec.tied else named.matrix("head"), named.act("embed" if spec.tied else "head")
+    return Head(norm, head, named.bias("head"), act, spec.logit_scale, spec.soft_cap)
 
 
 def _same_heads(spec: ModelSpec) -> Attn:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from octavo.checkpoint.source import Source
 from octavo.models.settings import Settings
 from octavo.models.spec import ModelSpec
 
@@ -22,7 +24,7 @@ class Tensors:
     What is declared by the last part of our name, without "_bias":
 
         interleaved  in each head the rows of "q" and "k" that turn together are neighbours
-        fused        "q", "k", "v" or "gate", "up" are cut from one tensor: "stacked" or "grouped" (models/rows.py)
+        fused        "q", "k", "v" or "gate", "up", where they have one name: "stacked" or "grouped" (models/rows.py)
         transposed   matrices stored [inputs, outputs]
         plus_one     vectors to whose values 1 is added
         skipped      rows that are left out at the start
@@ -52,7 +54,8 @@ class Tensors:
 class Architecture:
     """A kind of model. `names` as in config.json, `gguf` as in general.architecture; `tensors` by kind of source.
 
-    `words`: what config.json calls some settings of GGUF's, where it is not Llama's word. `title`, `notes`: for people.
+    `words`: what config.json calls some settings of GGUF's, where it is not Llama's word. `more`: settings that follow
+    from those of a GGUF file and its tensors. `title`, `notes`: for people.
     """
 
     names: tuple[str, ...]
@@ -62,6 +65,7 @@ class Architecture:
     title: str
     notes: str = ""
     words: Mapping[str, str] = field(default_factory=dict)
+    more: Callable[[Settings, Source], dict[str, Any]] | None = None
 
 
 QKV = ("q", "k", "v")
@@ -136,9 +140,9 @@ GGUF_OUTER = {
 }
 GGUF_INNER = {
     "attn_norm": "attn_norm",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
+    "q": "attn_q|attn_qkv",
+    "k": "attn_k|attn_qkv",
+    "v": "attn_v|attn_qkv",
     "o": "attn_output",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
@@ -160,7 +164,7 @@ def gguf_like(
     names = names_of(GGUF_OUTER, "blk.{i}.", {**GGUF_INNER, **(inner or {})})
     # rope_freqs and rope_factors are read with the settings; the third is an old buffer.
     harmless = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd\.weight")
-    return Tensors(names, harmless, interleaved, fused or {})
+    return Tensors(names, harmless, interleaved, {**stacked(*QKV), **(fused or {})})
 
 
 LLAMA_GGUF = gguf_like(interleaved=True)

@@ -50,7 +50,7 @@ def parts(spec: ModelSpec) -> Iterator[Part]:
     for index, layer in enumerate(spec.layers):
         yield from _layer(f"layers.{index}.", layer, spec.width)
     yield from _norm("norm", spec.norm, spec.width)
-    if not spec.tied:
+    if spec.head and not spec.tied:
         yield Part("head", (spec.vocab, spec.width), unit=spec.unit_head)
     if spec.head_bias:
         yield Part("head_bias", (spec.vocab,))

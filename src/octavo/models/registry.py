@@ -9,6 +9,7 @@ from octavo.checkpoint.source import Source
 from octavo.core.errors import ModelError
 from octavo.models.arch import (
     baichuan,
+    bert,
     bloom,
     cohere,
     falcon,
@@ -22,6 +23,7 @@ from octavo.models.arch import (
     llama,
     minicpm,
     mistral,
+    modernbert,
     mpt,
     olmo,
     opt,
@@ -68,6 +70,9 @@ ARCHITECTURES = (
     internlm2.ARCHITECTURE,
     baichuan.ARCHITECTURE,
     smollm3.ARCHITECTURE,
+    bert.BERT,
+    bert.ROBERTA,
+    modernbert.ARCHITECTURE,
 )
 
 
@@ -75,7 +80,8 @@ def read_spec(source: Source) -> ModelSpec:
     """The model that a checkpoint declares. Raises ModelError, naming the field at fault."""
     architecture = architecture_of(source)
     if source.kind == "gguf":
-        return architecture.spec(gguf_settings(source, source.metadata["general.architecture"], architecture.words))
+        name = source.metadata["general.architecture"]
+        return architecture.spec(gguf_settings(source, name, architecture.words, architecture.more))
     return architecture.spec(config_settings(source))
 
 
@@ -85,7 +91,7 @@ def architecture_of(source: Source) -> Architecture:
     found = source.metadata.get(field) if source.kind == "gguf" else source.config.get(field)
     named = [found] if source.kind == "gguf" else found
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        raise ModelError(f"{source.path}: {field} is missing or not a name; supported: {', '.join(known(source.kind))}")
+        raise ModelError(f"{source.path}: {field} is missing or not a name, such as {known(source.kind)[0]}")
     for architecture in ARCHITECTURES:
         if any(name in _names(architecture, source.kind) for name in named):
             return architecture

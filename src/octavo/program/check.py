@@ -18,6 +18,7 @@ from octavo.program.ops import (
     Floats,
     Head,
     HeadNorm,
+    Hidden,
     Norm,
     Norming,
     Op,
@@ -54,6 +55,8 @@ def check(program: Program) -> None:
                 written[op.out] = op.act_out, op.up.rows
             case Head():
                 _check_reads(op, (op.weight,), (op.act, program.width))
+            case Hidden():
+                raise ModelError("Hidden: the cpu executor has no end without a head; the reference executor has")
 
 
 def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], written: Written) -> None:

@@ -17,11 +17,20 @@ import numpy as np
 
 from octavo.kernels.weight import PANEL, Weight
 from octavo.program.batch import Batch
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Renorm
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
 
 KINDS = ("embed", "norm", "qkv", "attend", "proj(o)", "ffn_in", "proj(down)", "head", "draw")
 PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
-NAMES = {Embed: "embed", Renorm: "norm", Norm: "norm", Qkv: "qkv", Attend: "attend", FfnIn: "ffn_in", Head: "head"}
+NAMES = {
+    Embed: "embed",
+    Renorm: "norm",
+    Hidden: "norm",
+    Norm: "norm",
+    Qkv: "qkv",
+    Attend: "attend",
+    FfnIn: "ffn_in",
+    Head: "head",
+}
 BITS = {8: "int8", 16: "bf16", 32: "fp32"}
 
 
@@ -112,9 +121,11 @@ def _cost(op: Op, program: Program, batch: Batch) -> Cost:
             return _products((op.weight,), tokens, op.act) + Cost(fp32=added)
         case FfnIn():
             return _products((op.up,) if op.gate is None else (op.gate, op.up), tokens, op.act)
+        case Hidden():
+            return Cost(fp32=4 * head * program.width if op.norm.kind != "none" else 0)
         case Head():
-            normed = op.norm.kind != "none"
-            return _products((op.weight,), head, op.act) + Cost(fp32=4 * head * program.width * normed)
+            norm = 4 * head * program.width * (op.norm.kind != "none")
+            return _products((op.weight,), head, op.act) + Cost(fp32=norm)
 
 
 def _qkv(op: Qkv, program: Program, tokens: int) -> Cost:

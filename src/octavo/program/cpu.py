@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.cache.store import KvStore
+from octavo.core.errors import ModelError
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.interface import Config
@@ -21,6 +22,7 @@ from octavo.program.ops import (
     FfnIn,
     Head,
     HeadNorm,
+    Hidden,
     Norm,
     Norming,
     Op,
@@ -163,6 +165,8 @@ def native_op(op: Op, places: int) -> native.OpArgs:
                 vecs=(op.bias,),
                 norm=_norm(op.norm),
             )
+        case Hidden():
+            raise ModelError("Hidden: refused by check")
 
 
 def _qkv(op: Qkv, places: int) -> native.OpArgs:

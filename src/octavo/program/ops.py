@@ -210,12 +210,19 @@ class Head:
     soft_cap: float = 0.0
 
 
-Op = Embed | Renorm | Norm | Qkv | Attend | Proj | FfnIn | Head
+@dataclass(frozen=True, slots=True, eq=False)
+class Hidden:
+    """vectors = norm(x) for the rows that are asked: what an encoder ends with. float32 [rows, width]"""
+
+    norm: Norming
+
+
+Op = Embed | Renorm | Norm | Qkv | Attend | Proj | FfnIn | Head | Hidden
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """A model, bound to its weights. `ops` begin with Embed and end with Head."""
+    """A model, bound to its weights. `ops` begin with Embed and end with Head or Hidden."""
 
     ops: tuple[Op, ...]
     width: int

@@ -14,7 +14,7 @@ from octavo.core.layout import PAGE
 from octavo.kernels.weight import Weight, from_bfloat16, to_bfloat16
 from octavo.program.batch import Batch, Drawn, Floats, Ints
 from octavo.program.equations import activated, attention, capped, form, linear, norm_heads, normed, rotate
-from octavo.program.ops import Attend, Embed, FfnIn, Head, HeadNorm, Norm, Op, Program, Proj, Qkv, Renorm
+from octavo.program.ops import Attend, Embed, FfnIn, Head, HeadNorm, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
 from octavo.program.sampling import draw
 
 Pages = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
@@ -44,6 +44,16 @@ class Reference:
 
     def logits(self, batch: Batch) -> Floats:
         """One step, up to the raw logits of the head's rows. [H, vocab]"""
+        assert isinstance(self.program.ops[-1], Head), "the program gives vectors"
+        return self._walk(batch)
+
+    def vectors(self, batch: Batch) -> Floats:
+        """One step of an encoder, up to the vectors of the head's rows. [H, width]"""
+        assert isinstance(self.program.ops[-1], Hidden), "the program gives logits"
+        return self._walk(batch)
+
+    def _walk(self, batch: Batch) -> Floats:
+        """All ops in order; what the last one gives."""
         x = q = np.empty((0, 0), np.float32)
         h = [x, x]
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported by `Drawn.bad`
@@ -67,7 +77,9 @@ class Reference:
                         h[op.out] = form(self._ffn_in(op, h[op.source]), op.act_out)
                     case Head():
                         return self._head(op, x[batch.head.rows])
-        raise ValueError("the program does not end with Head")
+                    case Hidden():
+                        return normed(x[batch.head.rows], op.norm)
+        raise ValueError("the program ends with neither Head nor Hidden")
 
     def workspace_bytes(self) -> int:
         """Bytes of the dequantized weights, which stand beside the packed ones."""

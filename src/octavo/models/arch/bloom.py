@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from octavo.models.arch.llama import LAYERS, whole
-from octavo.models.names import GGUF_QKV, QKV, Architecture, Tensors, names_of, stacked
+from octavo.models.names import GGUF, QKV, Architecture, Tensors, names_of, stacked
 from octavo.models.settings import Settings
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
 
@@ -48,7 +48,7 @@ ARCHITECTURE = Architecture(
             fused=stacked(*QKV, how="grouped"),
             prefixes=("transformer.", ""),
         ),
-        "gguf": GGUF_QKV,
+        "gguf": GGUF,
     },
     spec=spec,
     title="BLOOM",

@@ -57,6 +57,7 @@ COHERE = Architecture(
     tensors={"safetensors": llama_like(interleaved=True), "gguf": gguf_like(interleaved=True)},
     spec=cohere,
     title="Command-R",
+    more=lambda c, source: {"use_qk_norm": "blk.0.attn_q_norm.weight" in source.tensors},
     notes="also Aya 23 and Aya Expanse",
 )
 COHERE2 = Architecture(

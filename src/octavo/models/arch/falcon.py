@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from octavo.checkpoint.source import Source
 from octavo.models.arch.llama import activation, decoder
-from octavo.models.names import QKV, Architecture, Tensors, names_of, stacked
+from octavo.models.names import QKV, Architecture, Tensors, gguf_like, names_of, stacked
 from octavo.models.settings import Settings
 from octavo.models.spec import Mlp, ModelSpec, Norm
 
@@ -37,6 +39,16 @@ def spec(c: Settings) -> ModelSpec:
     )
 
 
+def _kind(c: Settings, source: Source) -> dict[str, Any]:
+    """Which of the two kinds a GGUF file is: told by its key heads and norms."""
+    kv_heads = c.value("num_key_value_heads")
+    return {
+        "new_decoder_architecture": kv_heads != 1,
+        "num_kv_heads": kv_heads,
+        "num_ln_in_parallel_attn": 2 if "blk.0.attn_norm_2.weight" in source.tensors else 1,
+    }
+
+
 OUTER = {
     "embed": "{p}word_embeddings.weight",
     "norm": "{p}ln_f.weight",
@@ -52,16 +64,19 @@ INNER = {
 } | dict.fromkeys(QKV, "self_attention.query_key_value")
 ARCHITECTURE = Architecture(
     names=("FalconForCausalLM", "RWForCausalLM"),
-    gguf=(),
+    gguf=("falcon",),
     tensors={
         "safetensors": Tensors(
             names_of(OUTER, "{p}h.{i}.", INNER),
             harmless=(r"lm_head\.weight",),
             fused=stacked(*QKV, how="grouped"),
             prefixes=("transformer.", ""),
-        )
+        ),
+        "gguf": gguf_like({"attn_norm": "attn_norm_2|attn_norm", "ffn_norm": "attn_norm"}),
     },
     spec=spec,
     title="Falcon",
+    words={"layer_norm_eps": "layer_norm_epsilon"},
+    more=_kind,
     notes="7B, 40B, 180B and Falcon 2; not RefinedWeb 1B, whose ALiBi is scaled otherwise",
 )

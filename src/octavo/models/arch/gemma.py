@@ -7,7 +7,9 @@ and turns by another theta there.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from octavo.checkpoint.source import Source
 from octavo.models.arch.llama import LAYERS, activation, decoder, windows
 from octavo.models.names import Architecture, gguf_like, llama_like
 from octavo.models.rope_settings import rope_of_kind
@@ -86,6 +88,13 @@ def _second(c: Settings, *, every: int, default_window: int, third: bool = False
     )
 
 
+def _scalar(c: Settings, source: Source) -> dict[str, Any]:
+    """What a GGUF file leaves to its reader: of the 27B ones queries are scaled by the width, not by the head."""
+    if c.value("num_hidden_layers") in (46, 62):
+        return {"query_pre_attn_scalar": c.integer("hidden_size") // c.integer("num_attention_heads")}
+    return {"query_pre_attn_scalar": c.integer("head_dim", 256)}
+
+
 def _embed_scale(c: Settings) -> float:
     return float(c.integer("hidden_size") ** 0.5)
 
@@ -106,6 +115,7 @@ GEMMA2 = Architecture(
     tensors={"safetensors": llama_like(INNER, plus_one=NORMS), "gguf": gguf_like()},
     spec=gemma2,
     title="Gemma 2",
+    more=_scalar,
 )
 GEMMA3 = Architecture(
     names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
@@ -113,5 +123,6 @@ GEMMA3 = Architecture(
     tensors={"safetensors": TEXT3, "gguf": gguf_like()},
     spec=gemma3,
     title="Gemma 3",
+    more=_scalar,
     notes="text; of models that see, the text part",
 )

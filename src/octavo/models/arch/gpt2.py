@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from octavo.models.arch.llama import LAYERS, activation, whole
-from octavo.models.names import GGUF_QKV, QKV, Architecture, Tensors, names_of, stacked
+from octavo.models.names import GGUF, QKV, Architecture, Tensors, names_of, stacked
 from octavo.models.settings import Settings
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
 
@@ -44,7 +44,7 @@ ARCHITECTURE = Architecture(
             transposed=(*QKV, "o", "up", "down"),
             prefixes=("transformer.", ""),
         ),
-        "gguf": GGUF_QKV,
+        "gguf": GGUF,
     },
     spec=spec,
     title="GPT-2",

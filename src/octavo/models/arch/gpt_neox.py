@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from octavo.models.arch.llama import activation, decoder
-from octavo.models.names import GGUF_QKV, LLAMA_OUTER, QKV, Architecture, Tensors, names_of, stacked
+from octavo.models.names import GGUF, LLAMA_OUTER, QKV, Architecture, Tensors, names_of, stacked
 from octavo.models.rope_settings import rope
 from octavo.models.settings import Settings
 from octavo.models.spec import Mlp, ModelSpec, Norm, Rope
@@ -56,7 +56,7 @@ ARCHITECTURE = Architecture(
             ),
             fused=stacked(*QKV, how="grouped"),
         ),
-        "gguf": GGUF_QKV,
+        "gguf": GGUF,
     },
     spec=spec,
     title="GPT-NeoX, Pythia",

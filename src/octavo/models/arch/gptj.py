@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from octavo.models.arch.llama import LAYERS, activation, whole
-from octavo.models.names import Architecture, Tensors, gguf_like, names_of
+from octavo.models.names import Architecture, Tensors, names_of
 from octavo.models.settings import Settings
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm, Rope
 
@@ -46,21 +46,12 @@ INNER = {
 HARMLESS = (r"(transformer\.)?h\.\d+\.attn\.((masked_)?bias|embed_positions)", r"lm_head\.weight")
 ARCHITECTURE = Architecture(
     names=("GPTJForCausalLM",),
-    gguf=("gptj",),
+    gguf=(),
     tensors={
         "safetensors": Tensors(
             names_of(OUTER, "{p}h.{i}.", INNER), HARMLESS, interleaved=True, prefixes=("transformer.", "")
-        ),
-        "gguf": gguf_like(interleaved=True),
+        )
     },
     spec=spec,
     title="GPT-J",
-    words={
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "intermediate_size": "n_inner",
-        "max_position_embeddings": "n_positions",
-        "layer_norm_eps": "layer_norm_epsilon",
-    },
 )

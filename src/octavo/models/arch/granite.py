@@ -31,5 +31,6 @@ ARCHITECTURE = Architecture(
     tensors={"safetensors": LLAMA, "gguf": LLAMA_GGUF},
     spec=spec,
     title="Granite",
+    words={"logit_scale": "logits_scaling"},
     notes="3.x dense",
 )

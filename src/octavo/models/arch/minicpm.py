@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from octavo.checkpoint.source import Source
 from octavo.models.arch.llama import LAYERS, decoder
-from octavo.models.names import LLAMA, Architecture
+from octavo.models.names import LLAMA, LLAMA_GGUF, Architecture
 from octavo.models.settings import Settings
 from octavo.models.spec import ModelSpec
 
@@ -23,11 +25,22 @@ def spec(c: Settings) -> ModelSpec:
     )
 
 
+def _scales(c: Settings, source: Source) -> dict[str, Any]:
+    """The scales of a GGUF file, which are worked out, as those of config.json, which are not. Old files have none."""
+    layers, width = c.integer("num_hidden_layers", high=LAYERS), c.integer("hidden_size")
+    return {
+        "scale_emb": c.number("embedding_multiplier", 12.0),
+        "scale_depth": c.number("residual_multiplier", 1.4 / layers**0.5) * layers**0.5,
+        "dim_model_base": max(1, round(width / c.number("logit_scale", width / 256))),
+    }
+
+
 ARCHITECTURE = Architecture(
     names=("MiniCPMForCausalLM",),
-    gguf=(),
-    tensors={"safetensors": LLAMA},
+    gguf=("minicpm",),
+    tensors={"safetensors": LLAMA, "gguf": LLAMA_GGUF},
     spec=spec,
     title="MiniCPM",
+    more=_scales,
     notes="1B, 2B and MiniCPM4 without its sparse attention",
 )

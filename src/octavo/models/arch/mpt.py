@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from octavo.checkpoint.source import Source
 from octavo.models.arch.llama import LAYERS, whole
-from octavo.models.names import QKV, Architecture, Tensors, names_of, stacked
+from octavo.models.names import GGUF, QKV, Architecture, Tensors, names_of, stacked
 from octavo.models.settings import Settings
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
 
@@ -35,6 +38,12 @@ def spec(c: Settings) -> ModelSpec:
     return whole(c, layers, width, norm, max_len=c.integer("max_seq_len", 2048), tied=tied)
 
 
+def _inside(c: Settings, source: Source) -> dict[str, Any]:
+    """The settings of attention, which config.json has in an object."""
+    names = {"alibi_bias_max": c.value("alibi_bias_max"), "clip_qkv": c.value("clip_qkv")}
+    return {"attn_config": {"alibi": "position_embd.weight" not in source.tensors} | names}
+
+
 OUTER = {"embed": "{p}wte.weight", "norm": "{p}norm_f.weight", "head": "lm_head.weight"}
 INNER = {
     "attn_norm": "norm_1",
@@ -45,15 +54,24 @@ INNER = {
 } | dict.fromkeys(QKV, "attn.Wqkv")
 ARCHITECTURE = Architecture(
     names=("MPTForCausalLM", "MptForCausalLM"),
-    gguf=(),
+    gguf=("mpt",),
     tensors={
         "safetensors": Tensors(
             names_of(OUTER, "{p}blocks.{i}.", INNER),
             harmless=(r"lm_head\.weight",),
             fused=stacked(*QKV),
             prefixes=("transformer.", ""),
-        )
+        ),
+        "gguf": GGUF,
     },
     spec=spec,
     title="MPT",
+    words={
+        "hidden_size": "d_model",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+        "max_position_embeddings": "max_seq_len",
+        "layer_norm_eps": "layer_norm_epsilon",
+    },
+    more=_inside,
 )

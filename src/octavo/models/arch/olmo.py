@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from octavo.models.arch.llama import LAYERS, decoder, windows
-from octavo.models.names import GGUF, LLAMA, Architecture, llama_like
+from octavo.models.names import GGUF, LLAMA, LLAMA_GGUF, Architecture, llama_like
 from octavo.models.rope_settings import rope_of_kind
 from octavo.models.settings import Settings
 from octavo.models.spec import HeadNorm, Layer, ModelSpec, Norm
@@ -62,8 +62,8 @@ def _behind(c: Settings, sliding: list[int]) -> ModelSpec:
 BEHIND = llama_like({"attn_post": "post_attention_layernorm", "ffn_post": "post_feedforward_layernorm"})
 OLMO = Architecture(
     names=("OlmoForCausalLM",),
-    gguf=(),
-    tensors={"safetensors": LLAMA},
+    gguf=("olmo",),
+    tensors={"safetensors": LLAMA, "gguf": LLAMA_GGUF},
     spec=olmo,
     title="OLMo",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from octavo.models.arch.llama import activation, decoder
-from octavo.models.names import GGUF_QKV, Architecture, llama_like
+from octavo.models.names import GGUF, Architecture, llama_like
 from octavo.models.rope_settings import rope
 from octavo.models.settings import Settings
 from octavo.models.spec import Mlp, ModelSpec, Norm
@@ -31,7 +31,7 @@ OUTER = {"norm": "{p}final_layernorm.weight", "norm_bias": "{p}final_layernorm.b
 ARCHITECTURE = Architecture(
     names=("PhiForCausalLM",),
     gguf=("phi2",),
-    tensors={"safetensors": llama_like(INNER, OUTER), "gguf": GGUF_QKV},
+    tensors={"safetensors": llama_like(INNER, OUTER), "gguf": GGUF},
     spec=spec,
     title="Phi-1, Phi-1.5, Phi-2",
 )
