@@ -1,4 +1,4 @@
-"""A folder written by tests/data/make_llama_fixtures.py: read by our loader, answered by our reference executor."""
+"""A folder of tests/data/llama or tests/data/zoo: read by our loader, answered by our reference executor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from octavo.program.ops import Program
 from octavo.program.reference import Reference
 
 
-def program_of(folder: Path) -> Program:
-    """The model of a folder, lowered so that nothing is rounded below float32."""
+def program_of(folder: Path, max_len: int = 128) -> Program:
+    """The model of a folder, lowered so that nothing is rounded below float32; at most as long as it was made for."""
     source = open_source(folder)
     try:
         spec = read_spec(source)
-        return lower(spec, load(source, spec, dtype="float32"), kv_dtype="float32", max_len=128, exact=True)
+        return lower(
+            spec,
+            load(source, spec, dtype="float32"),
+            kv_dtype="float32",
+            max_len=min(max_len, spec.max_len),
+            exact=True,
+        )
     finally:
         source.close()
 
@@ -50,10 +56,10 @@ def open_tensors(path: Path) -> dict[str, np.ndarray]:
     return out
 
 
-def largest_error(folder: Path, chunk: int, seed: int = 0) -> float:
+def largest_error(folder: Path, chunk: int, seed: int = 0, last: int = 5) -> float:
     """Largest difference of any logit of any prompt, all computed in one batch, `chunk` tokens of each in a step.
 
-    The last five tokens of a prompt are single steps, as in decoding. Pages are scattered.
+    The `last` tokens of a prompt are single steps, as in decoding. Pages are scattered.
     """
     rng = np.random.default_rng(seed)
     texts, expected = Texts.placed(rng, prompts_of(folder)), logits_of(folder)
@@ -65,7 +71,7 @@ def largest_error(folder: Path, chunk: int, seed: int = 0) -> float:
         for slot in rng.permutation(len(done)).tolist():
             left = len(texts.tokens[slot]) - done[slot]
             if left:
-                runs.append((slot, done[slot], min(chunk, max(1, left - 5))))
+                runs.append((slot, done[slot], min(chunk, max(1, left - last))))
         batch = texts.batch(rng, runs, more=1)
         want = np.concatenate([expected[slot][first : first + count] for slot, first, count in runs])
         worst = max(worst, float(np.abs(executor.logits(batch) - want).max()))

@@ -39,7 +39,7 @@ def weights_of(spec: ModelSpec, layout: Layout = Layout.F32, group: int = 32) ->
         out["head"] = random_weight(rng, shape, spec.vocab, spec.width)
     for index, layer in enumerate(spec.layers):
         outputs, keys = layer.attn.heads * layer.attn.head_dim, layer.attn.kv_heads * layer.attn.head_dim
-        width, inner = spec.width, layer.mlp.inner
+        width, inner = spec.width, layer.ffn.inner
         sizes = {"q": (outputs, width), "k": (keys, width), "v": (keys, width), "o": (width, outputs)}
         sizes |= {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
         for name, (rows, cols) in sizes.items():

@@ -50,7 +50,7 @@ def gguf_spec_of(metadata, tmp_path, changes=None, tensors=None):
 def close(spec):
     """A GGUF keeps its numbers in float32."""
     norm = Norm(float(np.round(spec.norm.eps, 9)))
-    layers = tuple(Layer(layer.attn, layer.mlp, norm) for layer in spec.layers)
+    layers = tuple(Layer(layer.attn, layer.ffn, norm) for layer in spec.layers)
     fields = {name: getattr(spec, name) for name in ("vocab", "width", "tied", "max_len", "eos_ids", "bos_id")}
     return ModelSpec(layers=layers, norm=norm, **fields)
 
@@ -75,7 +75,7 @@ def test_both_formats_declare_the_same_model(tmp_path):
     assert (attn.heads, attn.kv_heads, attn.head_dim, attn.rope.theta) == (6, 3, 64, 500000.0)
     assert attn.qkv_bias
     assert attn.out_bias
-    assert folder.layers[0].mlp.bias
+    assert folder.layers[0].ffn.bias
     assert not folder.tied
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from octavo.checkpoint.source import Source
 from octavo.core.errors import ModelError
-from octavo.models.arch import llama, mistral
+from octavo.models.arch import gemma, gpt2, gpt_neox, llama, mistral, phi, phi3, qwen
 from octavo.models.gguf_settings import gguf_settings
 from octavo.models.names import Architecture
 from octavo.models.settings import config_settings
 from octavo.models.spec import ModelSpec
 
-ARCHITECTURES = (llama.ARCHITECTURE, mistral.ARCHITECTURE)
+ARCHITECTURES = (
+    llama.ARCHITECTURE,
+    mistral.ARCHITECTURE,
+    qwen.QWEN2,
+    qwen.QWEN3,
+    gemma.GEMMA,
+    gemma.GEMMA2,
+    gemma.GEMMA3,
+    phi.ARCHITECTURE,
+    phi3.ARCHITECTURE,
+    gpt2.ARCHITECTURE,
+    gpt_neox.ARCHITECTURE,
+)
 
 
 def read_spec(source: Source) -> ModelSpec:

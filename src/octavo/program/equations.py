@@ -143,6 +143,6 @@ def attention(q: Floats, keys: Floats, values: Floats, positions: Ints, op: Atte
         total = weights.sum(axis=1, keepdims=True)
         if op.sinks is not None:
             total = total + np.exp(op.sinks[head] - largest)
-        held = np.where(seen.any(axis=0)[:, None], values[:, source], 0)  # what no token sees may be of no number
-        out[:, head] = rounded(weights, dtype) @ held / total
+        used = np.asarray(seen.any(axis=0))[:, None]  # what no token sees may be no numbers
+        out[:, head] = rounded(weights, dtype) @ np.where(used, values[:, source], 0) / total
     return out
