@@ -1,12 +1,14 @@
 """One tensor of a checkpoint, and the mapped file it lies in: names, types, shapes, lazy bytes. No model.
 
-Invariant: a `Tensor` exists only if its bytes lie inside its file, so `read` cannot reach outside.
+Invariant: a `Tensor` exists only if its bytes lie inside its file, so `read` cannot reach outside. A `Derived` is made
+of such tensors when it is read: what a file spreads over several of them, as one.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from octavo.core.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import numpy.typing as npt
 
@@ -70,6 +74,51 @@ class Tensor:
         import numpy as np  # late: who reads settings and vocabulary alone starts without it
 
         return np.frombuffer(self.file.data, np.uint8, self.nbytes, self.start)
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The stored tensors that it consists of: itself."""
+        return (self,)
+
+    def release(self) -> None:
+        """Say that the bytes were used."""
+        self.file.release(self.start, self.nbytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Derived:
+    """A tensor that `build` makes of its parts. `dtype`, of quant/format.py, tells what its bytes mean.
+
+    `build` raises ModelError or ValueError, each of one line, for parts that make no tensor.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    parts: tuple[Tensor, ...]
+    build: Callable[[], Bytes] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the files."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def file(self) -> Mapped:
+        """The file that errors name: that of the first part."""
+        return self.parts[0].file
+
+    def read(self) -> Bytes:
+        """The bytes, row by row. uint8"""
+        return self.build()
+
+    def release(self) -> None:
+        """Say that the bytes of all parts were used."""
+        for part in self.parts:
+            part.release()
+
+
+Tensors: TypeAlias = "Mapping[str, Tensor | Derived]"
 
 
 def shown(text: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.checkpoint.source import Source
-from octavo.checkpoint.tensor import Bytes, Tensor, shown
+from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Weight
@@ -34,6 +34,7 @@ from octavo.models.rows import (
     projection_stored,
 )
 from octavo.models.spec import ModelSpec
+from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
 from octavo.quant.plain import PLAIN
 
@@ -60,7 +61,7 @@ class Entry:
     """
 
     key: str
-    tensor: Tensor
+    tensor: Tensor | Derived
     form: Format | None
     shape: tuple[int, ...]
     rows: Rows | None = None
@@ -118,7 +119,7 @@ def packed_parts(entries: Sequence[Entry], progress: Callable[[float], None] | N
             packed = _read(entry)
         except ValueError as error:
             raise ModelError(f"{entry.tensor.file.path}: tensor {shown(entry.tensor.name)} {error}") from None
-        entry.tensor.file.release(entry.tensor.start, entry.tensor.nbytes)
+        entry.tensor.release()
         yield np.pad(packed, (0, entry.room - packed.nbytes))
         done += entry.tensor.nbytes
         if progress:
@@ -153,19 +154,19 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides."""
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
-    tensors = architecture_of(source).tensors[source.kind]
-    prefix = next((p for p in tensors.prefixes if tensors.written("embed", p) in source.tensors), tensors.prefixes[0])
+    tensors, found = architecture_of(source).tensors[source.kind], plain_tensors(source)
+    prefix = next((p for p in tensors.prefixes if tensors.written("embed", p) in found), tensors.prefixes[0])
     wanted = [(tensors.written(part.key, prefix), part) for part in parts(spec)]
     known = {name for name, _ in wanted}
-    missing = [name for name in dict.fromkeys(name for name, _ in wanted) if name not in source.tensors]
+    missing = [name for name in dict.fromkeys(name for name, _ in wanted) if name not in found]
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
-    extra = [name for name in source.tensors if name not in known and not harmless.fullmatch(name)]
+    extra = [name for name in found if name not in known and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
     for name, part in wanted:
-        if name not in source.tensors:
+        if name not in found:
             continue
-        tensor = source.tensors[name]
+        tensor = found[name]
         stored = _stored(part, tensors)
         entry = _entry(part, tensor, tensors, dtype)
         fault = _fault(entry, stored)
@@ -180,7 +181,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     return entries
 
 
-def _entry(part: Part, tensor: Tensor, tensors: Tensors, dtype: str) -> Entry:
+def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -> Entry:
     """How a part is read from its tensor, but for the map of its rows."""
     form = None if part.is_vector else format_of(tensor.dtype, dtype)
     transposed = part.name in tensors.transposed and not part.is_vector

@@ -23,6 +23,7 @@ from octavo.checkpoint.tensor import Mapped
 from octavo.kernels.weight import FORMS
 from octavo.models.load import Entry, Weights, block_bytes, load, packed_parts, plan, views
 from octavo.models.spec import ModelSpec
+from octavo.quant.folder import settings_of
 
 logger = logging.getLogger("octavo.models")
 
@@ -73,6 +74,7 @@ def identity(source: Source, dtype: str, entries: Sequence[Entry]) -> dict[str, 
         "source": str(source.path.resolve()),
         "files": [_stamp(source, file) for file in source.files],
         "dtype": dtype,
+        "quantization": settings_of(source),
         "tensors": tensors,
     }
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from octavo.kernels.weight import PANEL, Array, Layout, Weight, aligned, panel_bytes
+from octavo.kernels.weight import PANEL, Array, Layout, Weight, aligned, panel_bytes, to_bfloat16
+from octavo.quant.coded import TABLES, coded_values
 from octavo.quant.ggml import q4_0, q4_1, q8_0
+from octavo.quant.grouped import LAYOUTS, packer
 from octavo.quant.plain import PLAIN, bfloat16_bits, float32_values
 
 STEP = 1 << 17  # values packed at a time, about: the working set stays in the cache
@@ -47,11 +49,23 @@ def format_of(stored: str, dtype: str) -> Format | None:
 
     `dtype` speaks of unquantized weights: "auto" and "bfloat16" keep them as bfloat16, "float32" as float32.
     """
+    name, _, group = stored.partition("/")
+    if group and name in LAYOUTS:
+        return Format(LAYOUTS[name], int(group), packer(name, int(group)))
+    if group and name in TABLES:
+        return _numbers(lambda raw: coded_values(raw, name, int(group)), dtype)
     if stored not in PLAIN:
         return QUANTIZED.get(stored)
     if dtype == "float32":
         return Format(Layout.F32, 0, lambda raw: Weight.float32(float32_values(raw, stored)))
     return Format(Layout.BF16, 0, lambda raw: Weight.bfloat16(bfloat16_bits(raw, stored)))
+
+
+def _numbers(values: Callable[[Array], npt.NDArray[np.float32]], dtype: str) -> Format:
+    """How numbers that no integer form holds are kept, whatever makes them of rows of bytes."""
+    if dtype == "float32":
+        return Format(Layout.F32, 0, lambda raw: Weight.float32(values(raw)))
+    return Format(Layout.BF16, 0, lambda raw: Weight.bfloat16(to_bfloat16(values(raw))))
 
 
 def pack(form: Format, raw: Array, cols: int) -> Weight:

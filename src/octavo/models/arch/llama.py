@@ -61,7 +61,6 @@ def windows(c: Settings, layers: int, default: int = 0) -> list[int]:
 
 def refuse_variations(c: Settings, head_dim: int, *names: str) -> None:
     """Raise for the mathematics that files may ask for and that is declared nowhere: `names` beside the usual ones."""
-    c.only("quantization_config")
     c.only("num_local_experts", 0)
     c.only("value_head_dim", head_dim)
     for name in names:
