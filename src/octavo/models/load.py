@@ -251,15 +251,15 @@ def _read(entry: Entry) -> Bytes:
     if entry.form is None:
         values = vector(raw, tensor.dtype).reshape(entry.tensor.shape) + np.float32(entry.plus)
         values = values if len(entry.shape) == 2 else values.reshape(-1)
-        return np.ascontiguousarray(_picked(values, entry.rows)).view(np.uint8).reshape(-1)
+        return np.ascontiguousarray(picked(values, entry.rows)).view(np.uint8).reshape(-1)
     rows: Bytes = raw.reshape(tensor.shape[0], -1)
     if entry.transposed:
         size = rows.shape[1] // tensor.shape[1]  # bytes of a number
         rows = rows.reshape(*tensor.shape, size).swapaxes(0, 1).reshape(tensor.shape[1], -1)
-    return pack(entry.form, _picked(rows, entry.rows), entry.shape[1]).data
+    return pack(entry.form, picked(rows, entry.rows), entry.shape[1]).data
 
 
-def _picked(values: npt.NDArray[T], rows: Rows | None) -> npt.NDArray[T]:
+def picked(values: npt.NDArray[T], rows: Rows | None) -> npt.NDArray[T]:
     """The rows of a map, zeros where it says -1."""
     if rows is None:
         return values
