@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from octavo.checkpoint.source import Source
+from octavo.checkpoint.tensor import Tensor
 from octavo.compress.folder import Folder
 from octavo.compress.model import Plain, open_plain
-from octavo.compress.recipe import Recipe
 from octavo.compress.walk import Ids, Walk, known_rows
+from octavo.core.config import QuantizeConfig
+from octavo.core.errors import ModelError
 from octavo.models.load import Entry
 from octavo.program.ops import FfnIn, Floats, Head, Op, Proj, Qkv
 from octavo.program.reference import matrices
@@ -26,8 +28,10 @@ from octavo.quant.compensate import Square, compensated, loss
 from octavo.quant.compressed_file import coded_tensors
 from octavo.quant.plain import float32_values, stored_bytes
 from octavo.quant.rescale import channel_scales
-from octavo.quant.search import Grid, coded
+from octavo.quant.search import Grid, coded, span_of
 
+BITS = {"int4": 4, "int8": 8}
+SPAN = {"int4": 64, "int8": 128}  # most inputs in a group
 Progress = Callable[[float], None]
 NORMS: dict[type[Op], str] = {Qkv: "attn_norm", FfnIn: "ffn_norm"}  # whose output an operation reads
 
@@ -40,12 +44,14 @@ class Texts:
     judged: Ids | None = None
 
 
-def quantize(source: Source, out: Path, recipe: Recipe, texts: Texts, progress: Progress | None = None) -> Report:
+def quantize(
+    source: Source, out: Path, recipe: QuantizeConfig, texts: Texts, progress: Progress | None = None
+) -> Report:
     """Write the folder `out`, which must not be there. Raises ModelError for a model or a place that does not do."""
     plain = open_plain(source)
-    grids = {}
-    for tensor in plain.linear():
-        grids[tensor.name] = recipe.grid(tensor.shape[1], coarse=tensor.dtype == "BF16")
+    grids = {tensor.name: grid_of(recipe, tensor) for tensor in plain.linear()}
+    if not any(grids.values()):
+        raise ModelError(f"{source.path}: no matrix has inputs that groups of 32 divide")
     with Folder(source, out, grids, plain.heads()) as folder:
         job = _Job(plain, recipe, texts, folder, grids, progress or (lambda share: None))
         job.run()
@@ -53,11 +59,18 @@ def quantize(source: Source, out: Path, recipe: Recipe, texts: Texts, progress: 
     return Report(recipe, job.before, job.after, folder.bytes_before, folder.bytes_after, job.errors)
 
 
+def grid_of(recipe: QuantizeConfig, tensor: Tensor) -> Grid | None:
+    """The codes of a stored matrix; None where no group divides its inputs. Scales are stored in the matrix's type."""
+    bits = BITS[recipe.scheme]
+    span = span_of(tensor.shape[1], recipe.group or SPAN[recipe.scheme])
+    return Grid(bits, span, recipe.symmetric, tensor.dtype == "BF16", search=bits == 4) if span else None
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What came of it. errors: by matrix, the share of its output, or of itself without calibration, that is lost."""
 
-    recipe: Recipe
+    recipe: QuantizeConfig
     perplexity_before: float | None
     perplexity_after: float | None
     bytes_before: int
@@ -78,7 +91,7 @@ class _Job:
     """One model being quantized."""
 
     plain: Plain
-    recipe: Recipe
+    recipe: QuantizeConfig
     texts: Texts
     folder: Folder
     grids: dict[str, Grid | None]
@@ -188,7 +201,7 @@ class _Job:
         raw = stored_bytes((was + plus) / scales - plus, tensor.dtype)
         self.folder.put({tensor.name: (tensor.dtype, tensor.shape, raw)})
         now = float32_values(raw.reshape(1, -1), tensor.dtype)[0] + plus
-        out = np.ones_like(now)
+        out: Floats = np.ones_like(now)
         np.divide(was + plus, now, out=out, where=(now != 0) & (was + plus != 0))
         return out
 

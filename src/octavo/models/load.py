@@ -24,6 +24,7 @@ from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Weight
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
+from octavo.models.precision import checked, kept
 from octavo.models.registry import architecture_of
 from octavo.models.rows import (
     Rows,
@@ -36,6 +37,7 @@ from octavo.models.rows import (
 from octavo.models.spec import ModelSpec
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
+from octavo.quant.online import online_format
 from octavo.quant.plain import PLAIN
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -89,14 +91,19 @@ class Entry:
 
 
 def load(
-    source: Source, spec: ModelSpec, *, dtype: str = "auto", progress: Callable[[float], None] | None = None
+    source: Source,
+    spec: ModelSpec,
+    *,
+    dtype: str = "auto",
+    quantization: str = "none",
+    progress: Callable[[float], None] | None = None,
 ) -> Weights:
     """Read and pack all weights. Raises ModelError, before anything is allocated, for what does not fit the spec.
 
-    dtype, of unquantized matrices: "auto" and "bfloat16" keep bfloat16, "float32" float32. `progress` is told the
-    share of bytes done, ending with 1.
+    dtype, of unquantized matrices: "auto" and "bfloat16" keep bfloat16, "float32" float32. quantization: "int8" or
+    "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
-    entries = plan(source, spec, dtype)
+    entries = plan(source, spec, dtype, quantization)
     packed, at = block(block_bytes(entries)), 0
     advise(packed, Advice.HUGEPAGE)
     for part in packed_parts(entries, progress):
@@ -141,17 +148,20 @@ def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
     return weights
 
 
-def footprint(source: Source, spec: ModelSpec, dtype: str = "auto") -> dict[str, int]:
+def footprint(source: Source, spec: ModelSpec, dtype: str = "auto", quantization: str = "none") -> dict[str, int]:
     """Bytes that `load` will give, from headers alone, by category. Raises ModelError as `load` does."""
     sizes: dict[str, int] = {}
-    for entry in plan(source, spec, dtype):
+    for entry in plan(source, spec, dtype, quantization):
         category = CATEGORIES.get(entry.key.rpartition(".")[2], "norms_and_biases")
         sizes[category] = sizes.get(category, 0) + entry.nbytes
     return sizes
 
 
-def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
-    """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides."""
+def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none") -> list[Entry]:
+    """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides.
+
+    Raises ModelError, and InvalidValue for quantization of what is quantized already.
+    """
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
     tensors, found = architecture_of(source).tensors[source.kind], plain_tensors(source)
@@ -178,7 +188,21 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     problems.append(_listed("unfit", list(faults)))
     if any(problems):
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
-    return entries
+    return entries if checked(quantization) == "none" else _quantized(source, entries, quantization, len(spec.layers))
+
+
+def _quantized(source: Source, entries: list[Entry], quantization: str, layers: int) -> list[Entry]:
+    """The same entries with matrices in codes, but for those whose inputs no group divides."""
+    out = []
+    for entry in entries:
+        if entry.form is not None and entry.tensor.dtype not in PLAIN:
+            told = f"none: {source.path} is quantized already ({entry.tensor.dtype})"
+            raise InvalidValue("quantization", quantization, told)
+        form = None
+        if entry.form is not None:
+            form = online_format(entry.tensor.dtype, entry.shape[1], *kept(quantization, entry.key, layers))
+        out.append(replace(entry, form=form or entry.form))
+    return out
 
 
 def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -> Entry:
