@@ -64,7 +64,7 @@ struct Executor::Sizes {
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
     const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
     scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head}));
-    arena = x + q + y + 2 * (data + 4 * sums) + partials + logits + 5 * spans + candidates + bounds + scratch * c.threads;
+    arena = x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + scratch * c.threads;
     lists = sights_of(ops, count).size() * Work::bytes(c) + size_t(c.max_tokens) * 5 +
             DrawScratch::bytes(c.vocab) * c.threads + rows * HEAD_ROW_BYTES;
   }
@@ -110,6 +110,7 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
     buffer.sum = reinterpret_cast<float*>(take(sizes.sums));
     buffer.start4 = reinterpret_cast<int32_t*>(take(sizes.sums));
     buffer.start8 = reinterpret_cast<int32_t*>(take(sizes.sums));
+    buffer.front = reinterpret_cast<int32_t*>(take(sizes.sums));
   }
   memory_.partials = reinterpret_cast<float*>(take(sizes.partials));
   memory_.logits = reinterpret_cast<float*>(take(sizes.logits));

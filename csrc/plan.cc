@@ -3,64 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "unpack.h"
+
 namespace octavo {
-
-namespace {
-
-float half_value(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7FFF;
-  uint32_t bits = sign | ((rest << 13) + 0x38000000);
-  if (rest >= 0x7C00) bits = sign | 0x7F800000 | (rest & 0x3FF) << 13;
-  float value;
-  if (rest < 0x400) {
-    value = float(rest) * 0x1p-24f;
-    return sign ? -value : value;
-  }
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-// Row `id` of a packed matrix, as float32.
-void unpack_row(const octavo_weight& w, int id, float* out) {
-  const uint8_t* panel = w.data + size_t(id / PANEL) * panel_bytes(w);
-  const int c = id % PANEL;
-  if (w.layout == OCTAVO_F32) {
-    for (int k = 0; k < w.cols; ++k) std::memcpy(out + k, panel + (size_t(k) * PANEL + c) * 4, 4);
-    return;
-  }
-  if (w.layout == OCTAVO_BF16) {
-    for (int k = 0; k < w.cols; ++k) {
-      uint16_t bits;
-      std::memcpy(&bits, panel + (size_t(k / 2) * 2 * PANEL + 2 * c + k % 2) * 2, 2);
-      const uint32_t wide = uint32_t(bits) << 16;
-      std::memcpy(out + k, &wide, 4);
-    }
-    return;
-  }
-  for (int k0 = 0; k0 < w.cols; k0 += w.group) {
-    const float scale = half_value(panel + 2 * c);
-    const float minimum = w.layout == OCTAVO_W4M ? half_value(panel + 64 + 2 * c) : 0.f;
-    panel += w.layout == OCTAVO_W4M ? 128 : 64;
-    for (int k = 0; k < w.group; ++k) {
-      if (w.layout == OCTAVO_W8) {
-        out[k0 + k] = scale * float(int(panel[(k / 4) * 128 + 4 * c + k % 4]) - 128);
-      } else {
-        const uint8_t both = panel[(k / 4) * 64 + 4 * (c % 16) + k % 4];
-        const int code = c < 16 ? both & 15 : both >> 4;
-        out[k0 + k] = w.layout == OCTAVO_W4 ? scale * float(code - 8) : scale * float(code) + minimum;
-      }
-    }
-    panel += w.group * (w.layout == OCTAVO_W8 ? 32 : 16);
-  }
-}
-
-}  // namespace
 
 Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
   const Buffer& b = buffers_[buffer];
-  return {act, rows, cols, b.data, b.scale, b.sum, b.start4, b.start8};
+  return {act, rows, cols, b.data, b.scale, b.sum, b.start4, b.start8, b.front};
 }
 
 void Executor::embed(const octavo_op& op, const Context& context, int tid) const {

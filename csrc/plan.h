@@ -30,7 +30,7 @@ class Executor {
   struct Buffer {  // memory of one `h`
     uint8_t* data;
     float *scale, *sum;
-    int32_t *start4, *start8;
+    int32_t *start4, *start8, *front;
   };
   struct Sizes;
 

@@ -15,7 +15,7 @@ constexpr int BLOCK_TILES = 16;  // most tiles that a unit of weights is read fo
 constexpr int TILE = 8;          // most rows in a row tile
 constexpr int ITEM_ROWS = 192;   // most rows in an item of attention: whole tiles
 constexpr int BLOCK = 512;       // tokens of keys whose softmax is taken at once; partial results meet at its multiples
-constexpr int QUADS = 8;         // steps of four inputs that every group of codes is a multiple of
+constexpr int QUADS = 8;         // steps of four inputs that every group of inputs is a multiple of
 constexpr int DOT_BLOCK = 128;   // most inputs of one integer dot
 constexpr int SPAN = 256;        // tokens of the vocabulary that are projected, and whose masses are summed, together
 constexpr int MOST_TOP_K = 64;   // largest top_k whose candidates are found without keeping the row
@@ -46,13 +46,15 @@ inline int tiles_alike(int rows, int tiles, int tile) {
 //   bits 8:  codes  int8  [cols/4][mr][4]  at r0 * cols;   bits 16, 32: see vec.h (PAIRS)
 //   scale  float [cols/group][mr] at r0 * (cols/group)
 //   sum, start4, start8  [sums][mr] at r0 * sums, sums = sums_of(cols, group): the sum of the codes of one dot, and
-//   what dots with weights of four and of eight bits start at (see DOT_START in vec.h).
+//   what dots with weights of four and of eight bits start at (see DOT_START in vec.h)
+//   front  [cols/32][mr] at r0 * (cols/32), of groups of 32 only: the sum of a group's first 16 codes, for weights
+//   whose groups are halves of it.
 struct Rows {
   octavo_act act;
   int rows, cols;
   uint8_t* data;
   float *scale, *sum;
-  int32_t *start4, *start8;
+  int32_t *start4, *start8, *front;
 };
 
 // Which keys a token sees: the `window` up to its own position, 0: all of them; and with `all` those behind it as well.
@@ -199,6 +201,16 @@ inline size_t padded(int n, int to) {
 inline int spans_of(int vocab) {
   return (vocab + SPAN - 1) / SPAN;
 }
+// Of panels of codes: bytes before all groups, of the scales and minima before a group's codes, of 32 outputs' codes.
+inline int table_bytes(int layout) {
+  return layout == OCTAVO_W4L ? 64 : 0;
+}
+inline int head_bytes(int layout) {
+  return layout == OCTAVO_W4M || layout == OCTAVO_W8M ? 128 : 64;
+}
+inline int input_bytes(int layout) {
+  return layout == OCTAVO_W8 || layout == OCTAVO_W8M ? 32 : 16;
+}
 inline size_t panel_bytes(const octavo_weight& w) {
   size_t k = w.cols;
   switch (w.layout) {
@@ -206,12 +218,8 @@ inline size_t panel_bytes(const octavo_weight& w) {
       return k * PANEL * 4;
     case OCTAVO_BF16:
       return (k + 1) / 2 * 2 * PANEL * 2;
-    case OCTAVO_W8:
-      return k / w.group * (64 + size_t(w.group) * 32);
-    case OCTAVO_W4:
-      return k / w.group * (64 + size_t(w.group) * 16);
     default:
-      return k / w.group * (128 + size_t(w.group) * 16);
+      return table_bytes(w.layout) + k / w.group * (head_bytes(w.layout) + size_t(w.group) * input_bytes(w.layout));
   }
 }
 

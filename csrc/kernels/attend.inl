@@ -308,7 +308,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
         const int n = end - i < ROWS ? end - i : ROWS;
         const bool none = s.limit[i + n - 1] <= keys.first || s.from[i] >= keys.first + BLOCK;
         if (item.partial < 0 && none) continue;
-        WITH_ROWS(n, attend_block, config, op, keys, s.q + i * q_row, i, s)
+        WITH_ROWS(ROWS, n, attend_block, config, op, keys, s.q + i * q_row, i, s)
         if (item.partial < 0) {
           merge_rows(n, D, s.part, s.block_top, s.block_sum, s.row + i, s.top + i, s.sum + i);
           continue;

@@ -5,6 +5,7 @@ struct Coded {
   uint8_t* data;
   float *scale, *sum;
   int32_t *start4, *start8;
+  int32_t* front;  // null: not wanted
   int mr;
 };
 
@@ -27,6 +28,7 @@ static void store_group(const float* x, int group, const Coded& to) {
     for (int j = i; j < group && j < i + DOT_BLOCK; j += LANES) {
       const I code = finite == 0xFFFF ? f_round(f_load(x + j) * inverse) : i_zero();
       sum = sum + code;
+      if (j == 0 && to.front != nullptr) *to.front = i_sum(sum);
       alignas(16) int8_t bytes[LANES];
       i_store8(bytes, code);
       for (int q = 0; q < LANES / 4; ++q) __builtin_memcpy(to.data + size_t(j / 4 + q) * to.mr * 4, bytes + 4 * q, 4);
@@ -46,12 +48,15 @@ static void store_codes(const Rows& out, int row0, int mr, int k0, int n, const 
     const size_t at = r * groups + size_t(k / group) * mr, sum = at * sums;
     const float* x = src + (k - k0);
     uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0)) + size_t(k) * mr;
-    const Coded to{data, out.scale + at, out.sum + sum, out.start4 + sum, out.start8 + sum, mr};
+    const Coded to{data, out.scale + at, out.sum + sum, out.start4 + sum, out.start8 + sum, out.front + at, mr};
 #if defined(OCTAVO_EIGHT_ROWS)
-    if (mr == 8 && group == 32 && store_eight(x, lds, to.data, to.scale, to.sum, to.start4, to.start8)) continue;
+    if (mr == 8 && group == 32 && store_eight(x, lds, to.data, to.scale, to.sum, to.start4, to.start8, to.front))
+      continue;
 #endif
     for (int m = 0; m < mr; ++m)
-      store_group(x + m * lds, group, {to.data + 4 * m, to.scale + m, to.sum + m, to.start4 + m, to.start8 + m, mr});
+      store_group(x + m * lds, group,
+                  {to.data + 4 * m, to.scale + m, to.sum + m, to.start4 + m, to.start8 + m,
+                   group == 32 ? to.front + m : nullptr, mr});
   }
 }
 

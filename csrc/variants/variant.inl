@@ -24,10 +24,10 @@ namespace {
 // Dots or multiply-adds on registers only: what the arithmetic units can do.
 void peak(int kind, int64_t rounds) {
   F f[12];
-  I c[12];
+  Short c[12];
   for (int i = 0; i < 12; ++i) {
     f[i] = f_set(float(i));
-    c[i] = i_set(i);
+    c[i] = short_zero();
   }
   uint8_t bytes[64] = {1};
   int32_t a = 1;
@@ -52,7 +52,7 @@ void peak(int kind, int64_t rounds) {
   }
   float sink[LANES];
   for (int i = 0; i < 12; ++i) {
-    f_store(sink, f[i] + i_float(c[i]));
+    f_store(sink, f[i] + i_float(short_sum(c[i])));
     asm volatile("" : : "r"(sink) : "memory");
   }
 }

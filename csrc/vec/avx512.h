@@ -1,6 +1,8 @@
 // Sixteen lanes in one register. See vec.h.
 
 constexpr int ROWS = 8;
+constexpr int CODE_ROWS = 8;
+constexpr int CODE_SUMS = 16;
 constexpr int W8_OFFSET = 128;  // what the dot of W8 codes must be corrected by
 
 struct F {
@@ -99,6 +101,9 @@ INLINE B b_low(B a) {
 INLINE B b_high(B a) {
   return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
+INLINE B b_pick(B table, B codes) {  // table[code], for codes 0..15; the table comes four times
+  return {_mm512_shuffle_epi8(table.v, codes.v)};
+}
 INLINE I dot_words(I c, B w, int32_t a) {
   // GCC 12 copies registers around the intrinsic; the plain instruction does not.
   asm("vpdpbusd %2,%1,%0" : "+v"(c.v) : "v"(w.v), "v"(_mm512_set1_epi32(a)));
@@ -111,6 +116,14 @@ constexpr float DOT_ZERO = 12582912.f;
 constexpr int32_t DOT_START = 0x4B400000;
 INLINE F dot_value(I c) {
   return {_mm512_castsi512_ps(c.v)};
+}
+constexpr bool SHORT_SUMS = false;
+using Short = I;
+INLINE I short_zero() {
+  return i_zero();
+}
+INLINE I short_sum(I c) {
+  return c;
 }
 INLINE I dot4(I c, B w, int32_t a) {
   return dot_words(c, w, a);
@@ -146,7 +159,7 @@ INLINE F b_odd(B w) {
 // makes them (kernels/rows.inl). False, and nothing done, where an input is not finite.
 #define OCTAVO_EIGHT_ROWS
 INLINE bool store_eight(const float* x, long lds, uint8_t* codes, float* scale, float* sum, int32_t* start4,
-                        int32_t* start8) {
+                        int32_t* start8, int32_t* front) {
   const __m512i size = _mm512_set1_epi32(0x7FFFFFFF);
   __m512 low[8], high[8];
   __m256i t[8];  // first the largest bits of each row, then its codes
@@ -192,6 +205,7 @@ INLINE bool store_eight(const float* x, long lds, uint8_t* codes, float* scale, 
                                : _mm256_permute2x128_si256(fours[q - 4], fours[q], 0x31);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 32 * q), quad);
     total = _mm256_dpbusd_epi32(total, ones, quad);
+    if (q == 3) _mm256_storeu_si256(reinterpret_cast<__m256i*>(front), total);
   }
   const __m256i start = _mm256_set1_epi32(DOT_START);
   _mm256_storeu_ps(sum, _mm256_cvtepi32_ps(total));

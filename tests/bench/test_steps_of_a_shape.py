@@ -6,12 +6,12 @@ import numpy as np
 import op_cases
 import pytest
 
-from octavo.bench.cases import FORMS, HEADS, QUANTIZED, Shape, make_program
+from octavo.bench.cases import FORMS, HEADS, Shape, make_program
 from octavo.bench.profile import REST, median_step, profile, rows, seconds_by_kind
 from octavo.bench.steps import StepShape, pages, step
 from octavo.core.errors import InvalidValue
 from octavo.kernels import native
-from octavo.kernels.weight import Layout
+from octavo.kernels.weight import QUANTIZED, Layout
 from octavo.program.cost import by_kind, costs
 from octavo.program.cpu import Cpu
 from octavo.program.reference import Reference

@@ -168,7 +168,7 @@ DAMAGE = {
     ),
     "truncated table": (head(1) + info()[:-3], "needs 8 bytes"),
     "truncated data": (gguf_file.file_bytes({}, {"a": ("F32", (32,), bytes(128))})[:-1], "truncated GGUF: tensor 'a'"),
-    "one of several": (gguf_file.file_bytes({"split.count": ("u16", 3)}, {}), "one of 3 parts"),
+    "one of several": (gguf_file.file_bytes({"split.count": ("u16", 3)}, {}), "says split.count 3; a part is named"),
 }
 
 

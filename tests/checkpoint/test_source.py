@@ -42,7 +42,7 @@ def test_what_cannot_be_opened_says_what_would_do(tmp_path):
         model / "model.safetensors": "give the folder that holds it",
         model / "config.json": "not a GGUF file",
         two: "holds 2 .gguf files, name one of them",
-        pickled: "convert them to safetensors",
+        pickled: "config.json is missing",
         tmp_path / "empty": "holds neither",
         bare: "config.json is missing",
     }

@@ -72,6 +72,46 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"type": "gpt_neox", "num_attention_heads": 2, "num_hidden_layers": 2}
     | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
     "gpt_neox-sequential": SMALL | {"type": "gpt_neox", "use_parallel_residual": False, "num_key_value_heads": 4},
+    "gptj": {"type": "gptj", "n_embd": 72, "n_head": 3, "n_layer": 1, "n_positions": 96, "rotary_dim": 8},
+    "opt": SMALL | {"type": "opt", "ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 72},
+    "bloom": {"type": "bloom", "hidden_size": 72, "n_head": 3, "n_layer": 1, "seq_length": 96},
+    "mpt": {"type": "mpt", "d_model": 60, "n_heads": 3, "n_layers": 1, "max_seq_len": 96}
+    | {"attn_config": {"alibi": True, "clip_qkv": 0.7, "attn_type": "multihead_attention"}},
+    "falcon-7b": SMALL
+    | {"type": "falcon", "multi_query": True, "num_hidden_layers": 1}
+    | {"new_decoder_architecture": False, "parallel_attn": True, "bias": False, "alibi": False},
+    "falcon-40b": SMALL
+    | {"type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2, "bias": False}
+    | {"num_hidden_layers": 1, "alibi": False},
+    "starcoder2": SMALL | {"type": "starcoder2", "sliding_window": 17, "hidden_act": "gelu_pytorch_tanh"},
+    "stablelm": SMALL
+    | {"type": "stablelm", "hidden_size": 96, "num_attention_heads": 4, "use_qkv_bias": True, "num_hidden_layers": 1}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
+    "olmo": SMALL | {"type": "olmo", "clip_qkv": 0.7},
+    "olmo2": SMALL | {"type": "olmo2", "num_attention_heads": 6, "hidden_size": 48},
+    "olmo3": SMALL
+    | {"type": "olmo3", "sliding_window": 18, "layer_types": ["sliding_attention", "full_attention"]}
+    | {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    "granite": SMALL
+    | {"type": "granite", "embedding_multiplier": 3.0, "attention_multiplier": 0.4, "residual_multiplier": 0.6}
+    | {"logits_scaling": 2.0},
+    "cohere": SMALL | {"type": "cohere", "use_qk_norm": True, "logit_scale": 0.5},
+    "cohere2": SMALL
+    | {"type": "cohere2", "sliding_window": 15, "layer_types": ["sliding_attention", "full_attention"]}
+    | {"logit_scale": 0.5},
+    "glm": SMALL
+    | {"type": "glm", "head_dim": 24, "attention_bias": True, "num_hidden_layers": 1}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "glm4": SMALL
+    | {"type": "glm4", "head_dim": 24, "attention_bias": True, "num_hidden_layers": 1}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "smollm3": SMALL | {"type": "smollm3", "no_rope_layers": [1, 0], "num_attention_heads": 6, "head_dim": 16},
+    "minicpm": SMALL | {"type": "minicpm", "scale_emb": 3.0, "scale_depth": 1.4, "dim_model_base": 32},
+    "internlm2": SMALL | {"type": "internlm2", "rope_scaling": {"type": "dynamic", "factor": 1.0}, "bias": True},
+    "baichuan2-7b": SMALL | {"type": "baichuan", "num_key_value_heads": 4, "z_loss_weight": 0},
+    "baichuan2-13b": SMALL
+    | {"type": "baichuan", "hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 6, "z_loss_weight": 0}
+    | {"max_position_embeddings": None, "model_max_length": 128},
 }
 ENDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 

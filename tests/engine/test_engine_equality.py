@@ -17,8 +17,8 @@ import tiny_llama
 from octavo.core.plan import Output
 
 EXECUTORS = ("reference", "cpu")
-MODELS = ("folder", "gguf")
-CASES = [("folder", "reference"), ("folder", "cpu"), ("gguf", "cpu")]
+MODELS = ("folder", "gguf", "mixed")
+CASES = [("folder", "reference"), ("folder", "cpu"), ("gguf", "cpu"), ("mixed", "cpu")]
 SHORT = {"longest": 150}  # much prompt, few tokens to generate
 GROWING = {"longest": 20, "tokens": 90}  # little prompt, and pages to grow by
 
@@ -29,6 +29,7 @@ def programs(tmp_path_factory):
     paths = {
         "folder": tiny_llama.write_folder(folder / "plain", tied=False, bias=True),
         "gguf": tiny_llama.write_gguf(folder / "tiny.gguf", dtype="Q4_1"),
+        "mixed": tiny_llama.write_mixed(folder / "mixed.gguf"),
     }
     return functools.cache(lambda model, executor: tiny_engine.program_of(paths[model], exact=executor == "reference"))
 

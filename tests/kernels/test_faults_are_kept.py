@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_rows import act_of, identity_head, program, step
+from kernel_rows import act_of, identity_head, of_codes, program, step
 
 from octavo.bench.cases import plain_rope
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
-from octavo.kernels.weight import Layout, Weight, to_bfloat16
+from octavo.kernels.weight import HALVES, QUANTIZED, Layout, Weight, to_bfloat16
 from octavo.program.batch import Batch
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, Attend, FfnIn, Head, Norm, Norming, Op, Program, Proj, Qkv
@@ -64,23 +64,22 @@ def last_bits() -> np.ndarray:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", list(Layout))
-def test_any_nan_in_any_place(isa: str, layout: Layout) -> None:
+@pytest.mark.parametrize(
+    ("layout", "group"), [*((layout, 32) for layout in Layout), *((layout, 16) for layout in HALVES)]
+)
+def test_any_nan_in_any_place(isa: str, layout: Layout, group: int) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(0, 1, (40, WIDTH)).astype(np.float32)
     faults = {3: (0, last_bits()[0]), 17: (63, last_bits()[1]), 18: (31, np.inf), 39: (32, np.nan)}
     for row, (column, value) in faults.items():
         x[row, column] = value
     values = rng.normal(0, 1, (WIDTH, WIDTH)).astype(np.float32)
-    codes, scale = rng.integers(1, 16, (WIDTH, WIDTH)), np.ones((WIDTH, 2), np.float16)
-    weight = {
-        Layout.F32: lambda: Weight.float32(values),
-        Layout.BF16: lambda: Weight.bfloat16(to_bfloat16(values)),
-        Layout.W8: lambda: Weight.int8(codes.astype(np.int8), scale),
-        Layout.W4: lambda: Weight.int4(codes.astype(np.uint8), scale),
-        Layout.W4M: lambda: Weight.int4_min(codes.astype(np.uint8), scale, scale),
-    }[layout]()
-    made = program(x, (), Head(ONE, weight, None, act_of(layout, 32)), KvLayout(1, 1, 32), 1)
+    scale = np.ones((WIDTH, WIDTH // group), np.float16)
+    if layout in QUANTIZED:
+        weight = of_codes(layout, rng.integers(1, 16, (WIDTH, WIDTH)).astype(np.uint8), scale, scale)
+    else:
+        weight = Weight.float32(values) if layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
+    made = program(x, (), Head(ONE, weight, None, act_of(layout, group)), KvLayout(1, 1, 32), 1)
     batches, texts = step(len(x))
     assert bad(made, batches, texts.pages, isa) == list(faults)
 

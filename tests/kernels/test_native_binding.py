@@ -111,7 +111,7 @@ def test_arrays_of_another_kind_are_refused() -> None:
     for vector in (np.ones(64), np.ones(128, np.float32)[::2]):
         head = Head(Norming("rms", vector, eps=0.0), Weight.float32(np.eye(64, dtype=np.float32)), None, Act(32))
         broken = program(np.ones((9, 64), np.float32), (), head, KvLayout(1, 1, 32), 1)
-        with pytest.raises(TypeError, match=r"head, vector 0: .*contiguous float32 is needed"):
+        with pytest.raises(TypeError, match=r"head, norm, weight: .*contiguous float32 is needed"):
             Cpu(broken, 1)
     executor = Cpu(tiny(), 1)
     batches, texts = step(9)

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernel_rows import of_codes
 
-from octavo.kernels.weight import PANEL, Layout, Weight, aligned, from_bfloat16, panel_bytes, to_bfloat16
+from octavo.bench.cases import TABLE
+from octavo.kernels.weight import (
+    BYTES,
+    HALVES,
+    MINIMA,
+    PANEL,
+    QUANTIZED,
+    Layout,
+    Weight,
+    aligned,
+    from_bfloat16,
+    panel_bytes,
+    read_as,
+    to_bfloat16,
+)
 
 SHAPES = [(1, 32), (31, 64), (32, 96), (33, 192), (70, 320)]
 
@@ -13,27 +28,28 @@ SHAPES = [(1, 32), (31, 64), (32, 96), (33, 192), (70, 320)]
 def random_parts(rows: int, cols: int, group: int, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scales, minima."""
     rng = np.random.default_rng(rows * cols + group)
-    low, high = (-128, 128) if layout is Layout.W8 else (0, 16)
-    codes = rng.integers(low, high, (rows, cols)).astype(np.int8 if layout is Layout.W8 else np.uint8)
+    low, high = (-128, 128) if layout in BYTES else (0, 16)
+    codes = rng.integers(low, high, (rows, cols)).astype(np.int8 if layout in BYTES else np.uint8)
     scale, minimum = rng.normal(0, 1, (2, rows, cols // group)).astype(np.float16)
     scale[0, 0] = 6e-8  # the smallest float16
     return codes, scale, minimum
 
 
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
-@pytest.mark.parametrize("groups", ["32", "all"])
-@pytest.mark.parametrize("layout", [Layout.W8, Layout.W4, Layout.W4M])
-def test_integers_round_trip(layout: Layout, rows: int, cols: int, groups: str) -> None:
-    group = 32 if groups == "32" else cols
+@pytest.mark.parametrize("groups", [16, 32, 0])
+@pytest.mark.parametrize("layout", QUANTIZED)
+def test_integers_round_trip(layout: Layout, rows: int, cols: int, groups: int) -> None:
+    group = groups or cols
     codes, scale, minimum = random_parts(rows, cols, group, layout)
-    wide = np.repeat(scale.astype(np.float32), group, axis=1)
-    if layout is Layout.W8:
-        weight, want = Weight.int8(codes, scale), codes * wide
-    elif layout is Layout.W4:
-        weight, want = Weight.int4(codes, scale), (codes.astype(np.float32) - 8) * wide
-    else:
-        weight = Weight.int4_min(codes, scale, minimum)
-        want = codes * wide + np.repeat(minimum.astype(np.float32), group, axis=1)
+    if group == 16 and layout not in HALVES:
+        with pytest.raises(ValueError, match=r"groups of a multiple of 32$"):
+            of_codes(layout, codes, scale, minimum)
+        return
+    weight = of_codes(layout, codes, scale, minimum)
+    plain = TABLE[codes] if layout is Layout.W4L else codes - np.int16(8 if layout is Layout.W4 else 0)
+    want = plain.astype(np.float32) * np.repeat(scale.astype(np.float32), group, axis=1)
+    if layout in MINIMA:
+        want += np.repeat(minimum.astype(np.float32), group, axis=1)
     assert (weight.layout, weight.rows, weight.cols, weight.group) == (layout, rows, cols, group)
     assert np.array_equal(weight.dequantize(), want)
     assert weight.nbytes == weight.panels * panel_bytes(layout, cols, group)
@@ -51,28 +67,35 @@ def test_floats_round_trip(rows: int, cols: int) -> None:
     assert half.nbytes == half.panels * panel_bytes(Layout.BF16, cols, 0)
 
 
-@pytest.mark.parametrize("layout", [Layout.W8, Layout.W4, Layout.W4M])
-def test_bytes_lie_as_described(layout: Layout) -> None:
-    codes, scale, minimum = random_parts(40, 128, 64, layout)
-    weight = {
-        Layout.W8: lambda: Weight.int8(codes, scale),
-        Layout.W4: lambda: Weight.int4(codes, scale),
-        Layout.W4M: lambda: Weight.int4_min(codes, scale, minimum),
-    }[layout]()
-    size = panel_bytes(layout, 128, 64)
-    group_size = size // 2
-    body = 128 if layout is Layout.W4M else 64
+@pytest.mark.parametrize(
+    ("layout", "group"), [*((layout, 64) for layout in QUANTIZED), *((layout, 16) for layout in HALVES)]
+)
+def test_bytes_lie_as_described(layout: Layout, group: int) -> None:
+    codes, scale, minimum = random_parts(40, 128, group, layout)
+    weight = of_codes(layout, codes, scale, minimum)
+    size, first = panel_bytes(layout, 128, group), 64 if layout is Layout.W4L else 0
+    group_size = (size - first) // (128 // group)
+    body = 128 if layout in MINIMA else 64
     for row, k in ((0, 0), (3, 5), (17, 66), (31, 127), (32, 0), (39, 71)):
-        at = row // 32 * size + k // 64 * group_size
-        c, quad = row % 32, k % 64 // 4
-        assert weight.data[at + 2 * c : at + 2 * c + 2].view(np.float16)[0] == scale[row, k // 64]
-        if layout is Layout.W8:
+        at = row // 32 * size + first + k // group * group_size
+        c, quad = row % 32, k % group // 4
+        assert weight.data[at + 2 * c : at + 2 * c + 2].view(np.float16)[0] == scale[row, k // group]
+        if layout in MINIMA:
+            assert weight.data[at + 64 + 2 * c : at + 66 + 2 * c].view(np.float16)[0] == minimum[row, k // group]
+        if layout is Layout.W4L:
+            table = weight.data[at - at % size : at - at % size + 64].reshape(4, 16).astype(int) - 128
+            assert (table == TABLE).all()
+        if layout in BYTES:
             assert int(weight.data[at + body + quad * 128 + 4 * c + k % 4]) - 128 == codes[row, k]
-            continue
-        both = int(weight.data[at + body + quad * 64 + 4 * (c % 16) + k % 4])
-        assert (both & 15 if c < 16 else both >> 4) == codes[row, k]
-        if layout is Layout.W4M:
-            assert weight.data[at + 64 + 2 * c : at + 66 + 2 * c].view(np.float16)[0] == minimum[row, k // 64]
+        else:
+            both = int(weight.data[at + body + quad * 64 + 4 * (c % 16) + k % 4])
+            assert (both & 15 if c < 16 else both >> 4) == codes[row, k]
+
+
+def test_weights_of_one_operation_may_read_one_form_of_input() -> None:
+    assert {read_as(layout, group) for layout in HALVES for group in (16, 32)} == {(8, 32)}
+    assert {read_as(layout, 64) for layout in QUANTIZED} == {(8, 64)}
+    assert (read_as(Layout.F32, 0), read_as(Layout.BF16, 0)) == ((32, 0), (16, 0))
 
 
 def test_padding_is_zero_and_memory_aligned_and_frozen() -> None:
@@ -88,11 +111,11 @@ def test_padding_is_zero_and_memory_aligned_and_frozen() -> None:
         assert aligned(size).nbytes == size
 
 
-@pytest.mark.parametrize("shape", [(4, 0), (4, 3), (5, 2), (4, 4)])
+@pytest.mark.parametrize("shape", [(4, 0), (4, 3), (5, 2), (4, 8)])
 def test_scales_that_do_not_fit_are_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"do not divide codes \(4, 64\)"):
         Weight.int8(np.zeros((4, 64), np.int8), np.zeros(shape, np.float16))
-    with pytest.raises(ValueError, match="groups of a multiple of 32"):
+    with pytest.raises(ValueError, match=r"groups of a multiple of 32, or 16$"):
         Weight.int4(np.zeros((4, 64), np.uint8), np.zeros(shape, np.float16))
 
 

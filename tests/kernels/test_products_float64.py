@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_rows import U, exact_rows, head_logits, random_matrix
+from kernel_rows import U, exact_rows, head_logits, of_codes, random_matrix
 
 from octavo.kernels import native
-from octavo.kernels.weight import Layout, Weight, from_bfloat16, to_bfloat16
+from octavo.kernels.weight import HALVES, MINIMA, QUANTIZED, Layout, Weight, from_bfloat16, to_bfloat16
 
 ISAS = native.isas()
-QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M)
+SIZES = [(1, 45, 32, 32), (19, 33, 192, 64), (8, 70, 640, 640), (9, 31, 352, 32)]
+HALVED = [(1, 45, 32, 16), (11, 33, 96, 16), (8, 70, 640, 16), (17, 65, 352, 16)]
 
 
 def quantized(h: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,24 +32,30 @@ def norm_of(rng: np.random.Generator, cols: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", QUANTIZED)
-@pytest.mark.parametrize(("rows", "outputs", "cols", "group"), [(1, 45, 32, 32), (19, 33, 192, 64), (8, 70, 640, 640)])
+@pytest.mark.parametrize(
+    ("layout", "rows", "outputs", "cols", "group"),
+    [
+        *((layout, *size) for layout in QUANTIZED for size in SIZES),
+        *((layout, *size) for layout in HALVES for size in HALVED),
+    ],
+)
 def test_int_products(layout: Layout, isa: str, rows: int, outputs: int, cols: int, group: int) -> None:
     rng = np.random.default_rng(rows * cols)
     x, norm = exact_rows(rng, rows, cols), norm_of(rng, cols)
     h = x / np.float32(64) * norm
     h[:, :32] *= rows > 1  # a group of zeros
     norm[:32] *= rows > 1
-    codes, scales = quantized(h, group)
+    shared = max(group, 32)
+    codes, scales = quantized(h, shared)
     weight = random_matrix(rng, layout, outputs, cols, group, 0.02)
     block = min(group, 128)  # inputs of one integer dot; dots are added in float32
     exact = weight.dequantize().astype(np.float64).reshape(outputs, -1, block)
-    inputs = codes.reshape(rows, -1, block) * np.repeat(scales, group // block, axis=1)[:, :, None].astype(np.float64)
+    inputs = codes.reshape(rows, -1, block) * np.repeat(scales, shared // block, axis=1)[:, :, None].astype(np.float64)
     parts = np.einsum("rgk,ogk->rog", inputs, exact)
     size = np.abs(parts).sum(axis=2)
     terms = cols // block
-    if layout is Layout.W4M:  # minima times sums of codes are added for each 32 inputs, and may cancel the rest
-        terms += cols // 32
+    if layout in MINIMA:  # minima times sums of codes are added for each dot, and may cancel the rest
+        terms += cols // min(group, 32)
         size = np.einsum("rgk,ogk->ro", np.abs(inputs), np.abs(exact) + 20 * np.abs(exact).max(axis=2, keepdims=True))
     got = head_logits(x, norm, weight, isa)
     assert (np.abs(got - parts.sum(axis=2)) <= (2 * terms + 4) * U * size).all()
@@ -76,23 +83,25 @@ def picks(layout: Layout, cols: int, group: int) -> Weight:
     """The identity: every output is one input."""
     codes = np.eye(cols, dtype=np.int8)
     scale = np.ones((cols, cols // group), np.float16)
-    if layout is Layout.W8:
-        return Weight.int8(codes, scale)
-    if layout is Layout.W4:
-        return Weight.int4((codes + 8).astype(np.uint8), scale)
-    return Weight.int4_min(codes.astype(np.uint8), scale, np.zeros_like(scale))
+    if layout is Layout.W4L:
+        codes = 6 - codes  # table[6] is 0, table[5] is 1
+    elif layout is Layout.W4:
+        codes = codes + 8
+    codes = codes.astype(np.uint8 if layout in (Layout.W4, Layout.W4L, Layout.W4M) else np.int8)
+    return of_codes(layout, codes, scale, np.zeros_like(scale), np.arange(6, -10, -1, dtype=np.int8))
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", QUANTIZED)
-@pytest.mark.parametrize("group", [32, 64, 256])
+@pytest.mark.parametrize(
+    ("layout", "group"), [(layout, g) for layout in QUANTIZED for g in (16, 32, 64, 256) if g > 16 or layout in HALVES]
+)
 def test_quantizer_codes_and_scales_are_exact(layout: Layout, isa: str, group: int) -> None:
     """Each output is scale * code of one input, rounded once: equal bit by bit or some code, sum or scale is wrong."""
     rng = np.random.default_rng(group)
     x, norm = exact_rows(rng, 11, 256), norm_of(rng, 256)
-    codes, scales = quantized(x / np.float32(64) * norm, group)
+    codes, scales = quantized(x / np.float32(64) * norm, max(group, 32))
     assert len(np.unique(codes)) > 100
-    want = codes.astype(np.float32) * np.repeat(scales, group, axis=1)
+    want = codes.astype(np.float32) * np.repeat(scales, max(group, 32), axis=1)
     assert np.array_equal(head_logits(x, norm, picks(layout, 256, group), isa), want)
 
 
@@ -106,14 +115,46 @@ def test_quantizer_sums_are_exact(isa: str) -> None:
     weight = Weight.int4_min(np.zeros((3, 32), np.uint8), 0 * ones, ones)
     want = (codes.sum(axis=1, keepdims=True) * scales).astype(np.float32)
     assert np.array_equal(head_logits(x, np.ones(32, np.float32), weight, isa), np.repeat(want, 3, axis=1))
+    none = np.zeros((3, 32), np.int8)
+    weight = Weight.int8_min(none, 0 * ones, ones)
+    assert np.array_equal(head_logits(x, np.ones(32, np.float32), weight, isa), np.repeat(want, 3, axis=1))
+    for half in (0, 1):  # of a group of inputs, whose sums are told apart
+        minimum = np.zeros((3, 2), np.float16)
+        minimum[:, half] = 1
+        weight = Weight.int4_min(none.astype(np.uint8), 0 * minimum, minimum)
+        part = (codes[:, 16 * half : 16 * half + 16].sum(axis=1, keepdims=True) * scales).astype(np.float32)
+        assert np.array_equal(head_logits(x, np.ones(32, np.float32), weight, isa), np.repeat(part, 3, axis=1))
 
 
-@pytest.mark.parametrize("layout", list(Layout))
-def test_instruction_sets_agree_and_rows_stand_alone(layout: Layout) -> None:
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", QUANTIZED)
+@pytest.mark.parametrize("group", [32, 128])
+def test_largest_dots_are_exact(layout: Layout, isa: str, group: int) -> None:
+    """All codes as large as they can be, of one sign or alternating: sums in 16 bits must not saturate."""
+    cols = 256
+    least, most, kind = {
+        Layout.W8: (-128, 127, np.int8),
+        Layout.W8M: (-128, 127, np.int8),
+    }.get(layout, (0, 15, np.uint8))
+    signs = np.stack([np.ones(cols), -np.ones(cols), np.resize([1, -1], cols), np.resize([1, 1, -1, -1], cols)])
+    x = np.concatenate([signs, signs[::-1], signs]).astype(np.float32)
+    codes = np.stack([np.full(cols, least), np.full(cols, most), np.resize([least, most], cols)]).astype(kind)
+    scale = np.ones((3, cols // group), np.float16)
+    table = np.resize(np.array([-127, 113], np.int8), 16)
+    weight = of_codes(layout, codes, scale, np.zeros_like(scale), table)
+    want = x.astype(np.float64) @ weight.dequantize().astype(np.float64).T
+    got = head_logits(x, np.ones(cols, np.float32), weight, isa)
+    assert np.allclose(got, want, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "group"), [*((layout, 32) for layout in Layout), *((layout, 16) for layout in HALVES)]
+)
+def test_instruction_sets_agree_and_rows_stand_alone(layout: Layout, group: int) -> None:
     """The same row alone, among others and on more threads: the same bits; another instruction set: float32 apart."""
     rng = np.random.default_rng(1)
     x, norm = exact_rows(rng, 67, 128), norm_of(rng, 128)
-    weight = random_matrix(rng, layout, 100, 128, 32, 0.1)
+    weight = random_matrix(rng, layout, 100, 128, group, 0.1)
     whole = {isa: head_logits(x, norm, weight, isa) for isa in ISAS}
     size = np.abs(whole[ISAS[0]]).max()
     for isa, logits in whole.items():

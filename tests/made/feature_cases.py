@@ -193,10 +193,12 @@ def placed(dim: int) -> Change:
     return change
 
 
-def changed(name: str, shape: Shape, parts: str, *changes: Change) -> tuple[np.random.Generator, Program]:
+def changed(
+    name: str, shape: Shape, parts: str, *changes: Change, max_len: int = 544
+) -> tuple[np.random.Generator, Program]:
     """A program with the changes made to it, and what the rest of its case is drawn from."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    program = make_program(rng, shape, parts)
+    program = make_program(rng, shape, parts, max_len)
     for change in changes:
         program = change(rng, program)
     return rng, program

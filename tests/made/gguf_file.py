@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import ggml_blocks
 import numpy as np
 
 SCALARS = {
@@ -26,7 +27,9 @@ SCALARS = {
     "f64": (12, "d"),
 }
 STRING, ARRAY = 8, 9
-TENSOR_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
+TENSOR_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11}
+TENSOR_TYPES |= {"Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "IQ4_NL": 20, "IQ4_XS": 23, "BF16": 30, "MXFP4": 39}
+TENSOR_TYPES |= {"Q8_K": 15, "F64": 28}
 
 
 def string(text: str | bytes) -> bytes:
@@ -115,7 +118,7 @@ def encode(kind: str, values: np.ndarray) -> bytes:
         codes = np.clip(np.round(_over(blocks - low, scale)), 0, 15).astype(np.uint8)
         parts = [scale.view(np.uint8), low.astype(np.float16).view(np.uint8), codes[:, :16] | codes[:, 16:] << 4]
         return np.concatenate(parts, 1).tobytes()
-    raise ValueError(kind)
+    return ggml_blocks.encode(kind, values)
 
 
 def _over(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -131,17 +134,4 @@ def decode(kind: str, raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return np.frombuffer(raw, np.float16).reshape(shape).astype(np.float32)
     if kind == "BF16":
         return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    out = np.empty(int(np.prod(shape)), np.float32)
-    size = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[kind]
-    for block in range(len(out) // 32):
-        part = raw[block * size : (block + 1) * size]
-        scale = np.float32(np.frombuffer(part[:2], np.float16)[0])
-        for i in range(32):
-            if kind == "Q8_0":
-                value = scale * np.float32(struct.unpack("b", part[2 + i : 3 + i])[0])
-            else:
-                byte = part[size - 16 + i % 16]
-                code = np.float32(byte & 15 if i < 16 else byte >> 4)
-                value = scale * (code - 8) if kind == "Q4_0" else scale * code + np.frombuffer(part[2:4], np.float16)[0]
-            out[block * 32 + i] = value
-    return out.reshape(shape)
+    return ggml_blocks.decode(kind, raw, shape)

@@ -11,9 +11,10 @@ import math
 import numpy as np
 from op_cases import Texts
 
+from octavo.bench.cases import TABLE
 from octavo.bench.steps import alike
 from octavo.core.layout import KvLayout
-from octavo.kernels.weight import Layout, Weight, to_bfloat16
+from octavo.kernels.weight import QUANTIZED, Layout, Weight, read_as, to_bfloat16
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, Embed, Head, Norming, Op, Program
 
@@ -44,7 +45,7 @@ def exact_rows(rng: np.random.Generator, count: int, cols: int) -> np.ndarray:
 
 def act_of(layout: Layout, group: int) -> Act:
     """What weights of a layout read."""
-    return Act({Layout.F32: 32, Layout.BF16: 16}.get(layout, 8), group if layout >= Layout.W8 else 0)
+    return Act(*read_as(layout, group))
 
 
 def program(x: np.ndarray, ops: tuple[Op, ...], head: Head, kv: KvLayout, heads: int) -> Program:
@@ -88,15 +89,30 @@ def head_logits(x: np.ndarray, norm: np.ndarray, weight: Weight, isa: str, threa
 
 def random_matrix(rng: np.random.Generator, layout: Layout, rows: int, cols: int, group: int, size: float) -> Weight:
     """Scales vary over a thousandfold; a few rows are zero."""
-    if layout < Layout.W8:
+    if layout not in QUANTIZED:
         values = (rng.normal(0, size, (rows, cols)) * rng.uniform(0.01, 10, (rows, 1))).astype(np.float32)
         values[::7] = 0
         return Weight.float32(values) if layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
     scale = (size * 10 ** rng.uniform(-2, 1, (rows, cols // group))).astype(np.float16)
     scale[::7] = 0
-    if layout is Layout.W8:
-        return Weight.int8(rng.integers(-128, 128, (rows, cols)).astype(np.int8), scale)
+    signed = rng.integers(-128, 128, (rows, cols)).astype(np.int8)
     codes = rng.integers(0, 16, (rows, cols)).astype(np.uint8)
-    if layout is Layout.W4:
-        return Weight.int4(codes, scale)
-    return Weight.int4_min(codes, scale, (scale * rng.uniform(-9, 3, scale.shape)).astype(np.float16))
+    minimum = (scale * rng.uniform(-9, 3, scale.shape)).astype(np.float16)
+    return of_codes(layout, codes if layout in (Layout.W4, Layout.W4M, Layout.W4L) else signed, scale, minimum)
+
+
+def of_codes(
+    layout: Layout, codes: np.ndarray, scale: np.ndarray, minimum: np.ndarray, table: np.ndarray = TABLE
+) -> Weight:
+    """A quantized matrix of any layout; what the layout has not is left out."""
+    match layout:
+        case Layout.W8:
+            return Weight.int8(codes, scale)
+        case Layout.W8M:
+            return Weight.int8_min(codes, scale, minimum)
+        case Layout.W4:
+            return Weight.int4(codes, scale)
+        case Layout.W4L:
+            return Weight.int4_table(codes, scale, table)
+        case _:
+            return Weight.int4_min(codes, scale, minimum)

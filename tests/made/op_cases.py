@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.bench.cases import FORMS, HEADS, QUANTIZED, VOCAB, Shape, make_program
+from octavo.bench.cases import FORMS, HEADS, VOCAB, Shape, make_program
 from octavo.core.layout import PAGE, pages_for
-from octavo.kernels.weight import Layout
+from octavo.kernels.weight import QUANTIZED, Layout
 from octavo.program.batch import Batch, HeadRows
 from octavo.program.ops import Program
 

@@ -62,7 +62,8 @@ def awq_gemm(codes, scale, zero) -> dict:
 def awq_gemv(codes, scale, zero, size: int) -> dict:
     groups = scale.shape[1]
     multiple = {32: 4, 64: 2}.get(size, 1)
-    width = -(-(-(-groups // 8)) // multiple) * multiple
+    words = (groups + 7) // 8
+    width = (words + multiple - 1) // multiple * multiple
     pad = ((0, 0), (0, width * 8 - groups))
     return {
         ".qweight": i32([words_of(row, 4) for row in codes]),
@@ -86,7 +87,7 @@ def compressed(codes, scale, zero, columns, bits: int, *, packed_zero: bool = Tr
 
 
 def four_bit(codes, table, absmax, size: int, name: str, nested: tuple | None = None) -> dict:
-    """bitsandbytes. absmax  # [blocks]; nested: (map [256], absmax [nested blocks], block, offset), absmax then codes."""
+    """bitsandbytes. absmax  # [blocks]; nested: (map [256], absmax [nested blocks], block, offset), absmax codes."""
     flat = codes.ravel()
     state = {"quant_type": name, "blocksize": size, "dtype": "float16", "shape": list(codes.shape)}
     tensors = {".weight.absmax": plain(absmax, "U8" if nested else "F32"), ".weight.quant_map": plain(table, "F32")}

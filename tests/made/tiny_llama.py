@@ -163,8 +163,8 @@ def write_gguf(
     metadata: dict | None = None,
     tensors: dict | None = None,
 ) -> Path:
-    """One file. dtype: F32, F16, BF16, Q8_0, Q4_0 or Q4_1 for the layers; embed_dtype (default: Q8_0 where `dtype` is
-    quantized, else dtype) for the embedding and the head.
+    """One file. dtype: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K or Q6_K for the layers; embed_dtype (default: Q8_0 where
+    `dtype` is quantized, else dtype) for the embedding and the head.
 
     `metadata` and `tensors` (in the form of gguf_file) override entries; None removes one.
     """
@@ -215,6 +215,16 @@ def write_gguf(
     stored |= tensors or {}
     keys = {key: value for key, value in keys.items() if value is not None}
     return gguf_file.write(path, keys, {name: value for name, value in stored.items() if value is not None})
+
+
+def write_mixed(path: Path) -> Path:
+    """A GGUF as llama-quantize mixes Q4_K_M: Q6_K for the embedding and head, and for v and down of some layers."""
+    shape = {"width": 256, "heads": 8, "kv_heads": 2, "inner": 256, "layers": 2}
+    made = weights(**shape)
+    finer = {"blk.0.attn_v.weight": "layers.0.self_attn.v_proj", "blk.0.ffn_down.weight": "layers.0.mlp.down_proj"}
+    values = {name: made[f"model.{ours}.weight"] for name, ours in finer.items()}
+    tensors = {name: ("Q6_K", value.shape, gguf_file.encode("Q6_K", value)) for name, value in values.items()}
+    return write_gguf(path, **shape, dtype="Q4_K", embed_dtype="Q6_K", tensors=tensors)
 
 
 def interleave(value: np.ndarray, heads: int) -> np.ndarray:

@@ -234,9 +234,9 @@ def test_misshapen_tensors_are_listed_with_both_shapes(tmp_path):
 @pytest.mark.usefixtures("nothing_is_packed")
 def test_types_that_cannot_be_kept_are_named(tmp_path):
     path = tiny_llama.write_gguf(
-        tmp_path / "x.gguf", width=256, tensors={"output.weight": ("Q6_K", (256, 256), bytes(53760))}
+        tmp_path / "x.gguf", width=256, tensors={"output.weight": ("Q8_K", (256, 256), bytes(256 * 292))}
     )
-    refused(path, "'output.weight' is stored as Q6_K; read are F32, F16, BF16, Q8_0, Q4_0, Q4_1$")
+    refused(path, "'output.weight' is stored as Q8_K; read are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, .*, MXFP4$")
     norm = {"output_norm.weight": ("Q8_0", (64,), bytes(68))}
     refused(
         tiny_llama.write_gguf(tmp_path / "y.gguf", tensors=norm), "stored as Q8_0; vectors are read as F32, F16, BF16"

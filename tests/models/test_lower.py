@@ -9,7 +9,7 @@ import pytest
 
 from octavo.bench.cases import Shape, random_weight
 from octavo.core.errors import InvalidValue, ModelError
-from octavo.kernels.weight import Layout, Weight
+from octavo.kernels.weight import HALVES, QUANTIZED, Layout, Weight
 from octavo.models.lower import lower
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm, Rope
 from octavo.program import ops
@@ -106,10 +106,20 @@ def test_unquantized_weights_read_their_own_precision() -> None:
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("layout", [Layout.W8, Layout.W4, Layout.W4M])
+@pytest.mark.parametrize("layout", QUANTIZED)
 def test_quantized_weights_read_int8_in_their_own_groups(layout: Layout, group: int) -> None:
     spec = spec_of(width=256, heads=4, head_dim=64, inner=384)
     assert acts(spec, layout, group) == [Act(8, group)] * 4
+
+
+def test_groups_of_16_and_of_32_read_one_form_of_input() -> None:
+    spec = spec_of()
+    for layout in HALVES:
+        assert acts(spec, layout, 16) == [Act(8, 32)] * 4
+    mixed = random_weight(np.random.default_rng(0), Shape(Layout.W8, group=16), 32, 64)  # v of a Q4_K_M file
+    weights = weights_of(spec, Layout.W4M) | {"layers.0.v": mixed}
+    program = lower(spec, weights, kv_dtype="float32", max_len=8)
+    assert program.ops[1].act == program.ops[2].act == Act(8, 32)
 
 
 def test_exact_reads_float32_everywhere() -> None:

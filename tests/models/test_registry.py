@@ -215,7 +215,6 @@ WRONG = [
     ({"eos_token_id": -1}, "eos_token_id: -1"),
     ({"eos_token_id": [2, "x"]}, r"eos_token_id: \[2, 'x'\]"),
     ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; expected 'silu'"),
-
     ({"num_local_experts": 8}, "num_local_experts: 8"),
     ({"sliding_window": 100}, "sliding_window: 100 .* at least the context, which is 512"),
     ({"sliding_window": "no"}, "sliding_window: 'no'"),

@@ -1,4 +1,4 @@
-"""Quantized modules of every format, packed independently: the weight stands for the numbers that their makers meant."""
+"""Quantized modules of every format, packed independently: the weight stands for the numbers that were meant."""
 
 import json
 
@@ -59,7 +59,10 @@ def check(weight, exact, layout, scale=None, zero=None, columns=None):
     elif layout in (Layout.W4, Layout.W8):
         assert np.array_equal(found, exact)
     else:
-        half_a_step = np.abs(scale.astype(np.float64) * zero)[:, columns] * 2.0**-11 + 2.0**-25
+        half_a_step = (
+            np.abs(scale.astype(np.float64) * (zero - (128 if layout is Layout.W8M else 0)))[:, columns] * 2.0**-11
+            + 2.0**-25
+        )
         assert (np.abs(found - exact) <= half_a_step * 1.0001).all()
 
 
@@ -69,11 +72,8 @@ def gptq_config(bits, **more):
 
 def layout_of(bits, symmetric):
     if bits == 8:
-        return Layout.W8 if symmetric else EIGHT_ASYMMETRIC
+        return Layout.W8 if symmetric else Layout.W8M
     return Layout.W4 if symmetric else Layout.W4M
-
-
-EIGHT_ASYMMETRIC = Layout.BF16
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -272,3 +272,19 @@ def test_settings_in_a_file_of_their_own(tmp_path, file):
     told = {"bits": 4, "group_size": 32} if gptq else {"w_bit": 4, "q_group_size": 32, "version": "GEMM"}
     (path / file).write_text(json.dumps(told))
     check(weight_of(path), exact, Layout.W4M, scale, zero, columns)
+
+
+def test_mxfp4_experts(tmp_path):
+    """As gpt-oss: the number 2j of a block in the low half of byte j."""
+    random = np.random.default_rng(11)
+    codes = random.integers(0, 16, (3, 40, 96))
+    scales = random.integers(110, 130, (3, 40, 3))
+    blocks = (codes[..., 0::2] + 16 * codes[..., 1::2]).reshape(3, 40, 3, 16)
+    path = folder(
+        tmp_path, {"_blocks": made.plain(blocks, "U8"), "_scales": made.plain(scales, "U8")}, {"quant_method": "mxfp4"}
+    )
+    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    exact = table[codes] * np.repeat(2.0 ** (scales - 127), 32, axis=-1)
+    weight = weight_of(path, name="x")
+    assert weight.layout is Layout.W4L
+    assert np.array_equal(weight.dequantize(), exact.reshape(120, 96))

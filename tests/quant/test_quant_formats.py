@@ -1,5 +1,6 @@
 """Stored types against packed forms: the packed matrix stands for exactly the numbers that were stored."""
 
+import ggml_blocks
 import gguf_file
 import numpy as np
 import pytest
@@ -8,21 +9,30 @@ from hypothesis import strategies as st
 
 from octavo.kernels.weight import Layout, from_bfloat16, to_bfloat16
 from octavo.quant import format as formats
-from octavo.quant.format import SUPPORTED, format_of, pack, vector
+from octavo.quant.format import QUANTIZED, SUPPORTED, format_of, pack, vector
 
-QUANTIZED = ("Q8_0", "Q4_0", "Q4_1")
-LAYOUTS = {"Q8_0": Layout.W8, "Q4_0": Layout.W4, "Q4_1": Layout.W4M}
+FORMS = {  # and bits for each weight, scales included, without the tables of W4L
+    "Q8_0": (Layout.W8, 32, 8.5),
+    "Q4_0": (Layout.W4, 32, 4.5),
+    "Q4_1": (Layout.W4M, 32, 5),
+    "Q5_0": (Layout.W8, 32, 8.5),
+    "Q5_1": (Layout.W8M, 32, 9),
+    "Q2_K": (Layout.W4M, 16, 6),
+    "Q3_K": (Layout.W4, 16, 5),
+    "Q4_K": (Layout.W4M, 32, 5),
+    "Q5_K": (Layout.W8M, 32, 9),
+    "Q6_K": (Layout.W8, 16, 9),
+    "IQ4_NL": (Layout.W4L, 32, 4.5),
+    "IQ4_XS": (Layout.W4L, 32, 4.5),
+    "MXFP4": (Layout.W4L, 32, 4.5),
+}
 
 
-def random_bytes(kind, rows, cols, seed=0):
-    """Any codes at all, with scales of ordinary size. uint8 [rows, bytes]"""
-    random = np.random.default_rng(seed)
-    size = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[kind]
-    blocks = random.integers(0, 256, (rows, cols // 32, size), np.uint8)
-    for at in range(0, 4 if kind == "Q4_1" else 2, 2):
-        scale = random.standard_normal((rows, cols // 32, 1)).astype(np.float16)
-        blocks[:, :, at : at + 2] = scale.view(np.uint8)
-    return blocks.reshape(rows, -1)
+def near(kind, raw, weight, cols):
+    """The packed matrix stands for what the bytes do: exactly, or each scale and minimum rounded once."""
+    exact = ggml_blocks.decode(kind, raw.tobytes(), (weight.rows, cols))
+    error = np.abs(weight.dequantize().astype(np.float64) - exact)
+    return bool((error <= ggml_blocks.once_rounded(kind, raw.tobytes(), (weight.rows, cols))).all())
 
 
 def packed(kind, raw, cols, dtype="auto"):
@@ -36,13 +46,26 @@ def packed(kind, raw, cols, dtype="auto"):
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
-@pytest.mark.parametrize(("rows", "cols"), [(1, 32), (32, 64), (33, 96), (100, 576)])
-def test_quantized_blocks_keep_their_exact_values(kind, rows, cols):
-    raw = random_bytes(kind, rows, cols)
+@pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (32, 2), (33, 3)])
+def test_quantized_blocks_keep_their_values(kind, rows, blocks):
+    cols = ggml_blocks.SIZES[kind][0] * blocks
+    raw = ggml_blocks.noise(kind, rows, cols)
     weight = packed(kind, raw, cols)
-    assert weight.layout is LAYOUTS[kind]
-    assert weight.group == 32
-    assert np.array_equal(weight.dequantize(), gguf_file.decode(kind, raw.tobytes(), (rows, cols)))
+    assert near(kind, raw, weight, cols)
+    assert (weight.layout, weight.group) == FORMS[kind][:2]
+    table = 64 if weight.layout is Layout.W4L else 0
+    assert (weight.nbytes / weight.panels - table) * 8 / 32 / cols == FORMS[kind][2]
+
+
+def test_every_form_has_a_layout_to_expect():
+    assert FORMS.keys() == QUANTIZED.keys() == ggml_blocks.SIZES.keys()
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
+def test_the_fixtures_own_quantizer_is_near_what_it_quantizes(kind):
+    values = np.random.default_rng(5).standard_normal((3, 512)).astype(np.float32)
+    error = np.abs(ggml_blocks.decode(kind, ggml_blocks.encode(kind, values), (3, 512)) - values)
+    assert error.max() < (0.3 if kind == "Q4_K" else 0.07)
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
@@ -62,55 +85,92 @@ def test_plain_values_are_kept_or_rounded_once(kind, rows, cols):
 
 
 @settings(max_examples=40, deadline=None)
-@given(kind=st.sampled_from(QUANTIZED), rows=st.integers(1, 80), blocks=st.integers(1, 4), seed=st.integers(0, 2**31))
-def test_any_blocks_keep_their_exact_values(kind, rows, blocks, seed):
-    raw = random_bytes(kind, rows, blocks * 32, seed)
-    exact = gguf_file.decode(kind, raw.tobytes(), (rows, blocks * 32))
-    assert np.array_equal(packed(kind, raw, blocks * 32).dequantize(), exact)
+@given(
+    kind=st.sampled_from(sorted(QUANTIZED)),
+    rows=st.integers(1, 40),
+    blocks=st.integers(1, 2),
+    seed=st.integers(0, 2**31),
+)
+def test_any_blocks_keep_their_values(kind, rows, blocks, seed):
+    cols = ggml_blocks.SIZES[kind][0] * blocks
+    raw = ggml_blocks.noise(kind, rows, cols, seed)
+    assert near(kind, raw, packed(kind, raw, cols), cols)
 
 
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_packing_in_steps_changes_nothing(kind, monkeypatch):
-    values = np.random.default_rng(2).standard_normal((203, 64)).astype(np.float32)
-    raw = np.frombuffer(gguf_file.encode(kind, values), np.uint8).reshape(203, -1)
-    whole = packed(kind, raw, 64)
+    raw = stored_rows(kind, 203, 256)
+    whole = packed(kind, raw, 256)
     monkeypatch.setattr(formats, "STEP", 1)
-    assert np.array_equal(packed(kind, raw, 64).data, whole.data)
+    assert np.array_equal(packed(kind, raw, 256).data, whole.data)
 
 
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_data_at_any_address_is_read(kind):
     """A tensor of a safetensors file may begin anywhere."""
-    values = np.random.default_rng(3).standard_normal((5, 32)).astype(np.float32)
-    stored = gguf_file.encode(kind, values)
+    stored = stored_rows(kind, 5, 256)
     for shift in (1, 2, 3):
-        raw = np.frombuffer(bytes(shift) + stored, np.uint8)[shift:].reshape(5, -1)
-        assert np.array_equal(packed(kind, raw, 32).dequantize()[0], pack_reference(kind, stored)[0])
-        if not kind.startswith("Q"):
-            assert np.array_equal(vector(raw, kind), gguf_file.decode(kind, stored, (160,)))
+        raw = np.frombuffer(bytes(shift) + stored.tobytes(), np.uint8)[shift:].reshape(5, -1)
+        assert np.array_equal(packed(kind, raw, 256).data, packed(kind, stored, 256).data)
+        if kind not in QUANTIZED:
+            assert np.array_equal(vector(raw, kind), gguf_file.decode(kind, stored.tobytes(), (5 * 256,)))
 
 
-def pack_reference(kind, stored):
-    exact = gguf_file.decode(kind, stored, (5, 32))
-    return exact if kind.startswith("Q") else from_bfloat16(to_bfloat16(exact))
+def stored_rows(kind, rows, cols):
+    """Some tensor of a type. uint8 [rows, bytes]"""
+    if kind in QUANTIZED:
+        return ggml_blocks.noise(kind, rows, cols)
+    values = np.random.default_rng(2).standard_normal((rows, cols)).astype(np.float32)
+    return np.frombuffer(gguf_file.encode(kind, values), np.uint8).reshape(rows, -1)
 
 
 @pytest.mark.parametrize("kind", SUPPORTED)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_refused(kind, bad):
-    values = np.ones((2, 32), np.float32)
-    raw = np.frombuffer(gguf_file.encode(kind, values), np.uint8).reshape(2, -1).copy()
+    raw = stored_rows(kind, 2, 256).copy()
     wide = np.array([bad], np.float32)
-    if kind.startswith("Q"):
-        raw[1, :2] = wide.astype(np.float16).view(np.uint8)
+    if kind in QUANTIZED:
+        refuse_scales(kind, raw, wide)
     else:
         size = len(gguf_file.encode(kind, wide))
         raw[1, -size:] = np.frombuffer(gguf_file.encode(kind, wide), np.uint8)
         with pytest.raises(ValueError, match="NaN or infinity"):
             vector(raw, kind)
-    for dtype in ("auto", "float32"):
+        for dtype in ("auto", "float32"):
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                pack(format_of(kind, dtype), raw, 256)
+
+
+def refuse_scales(kind, raw, bad):
+    """In each of a block's float16 places, or as the exponent that no float16 holds."""
+    size, places = ggml_blocks.SIZES[kind][1:]
+    for at in places:
+        wrong = raw.copy()
+        wrong[1, -size:][at : at + 2] = bad.astype(np.float16).view(np.uint8)
         with pytest.raises(ValueError, match="NaN or infinity"):
-            pack(format_of(kind, dtype), raw, 32)
+            pack(format_of(kind, "auto"), wrong, 256)
+    if not places:
+        raw[1, -size] = 255
+        with pytest.raises(ValueError, match="beyond float16"):
+            pack(format_of(kind, "auto"), raw, 256)
+
+
+@pytest.mark.parametrize("kind", sorted(set(QUANTIZED) - set(ggml_blocks.EXACT)))
+def test_scales_whose_product_is_beyond_float16_are_refused(kind):
+    raw = ggml_blocks.noise(kind, 2, 256)
+    for at in ggml_blocks.SIZES[kind][2]:
+        wrong = raw.copy()
+        wrong[1, at : at + 2] = np.array([60000], np.float16).view(np.uint8)
+        with pytest.raises(ValueError, match="beyond float16"):
+            pack(format_of(kind, "auto"), wrong, 256)
+
+
+def test_the_smallest_exponents_of_mxfp4_are_rounded_to_float16():
+    raw = np.zeros((1, 17), np.uint8)
+    raw[0, 1:] = 0x77  # 6 * 2^(exponent - 127)
+    for exponent, want in ((0, 0), (103, 0), (104, 6 * 2.0**-23), (127, 6), (142, 6 * 2.0**15)):
+        raw[0, 0] = exponent
+        assert np.unique(packed("MXFP4", raw, 32).dequantize()) == want
 
 
 def test_a_value_beyond_bfloat16_is_refused_where_bfloat16_is_kept():
@@ -121,21 +181,20 @@ def test_a_value_beyond_bfloat16_is_refused_where_bfloat16_is_kept():
 
 
 def test_what_cannot_be_kept_has_no_form():
-    for kind in ("Q4_K", "Q6_K", "I8", "F64", "F8_E4M3", "nonsense"):
+    for kind in ("Q8_K", "IQ2_XXS", "I8", "F64", "F8_E4M3", "nonsense"):
         assert kind not in SUPPORTED
         assert format_of(kind, "auto") is None
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("kind", [*QUANTIZED, "F16", "BF16"])
+@pytest.mark.parametrize("kind", SUPPORTED)
 def test_against_the_gguf_package(kind):
-    from gguf import GGMLQuantizationType, dequantize, quantize
+    from gguf import GGMLQuantizationType, dequantize
 
-    values = np.random.default_rng(4).standard_normal((70, 192)).astype(np.float32)
-    stored = quantize(values, GGMLQuantizationType[kind])
-    raw = np.ascontiguousarray(stored).view(np.uint8).reshape(70, -1)
-    exact = dequantize(stored, GGMLQuantizationType[kind])
-    assert np.array_equal(packed(kind, raw, 192, "float32").dequantize(), exact)
-    if kind.startswith("Q"):
-        raw = random_bytes(kind, 70, 192)
-        assert np.array_equal(packed(kind, raw, 192).dequantize(), dequantize(raw, GGMLQuantizationType[kind]))
+    raw = stored_rows(kind, 70, 512)
+    exact = dequantize(raw, GGMLQuantizationType[kind])
+    if kind not in QUANTIZED:
+        assert np.array_equal(packed(kind, raw, 512, "float32").dequantize(), exact)
+        return
+    assert np.array_equal(exact, ggml_blocks.decode(kind, raw.tobytes(), (70, 512)))
+    assert near(kind, raw, packed(kind, raw, 512), 512)

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.core.layout import KvLayout
-from octavo.kernels.weight import Layout, Weight, to_bfloat16
+from octavo.kernels.weight import BYTES, HALVES, QUANTIZED, Layout, Weight, read_as, to_bfloat16
 from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Norming, Op, Program, Proj, Qkv, Rope
 
-QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M)
 HEADS = ((9, 3, 64), (14, 2, 64), (32, 8, 64))  # (heads, kv_heads, head_dim) of SmolLM2, Qwen2.5-0.5B, Llama-3.2-1B
 VOCAB = 211
 
@@ -39,8 +38,12 @@ FORMS = (
     Form(Layout.F32),
     Form(Layout.BF16),
     Form(Layout.W8),
-    *(Form(layout, group) for layout in QUANTIZED for group in (32, 64, 128)),
+    *(Form(layout, group) for layout in (Layout.W8, Layout.W4, Layout.W4M) for group in (32, 64, 128)),
+    *(Form(layout, 16) for layout in HALVES),
+    Form(Layout.W8M, 32),
+    Form(Layout.W4L, 32),
 )
+TABLE = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)  # of IQ4_NL
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Shape:
     kv_heads: int = 2
     head_dim: int = 32
     inner: int = 96
-    group: int = 32  # inputs that share a scale, of a quantized weight and of what it reads
+    group: int = 32  # inputs that share a scale, of a quantized weight
     bias: bool = False
     kv_dtype: str = "float32"
     act_bits: int = 0  # 0: the layout's own
@@ -63,8 +66,7 @@ class Shape:
 
 def act(shape: Shape) -> Act:
     """The input form that belongs to a shape's layout."""
-    bits = shape.act_bits or {Layout.F32: 32, Layout.BF16: 16}.get(shape.layout, 8)
-    return Act(bits, shape.group if bits == 8 else 0)
+    return Act(shape.act_bits) if shape.act_bits else Act(*read_as(shape.layout, shape.group))
 
 
 def random_weight(rng: np.random.Generator, shape: Shape, rows: int, cols: int) -> Weight:
@@ -73,13 +75,18 @@ def random_weight(rng: np.random.Generator, shape: Shape, rows: int, cols: int) 
     if shape.layout not in QUANTIZED:
         values = rng.normal(0, size, (rows, cols)).astype(np.float32)
         return Weight.float32(values) if shape.layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
-    steps = 73.0 if shape.layout is Layout.W8 else 4.6  # the standard deviation of the codes
+    steps = 4.6 if shape.layout in (Layout.W4, Layout.W4M) else 73.0  # the standard deviation of the codes
     scale = (rng.uniform(0.5, 1.5, (rows, cols // shape.group)) * size / steps).astype(np.float16)
-    if shape.layout is Layout.W8:
-        return Weight.int8(rng.integers(-127, 128, (rows, cols)).astype(np.int8), scale)
+    if shape.layout in BYTES:
+        signed = rng.integers(-127, 128, (rows, cols)).astype(np.int8)
+        if shape.layout is Layout.W8:
+            return Weight.int8(signed, scale)
+        return Weight.int8_min(signed, scale, (scale * rng.uniform(-30, 30, scale.shape)).astype(np.float16))
     codes = rng.integers(0, 16, (rows, cols)).astype(np.uint8)
     if shape.layout is Layout.W4:
         return Weight.int4(codes, scale)
+    if shape.layout is Layout.W4L:
+        return Weight.int4_table(codes, scale, TABLE)
     return Weight.int4_min(codes, scale, (scale * rng.uniform(-9, -6, scale.shape)).astype(np.float16))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from octavo.checkpoint.tensor import Mapped, Tensor, shown
@@ -97,21 +96,6 @@ def read_gguf(file: Mapped) -> tuple[Metadata, dict[str, Tensor]]:
         tensors[name] = Tensor(name, dtype, shape, nbytes, file, start + offset)
     _check_places(cursor, tensors)
     return metadata, tensors
-
-
-def open_gguf(path: Path) -> tuple[Mapped, Metadata, dict[str, Tensor]]:
-    """Map and read a file; unmapped again if it is damaged. Raises ModelError."""
-    file = Mapped(path)
-    try:
-        metadata, tensors = read_gguf(file)
-    except ModelError:
-        file.close()
-        raise
-    parts = metadata.get("split.count", 1)
-    if parts not in (0, 1):
-        file.close()
-        raise ModelError(f"{path}: is one of {parts!r} parts; merge them into one file (llama-gguf-split --merge)")
-    return file, metadata, tensors
 
 
 class _Cursor:

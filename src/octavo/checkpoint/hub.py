@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from octavo.checkpoint.repository import fetch_repository
 from octavo.checkpoint.safetensors import INDEX, SINGLE, read_json
+from octavo.checkpoint.split import is_later_part, parts_of
 from octavo.checkpoint.wheel import Progress, WheelModel, cached, fetch
 from octavo.core.errors import ModelError
 
@@ -120,7 +121,7 @@ def _newest(repository: Path) -> Path | None:
 
 
 def _in_snapshot(name: str, snapshot: Path) -> Iterator[CachedModel]:
-    """The models of one snapshot: its safetensors as one, each .gguf as one."""
+    """The models of one snapshot: its safetensors as one, each .gguf as one, all its parts with it."""
     files = [path for path in snapshot.rglob("*") if path.is_file()]
     readme = snapshot / "README.md"
     stated = LICENCE_LINE.search(readme.read_text(errors="replace")[:4096]) if readme.is_file() else None
@@ -129,9 +130,10 @@ def _in_snapshot(name: str, snapshot: Path) -> Iterator[CachedModel]:
         whole = sum(path.stat().st_size for path in files if path.suffix != ".gguf")
         yield CachedModel(name, snapshot, whole, terms)
     for path in files:
-        if path.suffix == ".gguf":
+        parts = [path.with_name(part) for part in parts_of(path.name)]
+        if path.suffix == ".gguf" and not is_later_part(path.name) and all(map(Path.is_file, parts)):
             inside = path.relative_to(snapshot).as_posix()
-            yield CachedModel(f"{name}/{inside}", path, path.stat().st_size, terms)
+            yield CachedModel(f"{name}/{inside}", path, sum(part.stat().st_size for part in parts), terms)
 
 
 def _whole(snapshot: Path) -> bool:

@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from octavo.checkpoint.split import parts_of
 from octavo.checkpoint.wheel import Progress
 from octavo.core.errors import ModelError
 
@@ -44,10 +45,13 @@ def fetch_repository(
     endpoint: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """The folder of a repository, or its .gguf `file`, in `cache_dir`. Raises ModelError with a short reason."""
+    """The folder of a repository, or its .gguf `file` with its other parts, in `cache_dir`.
+
+    Raises ModelError with a short reason.
+    """
     from huggingface_hub import snapshot_download  # slow to import, and seldom needed
 
-    patterns = [glob.escape(file) if file else name for name in ((file,) if file else FILES)] + list(PAPERS)
+    patterns = [*(map(glob.escape, parts_of(file)) if file else FILES), *PAPERS]
     options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token, "endpoint": endpoint}
     label = repository if revision is None else f"{repository} at revision {revision}"
     try:
@@ -83,8 +87,9 @@ def _check_listing(label: str, file: str | None, names: list[str]) -> None:
     """Refuse a repository without anything to load, saying what it has."""
     ggufs = [name for name in names if name.endswith(".gguf")]
     listed = f"; its .gguf files are {', '.join(ggufs[:8])}" if ggufs else "; it has no .gguf files"
-    if file and file not in names:
-        raise ModelError(f"{label}: there is no {file}{listed}")
+    missing = [part for part in parts_of(file) if part not in names] if file else []
+    if missing:
+        raise ModelError(f"{label}: there is no {missing[0]}{listed}")
     if not file and not any(fnmatch(name, "model*.safetensors") for name in names):
         hint = f"{listed}: name one, as in {label}/{ggufs[0]}" if ggufs else ""
         raise ModelError(f"{label}: there are no safetensors files{hint}")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from octavo.checkpoint.tensor import Mapped, Tensor, shown
+from octavo.checkpoint.tensor import Derived, Mapped, Tensor, Tensors, shown
 from octavo.core.errors import ModelError
 
 BITS = {
@@ -57,25 +58,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return _object(raw, f"{path}: not valid JSON")
 
 
-def read_tensors(folder: Path) -> tuple[list[Mapped], dict[str, Tensor]]:
+def read_tensors(folder: Path) -> tuple[list[Mapped], Tensors]:
     """The tensors of a folder's model.safetensors, or of the shards its index names. Raises ModelError."""
-    if (folder / SINGLE).exists():
-        paths, where = [folder / SINGLE], {}
+    return read_shards(folder, SINGLE, INDEX, read_file)
+
+
+def read_shards(
+    folder: Path, single: str, index: str, read: Callable[[Mapped], Tensors]
+) -> tuple[list[Mapped], Tensors]:
+    """The tensors of one file, or of the shards, of the same ending, that an index names. Raises ModelError."""
+    if (folder / single).exists():
+        paths, where = [folder / single], {}
     else:
-        where = _read_index(folder / INDEX)
+        where = _read_index(folder / index, Path(single).suffix)
         paths = [folder / name for name in sorted(set(where.values()))]
     files: list[Mapped] = []
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor | Derived] = {}
     try:
         for path in paths:
             files.append(Mapped(path))
-            for name, tensor in read_file(files[-1]).items():
+            for name, tensor in read(files[-1]).items():
                 if name in tensors:
                     raise ModelError(f"{path}: {shown(name)} is also in {tensors[name].file.path.name}")
                 tensors[name] = tensor
         for name, file in where.items():
             if name not in tensors or tensors[name].file.path.name != file:
-                raise ModelError(f"{folder / INDEX}: {shown(name)} is not in {file}")
+                raise ModelError(f"{folder / index}: {shown(name)} is not in {file}")
     except ModelError:
         for opened in files:
             opened.close()
@@ -135,13 +143,13 @@ def _sizes(value: Any) -> list[int] | None:
     return value if right else None
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def _read_index(path: Path, ending: str) -> dict[str, str]:
     """Which shard each tensor is in. Shards lie beside the index; a name that leads elsewhere is refused."""
     where = read_json(path).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise ModelError(f"{path}: weight_map is not an object of tensor names and file names")
     for name, file in where.items():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or set(file) & set("/\\\0"):
+        if not isinstance(file, str) or not file.endswith(ending) or set(file) & set("/\\\0"):
             raise ModelError(f"{path}: {shown(name)} is said to be in {shown(str(file))}, not a file of this folder")
         if not os.path.isfile(path.parent / file):
             raise ModelError(f"{path}: {shown(file)} is missing from the folder")

@@ -1,7 +1,7 @@
 """A checkpoint as one thing, whatever its format: settings, tensors, the files beside them. Knows no model.
 
-A source is a GGUF file, or a folder of safetensors with its config.json. It stays open, its tensors lazy, until
-`close`.
+A source is a GGUF file or the first of its parts, or a folder of safetensors, or of the older pytorch_model.bin, with
+its config.json. It stays open, its tensors lazy, until `close`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from octavo.checkpoint.gguf import open_gguf
-from octavo.checkpoint.safetensors import INDEX, SINGLE, read_json, read_tensors
-from octavo.checkpoint.tensor import Mapped, Tensor
+from octavo.checkpoint.safetensors import INDEX, SINGLE, read_json, read_shards, read_tensors
+from octavo.checkpoint.split import is_later_part, open_gguf
+from octavo.checkpoint.tensor import Mapped, Tensor, Tensors
+from octavo.checkpoint.torchfile import read_torch
 from octavo.core.errors import ModelError
+
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 __all__ = ["Source", "Tensor", "open_source"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """An open checkpoint. kind: "gguf", with `metadata`; or "safetensors", with `config` (config.json)."""
+    """An open checkpoint. kind: "gguf", with `metadata`; or "safetensors", a folder, with `config` (config.json)."""
 
     path: Path
     kind: str
     metadata: Mapping[str, Any]
     config: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+    tensors: Tensors
     files: tuple[Mapped, ...] = field(default=(), repr=False)
 
     def file(self, name: str) -> Path | None:
@@ -49,7 +52,7 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Open a .gguf file, a folder of safetensors, or a folder that holds one .gguf. Raises ModelError, of one line."""
+    """Open a .gguf file, a folder of safetensors, or one that holds one .gguf model. Raises ModelError, of one line."""
     path = Path(path)
     if os.path.isdir(path):  # unlike Path.is_dir, false for names no file system can hold
         return _open_folder(path)
@@ -57,23 +60,22 @@ def open_source(path: Path) -> Source:
         raise ModelError(f"{path}: no such file or folder; expected a .gguf file or a folder with config.json")
     if path.suffix == ".safetensors":
         raise ModelError(f"{path}: give the folder that holds it and its config.json")
-    file, metadata, tensors = open_gguf(path)
-    return Source(path, "gguf", metadata, {}, tensors, (file,))
+    files, metadata, tensors = open_gguf(path)
+    return Source(path, "gguf", metadata, {}, tensors, files)
 
 
 def _open_folder(path: Path) -> Source:
     """A Hugging Face model folder, or the only .gguf in a folder."""
-    if (path / SINGLE).exists() or (path / INDEX).exists():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{path}: config.json is missing")
-        config = read_json(path / "config.json")
-        files, tensors = read_tensors(path)
-        return Source(path, "safetensors", {}, config, tensors, tuple(files))
-    found = sorted(path.glob("*.gguf"))
+    for single, index in ((SINGLE, INDEX), (BIN, BIN_INDEX)):
+        if (path / single).exists() or (path / index).exists():
+            if not (path / "config.json").is_file():
+                raise ModelError(f"{path}: config.json is missing")
+            config = read_json(path / "config.json")
+            files, tensors = read_tensors(path) if single == SINGLE else read_shards(path, BIN, BIN_INDEX, read_torch)
+            return Source(path, "safetensors", {}, config, tensors, tuple(files))
+    found = sorted(file for file in path.glob("*.gguf") if not is_later_part(file.name))
     if len(found) == 1:
         return open_source(found[0])
     if found:
         raise ModelError(f"{path}: holds {len(found)} .gguf files, name one of them: {found[0]}, ...")
-    pickled = any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth"))
-    hint = "; its pickled weights (.bin, .pt) are not read: convert them to safetensors" if pickled else ""
-    raise ModelError(f"{path}: holds neither {SINGLE} nor {INDEX} nor a .gguf file{hint}")
+    raise ModelError(f"{path}: holds neither {SINGLE} nor {INDEX} nor {BIN} nor a .gguf file")

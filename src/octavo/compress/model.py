@@ -15,7 +15,7 @@ from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Tensor, shown
 from octavo.core.errors import ModelError
 from octavo.kernels.weight import Layout, Weight
-from octavo.models.load import Entry, Weights, packed_parts, picked, plan, views
+from octavo.models.load import Entry, Weights, packed_parts, picked, plan, unit_rows, views
 from octavo.models.lower import lower
 from octavo.models.registry import architecture_of, read_spec
 from octavo.models.spec import ModelSpec
@@ -52,12 +52,13 @@ class Plain:
         """Some rows of a matrix of ours that is stored as it is: of the embedding or the head."""
         entry = self.entries[key]
         at = wanted.astype(np.int64)
-        return self._numbers(self.source.tensors[entry.tensor.name], at if entry.rows is None else entry.rows[at])
+        values = self._numbers(self.source.tensors[entry.tensor.name], at if entry.rows is None else entry.rows[at])
+        return unit_rows(values) if entry.unit else values
 
     def heads(self) -> list[str]:
         """The modules that project to the vocabulary, as the folder calls them, whether or not they are stored."""
         names = architecture_of(self.source).tensors["safetensors"]
-        return [names.written("head", "").removesuffix(".weight")] if "head" in names.names else []
+        return [names.written("head", self.source.tensors).removesuffix(".weight")] if "head" in names.names else []
 
     @property
     def head(self) -> str:

@@ -118,7 +118,14 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         max_tokens=scheduler.max_step_tokens,
         threads=executor.threads or cores(),
     )
-    return rotations + native.workspace_bytes(shape, inner)
+    norms = [layer.attn.head_norm for layer in spec.layers]
+    return rotations + native.workspace_bytes(
+        shape,
+        inner,
+        sights=[(layer.attn.window, layer.attn.causal) for layer in spec.layers],
+        post_norms=any(layer.post is not None for layer in spec.layers),
+        whole_key_norms=any(norm is not None and norm.shares == "whole" for norm in norms),
+    )
 
 
 def _too_small(

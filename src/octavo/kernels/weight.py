@@ -10,6 +10,10 @@ one sequential stream. Rows are padded to 32 with zeros. All forms of one panel,
     W4     for each group of G:   scale[32] float16; for each quad: 64 bytes, byte 4(c % 16) + (k % 4),
                                   low nibble c < 16, high nibble c >= 16; code 0..15, value = scale * (code - 8)
     W4M    as W4 with             scale[32], minimum[32] float16; value = scale * code + minimum
+    W8M    as W8 with             scale[32], minimum[32] float16; value = scale * code + minimum, code -128..127
+    W4L    once for a panel:      table[16] of codes + 128, four times; then as W4, value = scale * table[code]
+
+Groups are multiples of 32 inputs, or, of W8, W4 and W4M, 16: two such groups read one group of 32 inputs.
 """
 
 from __future__ import annotations
@@ -34,6 +38,14 @@ class Layout(IntEnum):
     W8 = 2
     W4 = 3
     W4M = 4
+    W8M = 5
+    W4L = 6
+
+
+QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M, Layout.W8M, Layout.W4L)
+HALVES = (Layout.W8, Layout.W4, Layout.W4M)  # may have groups of 16
+MINIMA = (Layout.W4M, Layout.W8M)
+BYTES = (Layout.W8, Layout.W8M)  # a code takes a byte
 
 
 def aligned(size: int) -> npt.NDArray[np.uint8]:
@@ -62,12 +74,16 @@ def panel_bytes(layout: Layout, cols: int, group: int) -> int:
             return cols * PANEL * 4
         case Layout.BF16:
             return (cols + 1) // 2 * 2 * PANEL * 2
-        case Layout.W8:
-            return cols // group * (64 + group * 32)
-        case Layout.W4:
-            return cols // group * (64 + group * 16)
-        case Layout.W4M:
-            return cols // group * (128 + group * 16)
+        case _:
+            head, codes = 128 if layout in MINIMA else 64, group * (32 if layout in BYTES else 16)
+            return (64 if layout is Layout.W4L else 0) + cols // group * (head + codes)
+
+
+def read_as(layout: Layout, group: int) -> tuple[int, int]:
+    """Bits, and inputs that share a scale (0: none), of the form in which a weight reads its inputs."""
+    if layout in QUANTIZED:
+        return 8, max(group, 32)
+    return (16 if layout is Layout.BF16 else 32), 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,26 +127,39 @@ class Weight:
     @staticmethod
     def int8(codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float16]) -> Weight:
         """Symmetric groups. codes  # [rows, cols]; scale  # [rows, cols / group]"""
-        rows, cols, group = _grouped(codes, scale)
-        biased = (_pad_rows(codes).view(np.uint8) ^ 0x80).reshape(-1, PANEL, cols // group, group // 4, 4)
-        body = biased.transpose(0, 2, 3, 1, 4).reshape(-1, cols // group, group * 32)
-        return Weight(Layout.W8, rows, cols, group, _freeze(np.concatenate([_head(scale), body], axis=2)))
+        rows, cols, group = _grouped(codes, scale, Layout.W8)
+        return Weight(Layout.W8, rows, cols, group, _joined(_head(scale), _bytes(codes, group)))
+
+    @staticmethod
+    def int8_min(
+        codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float16], minimum: npt.NDArray[np.float16]
+    ) -> Weight:
+        """value = scale * code + minimum. codes  # [rows, cols]; scale, minimum  # [rows, cols / group]"""
+        rows, cols, group = _grouped(codes, scale, Layout.W8M)
+        return Weight(Layout.W8M, rows, cols, group, _joined(_head(scale), _head(minimum), _bytes(codes, group)))
 
     @staticmethod
     def int4(codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float16]) -> Weight:
         """value = scale * (code - 8), codes 0..15. codes  # [rows, cols]; scale  # [rows, cols / group]"""
-        rows, cols, group = _grouped(codes, scale)
-        body = _nibbles(codes, group)
-        return Weight(Layout.W4, rows, cols, group, _freeze(np.concatenate([_head(scale), body], axis=2)))
+        rows, cols, group = _grouped(codes, scale, Layout.W4)
+        return Weight(Layout.W4, rows, cols, group, _joined(_head(scale), _nibbles(codes, group)))
 
     @staticmethod
     def int4_min(
         codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float16], minimum: npt.NDArray[np.float16]
     ) -> Weight:
         """value = scale * code + minimum, codes 0..15. codes  # [rows, cols]; scale, minimum  # [rows, cols / group]"""
-        rows, cols, group = _grouped(codes, scale)
-        packed = np.concatenate([_head(scale), _head(minimum), _nibbles(codes, group)], axis=2)
-        return Weight(Layout.W4M, rows, cols, group, _freeze(packed))
+        rows, cols, group = _grouped(codes, scale, Layout.W4M)
+        return Weight(Layout.W4M, rows, cols, group, _joined(_head(scale), _head(minimum), _nibbles(codes, group)))
+
+    @staticmethod
+    def int4_table(codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float16], table: npt.NDArray[np.int8]) -> Weight:
+        """value = scale * table[code]. codes  # [rows, cols], 0..15; scale  # [rows, cols / group]; table  # [16]"""
+        rows, cols, group = _grouped(codes, scale, Layout.W4L)
+        body = np.concatenate([_head(scale), _nibbles(codes, group)], axis=2)
+        body = body.reshape(len(body), -1)
+        once = np.tile(np.asarray(table, np.int8).view(np.uint8) ^ 0x80, (len(body), 4))
+        return Weight(Layout.W4L, rows, cols, group, _joined(once, body))
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """The matrix the codes stand for, in float32. [rows, cols]"""
@@ -141,29 +170,49 @@ class Weight:
             even = (self.cols + 1) // 2
             bits = self.data.view(np.uint16).reshape(-1, even, PANEL, 2).transpose(0, 2, 1, 3)
             return from_bfloat16(np.ascontiguousarray(bits)).reshape(-1, even * 2)[: self.rows, : self.cols]
-        groups, group = self.cols // self.group, self.group
-        packed = self.data.reshape(self.panels, groups, -1)
-        scale = _tail(packed, 0)
-        if self.layout is Layout.W8:
-            body = packed[:, :, 64:].reshape(self.panels, groups, group // 4, PANEL, 4)
-            codes = (body ^ 0x80).view(np.int8).astype(np.float32)
-            values = codes.transpose(0, 3, 1, 2, 4).reshape(-1, groups, group) * scale
-        else:
-            start = 128 if self.layout is Layout.W4M else 64
-            body = packed[:, :, start:].reshape(self.panels, groups, group // 4, 1, 16, 4)
-            both = np.concatenate([body & 15, body >> 4], axis=3).astype(np.float32)  # [panel, g, q, half, c, j]
-            codes = both.transpose(0, 3, 4, 1, 2, 5).reshape(-1, groups, group)
-            values = codes * scale + _tail(packed, 64) if start == 128 else (codes - 8) * scale
+        first = 64 if self.layout is Layout.W4L else 0  # before the groups
+        packed = self.data.reshape(self.panels, -1)[:, first:].reshape(self.panels, self.cols // self.group, -1)
+        values = self._codes(packed[:, :, 128 if self.layout in MINIMA else 64 :]) * _tail(packed, 0)
+        if self.layout in MINIMA:
+            values += _tail(packed, 64)
         return np.asarray(values.reshape(-1, self.cols)[: self.rows], np.float32)
 
+    def regrouped(self, group: int) -> Weight:
+        """The same values, the scale of every group repeated for smaller groups, whose size divides the group's."""
+        assert self.layout in QUANTIZED and self.group % group == 0 and group % 32 == 0
+        first, head = 64 if self.layout is Layout.W4L else 0, 128 if self.layout in MINIMA else 64
+        panels, times = self.data.reshape(self.panels, -1), self.group // group
+        groups = panels[:, first:].reshape(self.panels, self.cols // self.group, -1)
+        heads = np.repeat(groups[:, :, :head], times, axis=1)
+        codes = groups[:, :, head:].reshape(*heads.shape[:2], -1)
+        body = np.concatenate([heads, codes], axis=2).reshape(self.panels, -1)
+        return Weight(self.layout, self.rows, self.cols, group, _joined(panels[:, :first], body))
 
-def _grouped(codes: Array, scale: Array) -> tuple[int, int, int]:
+    def _codes(self, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What scales multiply. body  # [panels, groups, bytes]; result  # [panels * 32, groups, group]"""
+        panels, groups = body.shape[:2]
+        if self.layout in BYTES:
+            quads = (body ^ 0x80).view(np.int8).reshape(panels, groups, self.group // 4, PANEL, 4)
+            return np.asarray(quads.transpose(0, 3, 1, 2, 4).reshape(-1, groups, self.group), np.float32)
+        pairs = body.reshape(panels, groups, self.group // 4, 1, 16, 4)
+        both = np.concatenate([pairs & 15, pairs >> 4], axis=3)  # [panel, g, q, half, c, j]
+        codes = both.transpose(0, 3, 4, 1, 2, 5).reshape(-1, groups, self.group)
+        if self.layout is Layout.W4L:
+            table = (self.data[:16] ^ 0x80).view(np.int8).astype(np.float32)
+            return np.asarray(table[codes], np.float32)
+        return np.asarray(codes - np.float32(8 if self.layout is Layout.W4 else 0), np.float32)
+
+
+def _grouped(codes: Array, scale: Array, layout: Layout) -> tuple[int, int, int]:
     """Check codes against scales; give rows, cols and group."""
     rows, cols = codes.shape
     groups = scale.shape[1]
     group = cols // groups if groups else 0
-    if scale.shape[0] != rows or group * groups != cols or group == 0 or group % 32:
-        raise ValueError(f"scales {scale.shape} do not divide codes {codes.shape} into groups of a multiple of 32")
+    halves = layout in HALVES
+    fits = (group > 0 and group % 32 == 0) or (halves and group == 16 and cols % 32 == 0)
+    if scale.shape[0] != rows or group * groups != cols or not fits:
+        sizes = "a multiple of 32, or 16" if halves else "a multiple of 32"
+        raise ValueError(f"scales {scale.shape} do not divide codes {codes.shape} into groups of {sizes}")
     return rows, cols, group
 
 
@@ -185,6 +234,13 @@ def _tail(packed: npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.float32]:
     return np.asarray(half.transpose(0, 2, 1).reshape(-1, packed.shape[1], 1), np.float32)
 
 
+def _bytes(codes: npt.NDArray[np.int8], group: int) -> npt.NDArray[np.uint8]:
+    """An output in a byte, + 128. [panels, groups, group * 32]"""
+    cols = codes.shape[1]
+    quads = (_pad_rows(codes).view(np.uint8) ^ 0x80).reshape(-1, PANEL, cols // group, group // 4, 4)
+    return np.ascontiguousarray(quads.transpose(0, 2, 3, 1, 4)).reshape(-1, cols // group, group * 32)
+
+
 def _nibbles(codes: npt.NDArray[np.uint8], group: int) -> npt.NDArray[np.uint8]:
     """Two outputs in a byte. [panels, groups, group * 16]"""
     cols = codes.shape[1]
@@ -192,6 +248,11 @@ def _nibbles(codes: npt.NDArray[np.uint8], group: int) -> npt.NDArray[np.uint8]:
     quads = padded.reshape(-1, 2, 16, cols // group, group // 4, 4)
     bytes_ = quads[:, 0] | (quads[:, 1] << 4)  # [panel, c, g, q, j]
     return np.ascontiguousarray(bytes_.transpose(0, 2, 3, 1, 4)).reshape(-1, cols // group, group * 16)
+
+
+def _joined(*parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """What lies behind each other in every group, or panel, as aligned bytes."""
+    return _freeze(np.concatenate(parts, axis=-1))
 
 
 def _freeze(packed: Array) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ github.com/ggml-org/ggml/blob/master/docs/gguf.md and llama.cpp's src/llama-arch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from octavo.checkpoint.source import Source
@@ -37,8 +38,8 @@ TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>")
 CONTROL = 3  # kind of a token that stands for no text (tokenizer.ggml.token_type)
 
 
-def gguf_settings(source: Source, architecture: str) -> Settings:
-    """The settings of a GGUF file of this architecture. Raises ModelError."""
+def gguf_settings(source: Source, architecture: str, words: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a GGUF file of this architecture. `words`: see Architecture. Raises ModelError."""
     metadata, tensors = source.metadata, source.tensors
     written = {ours: f"{architecture}.{key}" for ours, key in KEYS.items()}
     values: dict[str, Any] = {ours: metadata.get(key) for ours, key in written.items()}

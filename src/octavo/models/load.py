@@ -21,7 +21,7 @@ from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
-from octavo.kernels.weight import Weight
+from octavo.kernels.weight import Layout, Weight, read_as
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
 from octavo.models.precision import checked, kept
@@ -36,9 +36,9 @@ from octavo.models.rows import (
 )
 from octavo.models.spec import ModelSpec
 from octavo.quant.folder import plain_tensors
-from octavo.quant.format import SUPPORTED, Format, format_of, pack, vector
+from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
 from octavo.quant.online import online_format
-from octavo.quant.plain import PLAIN
+from octavo.quant.plain import PLAIN, float32_values
 
 DTYPES = ("auto", "bfloat16", "float32")
 LINE = 64  # bytes of a cache line
@@ -49,6 +49,7 @@ CATEGORIES = {
     **dict.fromkeys(("q", "k", "v", "o"), "attention"),
     **dict.fromkeys(("gate", "up", "down"), "feed_forward"),
 }
+READ_TOGETHER = {"q": ("q", "k", "v"), "gate": ("gate", "up")}  # matrices of a layer that read one input
 
 T = TypeVar("T", bound=np.generic)
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
@@ -59,7 +60,8 @@ class Entry:
     """One weight to load. `shape` is ours; `form` None: float32 numbers.
 
     `rows`: which stored rows (of a vector: elements) it consists of, see models/rows.py. transposed: stored
-    [inputs, outputs]. plus: added to every stored number of a vector.
+    [inputs, outputs]. plus: added to every stored number of a vector. unit: rows of a matrix are
+    divided by their lengths.
     """
 
     key: str
@@ -69,6 +71,7 @@ class Entry:
     rows: Rows | None = None
     transposed: bool = False
     plus: float = 0.0
+    unit: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +85,7 @@ class Entry:
         """What its packed bytes depend on beside the stored ones, as JSON."""
         rows = "" if self.rows is None else hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
         form: list[str | int | float] = [] if self.form is None else [self.form.layout.name, self.form.group]
-        return [*self.shape, rows, self.transposed, self.plus, *form]
+        return [*self.shape, rows, self.transposed, self.plus, self.unit, *form]
 
     @property
     def room(self) -> int:
@@ -164,19 +167,18 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     """
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
-    tensors, found = architecture_of(source).tensors[source.kind], plain_tensors(source)
-    prefix = next((p for p in tensors.prefixes if tensors.written("embed", p) in found), tensors.prefixes[0])
-    wanted = [(tensors.written(part.key, prefix), part) for part in parts(spec)]
+    tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
+    wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
     known = {name for name, _ in wanted}
-    missing = [name for name in dict.fromkeys(name for name, _ in wanted) if name not in found]
+    missing = [name for name in dict.fromkeys(name for name, _ in wanted) if name not in held]
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
-    extra = [name for name in found if name not in known and not harmless.fullmatch(name)]
+    extra = [name for name in held if name not in known and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
     for name, part in wanted:
-        if name not in found:
+        if name not in held:
             continue
-        tensor = found[name]
+        tensor = held[name]
         stored = _stored(part, tensors)
         entry = _entry(part, tensor, tensors, dtype)
         fault = _fault(entry, stored)
@@ -188,7 +190,9 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     problems.append(_listed("unfit", list(faults)))
     if any(problems):
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
-    return entries if checked(quantization) == "none" else _quantized(source, entries, quantization, len(spec.layers))
+    if checked(quantization) != "none":
+        entries = _quantized(source, entries, quantization, len(spec.layers))
+    return agreed(entries)
 
 
 def _quantized(source: Source, entries: list[Entry], quantization: str, layers: int) -> list[Entry]:
@@ -200,17 +204,43 @@ def _quantized(source: Source, entries: list[Entry], quantization: str, layers: 
             raise InvalidValue("quantization", quantization, told)
         form = None
         if entry.form is not None:
-            form = online_format(entry.tensor.dtype, entry.shape[1], *kept(quantization, entry.key, layers))
+            stored = "F32" if entry.unit else entry.tensor.dtype
+            form = online_format(stored, entry.shape[1], *kept(quantization, entry.key, layers))
         out.append(replace(entry, form=form or entry.form))
     return out
 
 
+def agreed(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries whose matrices, where they read one input, read it in one form.
+
+    Groups that differ become the largest that divides them all: the same values. Codes beside plain numbers become
+    plain numbers too: rounded once.
+    """
+    forms = {entry.key: entry.form for entry in entries}
+    for key in forms:
+        at, _, part = key.rpartition(".")
+        together = [f"{at}.{name}" for name in READ_TOGETHER.get(part, ())]
+        found = [form for name in together if (form := forms.get(name))]
+        reads = [read_as(form.layout, form.group) for form in found]
+        if len(set(reads)) < 2:
+            continue
+        bits = max(bits for bits, _ in reads)
+        group = math.gcd(*(size for _, size in reads))
+        for name, form in zip(together, found, strict=True):
+            if bits == 8:
+                forms[name] = regrouped(form, group)
+            else:
+                forms[name] = widened(form, Layout.BF16 if bits == 16 else Layout.F32)
+    return [replace(entry, form=forms[entry.key]) for entry in entries]
+
+
 def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -> Entry:
     """How a part is read from its tensor, but for the map of its rows."""
-    form = None if part.is_vector else format_of(tensor.dtype, dtype)
+    stored = "F32" if part.unit and tensor.dtype in PLAIN else tensor.dtype  # as computing with its numbers leaves it
+    form = None if part.is_vector else format_of(stored, dtype)
     transposed = part.name in tensors.transposed and not part.is_vector
     plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
-    return Entry(part.key, tensor, form, part.shape, None, transposed, plus)
+    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit)
 
 
 def _stored(part: Part, tensors: Tensors) -> tuple[int, ...]:
@@ -256,6 +286,8 @@ def _fault(entry: Entry, stored: tuple[int, ...]) -> str:
         return f"is stored as {tensor.dtype}; read are {', '.join(SUPPORTED)}"
     if entry.transposed and tensor.dtype not in PLAIN:
         return f"is stored as {tensor.dtype} and [inputs, outputs]; so are read {', '.join(PLAIN)}"
+    if entry.unit and tensor.dtype not in PLAIN:
+        return f"is stored as {tensor.dtype}; rows to be divided by their lengths are read as {', '.join(PLAIN)}"
     if form.group and entry.shape[1] % form.group:
         return f"has {entry.shape[1]} inputs, not a multiple of {form.group}"
     return ""
@@ -280,7 +312,15 @@ def _read(entry: Entry) -> Bytes:
     if entry.transposed:
         size = rows.shape[1] // tensor.shape[1]  # bytes of a number
         rows = rows.reshape(*tensor.shape, size).swapaxes(0, 1).reshape(tensor.shape[1], -1)
+    if entry.unit:
+        rows = unit_rows(float32_values(rows, tensor.dtype)).view(np.uint8)
     return pack(entry.form, picked(rows, entry.rows), entry.shape[1]).data
+
+
+def unit_rows(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows divided by their lengths. [rows, cols]"""
+    lengths = np.maximum(np.sqrt((values.astype(np.float64) ** 2).sum(axis=1, keepdims=True)), 1e-12)
+    return np.asarray(values / lengths, np.float32)
 
 
 def picked(values: npt.NDArray[T], rows: Rows | None) -> npt.NDArray[T]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES, KvLayout
-from octavo.kernels.weight import Layout, Weight
+from octavo.kernels.weight import Weight, read_as
 from octavo.models import spec as declared
 from octavo.models.parts import Part, parts
 from octavo.models.rope import slopes, tables
@@ -36,8 +36,6 @@ from octavo.program.ops import (
     Renorm,
     Rope,
 )
-
-ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
 
 Weights = Mapping[str, Weight | npt.NDArray[np.float32]]
 
@@ -244,22 +242,18 @@ class _Named:
         return Norming(norm.kind, weight, self.bias(name), norm.eps)
 
     def act(self, *names: str) -> Act:
-        """The form in which all these matrices read one input: int8 in the groups of the weights' own scales."""
+        """The form in which all these matrices read one input: int8 in groups as the weights' scales want them."""
         if self._exact:
             return Act(32)
         matrices = [weight for name in names if isinstance(weight := self._weights[name], Weight)]
-        forms = {ACT_BITS[weight.layout] for weight in matrices}
-        if len(forms) > 1:
+        forms = {read_as(weight.layout, weight.group) for weight in matrices}
+        if len({bits for bits, _ in forms}) > 1:
             stored = ", ".join(weight.layout.name for weight in matrices)
             raise ModelError(f"{', '.join(names)}: stored as {stored}, which do not read one form of input")
-        bits = forms.pop()
-        if bits != 8:
-            return Act(bits)
-        groups = {weight.group for weight in matrices}
-        if len(groups) > 1:
-            shown = ", ".join(str(group) for group in sorted(groups))
+        if len(forms) > 1:
+            shown = ", ".join(str(group) for _, group in sorted(forms))
             raise ModelError(f"{', '.join(names)}: stored in groups of {shown}, which do not read one form of input")
-        return Act(8, groups.pop())
+        return Act(*forms.pop())
 
 
 def _shown(weight: Weight | npt.NDArray[np.float32] | None) -> str:

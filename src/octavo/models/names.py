@@ -6,7 +6,7 @@ Our names are those of models/parts.py: "embed", "norm", "head", and for each la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 from octavo.models.settings import Settings
@@ -18,8 +18,8 @@ class Tensors:
     """One file format's tensors.
 
     `names`: ours -> the format's, "{i}" being the layer, "{p}" one of `prefixes`, the first under which there is an
-    embedding. `harmless`: patterns of tensors that may be there unread. What is declared by the last part of our name,
-    without "_bias":
+    embedding, and "|" between names of which one is there. `harmless`: patterns of tensors that may be there unread.
+    What is declared by the last part of our name, without "_bias":
 
         interleaved  in each head the rows of "q" and "k" that turn together are neighbours
         fused        "q", "k", "v" or "gate", "up" are cut from one tensor: "stacked" or "grouped" (models/rows.py)
@@ -37,12 +37,15 @@ class Tensors:
     skipped: Mapping[str, int] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ("",)
 
-    def written(self, key: str, prefix: str) -> str:
-        """The format's name of a tensor of ours."""
+    def written(self, key: str, there: Container[str]) -> str:
+        """The format's name of a tensor of ours, in a file with the tensors `there`."""
+        first = (prefix for prefix in self.prefixes if self.names["embed"].replace("{p}", prefix) in there)
+        prefix, i = next(first, self.prefixes[0]), ""
         if key.startswith("layers."):
             _, i, part = key.split(".")
-            return self.names["layers.{i}." + part].replace("{i}", i).replace("{p}", prefix)
-        return self.names[key].replace("{p}", prefix)
+            key = "layers.{i}." + part
+        names = self.names[key].replace("{i}", i).replace("{p}", prefix).split("|")
+        return next((name for name in names if name in there), names[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ def names_of(outer: Mapping[str, str], layer: str, inner: Mapping[str, str]) -> 
     """`Tensors.names` from those of a layer, without ".weight" and where they begin, biases included."""
     out = dict(outer)
     for part, name in inner.items():
-        out["layers.{i}." + part] = f"{layer}{name}.weight"
-        out["layers.{i}." + part + "_bias"] = f"{layer}{name}.bias"
+        for ending, kind in (("", ".weight"), ("_bias", ".bias")):
+            out["layers.{i}." + part + ending] = "|".join(layer + each + kind for each in name.split("|"))
     return out
 
 

@@ -83,7 +83,8 @@ def identity(source: Source, dtype: str, entries: Sequence[Entry]) -> dict[str, 
 
 def _stamp(source: Source, file: Mapped) -> list[str | int]:
     """What tells versions of a file apart: name, size, time of change, hash of all before the first tensor."""
-    first = min((tensor.start for tensor in source.tensors.values() if tensor.file is file), default=0)
+    starts = (part.start for tensor in source.tensors.values() for part in tensor.parts if part.file is file)
+    first = min(starts, default=0)
     return [file.path.name, file.size, file.mtime_ns, hashlib.sha256(memoryview(file.data)[:first]).hexdigest()]
 
 

@@ -18,11 +18,13 @@ from octavo.models.spec import Attn, Layer, ModelSpec, Norm, places
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One weight. shape: of a matrix or a vector. plain: kept as float32 though it is a matrix. layer: whose it is."""
+    """One weight. shape: of a matrix or a vector. plain: kept as float32 though it is a matrix. unit: rows are
+    divided by their lengths. layer: whose it is."""
 
     key: str
     shape: tuple[int, ...]
     plain: bool = False
+    unit: bool = False
     layer: Layer | None = None
 
     @property
@@ -49,7 +51,7 @@ def parts(spec: ModelSpec) -> Iterator[Part]:
         yield from _layer(f"layers.{index}.", layer, spec.width)
     yield from _norm("norm", spec.norm, spec.width)
     if not spec.tied:
-        yield Part("head", (spec.vocab, spec.width))
+        yield Part("head", (spec.vocab, spec.width), unit=spec.unit_head)
     if spec.head_bias:
         yield Part("head_bias", (spec.vocab,))
 

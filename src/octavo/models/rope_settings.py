@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from octavo.models.settings import Settings
 from octavo.models.spec import Rope
@@ -20,6 +21,14 @@ def rope(c: Settings, head_dim: int, *, dims: int = 0, partial: float = 1.0, the
     `partial` where it is not given.
     """
     return rope_of(c, _scaling(c), head_dim, dims=dims, partial=partial, theta=theta)
+
+
+def rope_of_kind(c: Settings, kind: str, head_dim: int, **options: Any) -> Rope:
+    """As `rope`, of the layers of one of `layer_types`, which `rope_parameters` may speak of apart."""
+    parameters = c.section("rope_parameters")
+    if parameters.has(kind):
+        return rope_of(c, parameters.section(kind), head_dim, **options)
+    return rope(c, head_dim, **options)
 
 
 def _scaling(c: Settings) -> Settings:

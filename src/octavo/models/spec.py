@@ -119,6 +119,7 @@ class ModelSpec:
 
     x begins as table[ids] * embed_scale + positions[position] + types[0], then embed_norm; the head gives
     soft_cap * tanh(logit_scale * (W x + b) / soft_cap). positions and types are numbers of rows, 0: none.
+    unit_head: rows of W are divided by their lengths.
     """
 
     vocab: int
@@ -134,6 +135,7 @@ class ModelSpec:
     embed_scale: float = 1.0
     embed_norm: Norm | None = None
     head_bias: bool = False
+    unit_head: bool = False
     logit_scale: float = 1.0
     soft_cap: float = 0.0
 

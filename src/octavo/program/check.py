@@ -7,7 +7,7 @@ they do not look themselves. Knows the ops, and nothing of the library.
 from __future__ import annotations
 
 from octavo.core.errors import ModelError
-from octavo.kernels.weight import Layout, Weight
+from octavo.kernels.weight import Weight, read_as
 from octavo.program.ops import (
     ACTIVATIONS,
     NORMS,
@@ -26,8 +26,6 @@ from octavo.program.ops import (
     Qkv,
     Renorm,
 )
-
-ACT_BITS = {Layout.F32: 32, Layout.BF16: 16, Layout.W8: 8, Layout.W4: 8, Layout.W4M: 8}
 
 Written = tuple[Act, int] | None  # the form of an h, and its inputs
 
@@ -69,10 +67,7 @@ def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], wri
 
 
 def _check_act(name: str, weight: Weight, act: Act) -> None:
-    fits = act.bits == ACT_BITS[weight.layout]
-    if act.bits == 8:
-        fits = fits and act.group == weight.group and act.group > 0 and act.group % 32 == 0
-    if not fits:
+    if (act.bits, act.group) != read_as(weight.layout, weight.group) or act.group % 32:
         raise ModelError(
             f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "
             f"in groups of {act.group}; all weights of one operation must have the same kind of layout"

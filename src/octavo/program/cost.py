@@ -4,7 +4,8 @@ Bytes are those of weights, of the rows of the token table, and of keys and valu
 one op leaves for the next is taken to stay in the caches and not counted. Operations are products and sums, a
 multiplication and its addition being two, by the form of their inputs: int8, bfloat16 or float32. Of attention, the
 two products count, of norms four operations for each element, of drawing one comparison for each logit; softmax,
-rotations, activation functions and quantization do not count. Padding never counts.
+rotations, activation functions and quantization do not count. Padding never counts, but for the bytes of a head's
+places that hold no dim: they are stored.
 """
 
 from __future__ import annotations
@@ -99,18 +100,31 @@ def _cost(op: Op, program: Program, batch: Batch) -> Cost:
         case Norm() | Renorm():
             return Cost(fp32=4 * tokens * program.width if op.norm.kind != "none" else 0)
         case Qkv():
-            return _products((op.q, op.k, op.v), tokens, op.act) + Cost(written=tokens * token_bytes)
+            return _qkv(op, program, tokens) + Cost(written=tokens * token_bytes)
         case Attend():
             seen, read = _keys(op, batch)
             products = 4 * seen * program.heads * (op.head_dim or program.kv.head_dim)
             read *= token_bytes
             return Cost(read, fp32=products) if program.kv.dtype == "float32" else Cost(read, bf16=products)
         case Proj():
-            return _products((op.weight,), tokens, op.act)
+            normed = op.post is not None and op.post.kind != "none"
+            added = 4 * tokens * program.width * normed + tokens * program.width * (op.scale != 1)
+            return _products((op.weight,), tokens, op.act) + Cost(fp32=added)
         case FfnIn():
             return _products((op.up,) if op.gate is None else (op.gate, op.up), tokens, op.act)
         case Head():
-            return _products((op.weight,), head, op.act) + Cost(fp32=4 * head * program.width)
+            normed = 4 * head * program.width * (op.norm.kind != "none")
+            return _products((op.weight,), head, op.act) + Cost(fp32=normed)
+
+
+def _qkv(op: Qkv, program: Program, tokens: int) -> Cost:
+    """Projections to the dims of heads, and their norms."""
+    places = program.kv.head_dim
+    dims = op.head_dim or places
+    whole = _products((op.q, op.k, op.v), tokens, op.act)
+    products = {form: getattr(whole, form) * dims // places for form in BITS.values()}
+    normed = sum(weight.rows // places * dims for weight, norm in ((op.q, op.q_norm), (op.k, op.k_norm)) if norm)
+    return Cost(read=whole.read, **products) + Cost(fp32=4 * tokens * normed)
 
 
 def _products(weights: tuple[Weight, ...], rows: int, act: Act) -> Cost:
@@ -123,14 +137,12 @@ def _products(weights: tuple[Weight, ...], rows: int, act: Act) -> Cost:
 
 def _keys(op: Attend, batch: Batch) -> tuple[int, int]:
     """Keys that all rows see together, and keys that all runs read."""
-    if not op.causal:
-        lengths = np.repeat(batch.kv_lens, np.diff(batch.starts))
-        return int((np.minimum(lengths, 2 * op.window - 1) if op.window else lengths).sum()), int(batch.kv_lens.sum())
-    seen, read = batch.positions + 1, batch.kv_lens
-    if op.window:
-        seen = np.minimum(seen, op.window)
-        read = np.minimum(read, np.diff(batch.starts) + op.window - 1)
-    return int(seen.sum()), int(read.sum())
+    own, lengths = batch.positions, np.repeat(batch.kv_lens, np.diff(batch.starts))
+    window = op.window or int(batch.kv_lens.max(initial=1))
+    end = own + 1 if op.causal else np.minimum(lengths, own + window)
+    first = np.maximum(0, own - window + 1)
+    behind = np.maximum(0, own[batch.starts[:-1]] - window + 1)  # of each run, keys that none of its rows sees
+    return int((end - first).sum()), int((batch.kv_lens - behind).sum())
 
 
 def _row_bytes(op: Embed) -> int:

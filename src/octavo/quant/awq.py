@@ -16,10 +16,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from octavo.checkpoint.tensor import Bytes, Derived, Tensor
+from octavo.checkpoint.tensor import Bytes, Derived
 from octavo.quant.bits import run_of_bits
 from octavo.quant.grouped import Integers, blocks_of, form_of, rows_of
-from octavo.quant.module import Declared, Module, floats, words
+from octavo.quant.module import Declared, Module, Stored, floats, words
 from octavo.quant.plain import PLAIN
 
 MARK = ".qweight"
@@ -79,7 +79,7 @@ def _gemv(module: Module, declared: Declared) -> Derived:
     return Derived(f"{module.name}.weight", form, (rows, cols), module.parts, build)
 
 
-def _outputs(tensor: Tensor) -> npt.NDArray[np.uint8]:
+def _outputs(tensor: Stored) -> npt.NDArray[np.uint8]:
     """Codes of GEMM, an output a row. [rows, inputs or groups]"""
     codes = run_of_bits(words(tensor), BITS).reshape(tensor.shape[0], -1, 8)[:, :, PLACES]
     return np.ascontiguousarray(codes.reshape(tensor.shape[0], -1).T)

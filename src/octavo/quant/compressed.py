@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from octavo.checkpoint.tensor import Bytes, Derived, Tensor
+from octavo.checkpoint.tensor import Bytes, Derived
 from octavo.core.errors import ModelError
 from octavo.quant import fp8
 from octavo.quant.bits import word_by_word
 from octavo.quant.grouped import Columns, Integers, blocks_of, form_of, rows_of
-from octavo.quant.module import Declared, Module, floats, group_index, raw_bytes, words
+from octavo.quant.module import Declared, Module, Stored, floats, group_index, raw_bytes, words
 from octavo.quant.plain import PLAIN
 
 PACKED = ".weight_packed"
@@ -136,7 +136,7 @@ def _columns(module: Module, cols: int, groups: int) -> Columns:
     return blocks_of(cols, cols // groups)
 
 
-def _zero_part(module: Module, rows: int, groups: int, bits: int) -> Tensor | None:
+def _zero_part(module: Module, rows: int, groups: int, bits: int) -> Stored | None:
     """The zeros of a module; None where it has none, or they are all 0."""
     if not module.has(ZERO):
         return None
@@ -150,7 +150,7 @@ def _zero_part(module: Module, rows: int, groups: int, bits: int) -> Tensor | No
     return None if (_zeros(tensor, rows, groups, bits) == 1 << (bits - 1)).all() else tensor
 
 
-def _zeros(tensor: Tensor | None, rows: int, groups: int, bits: int) -> npt.NDArray[np.int16]:
+def _zeros(tensor: Stored | None, rows: int, groups: int, bits: int) -> npt.NDArray[np.int16]:
     """[rows, groups], as the codes are: half of them added."""
     half = np.int16(1 << (bits - 1))
     if tensor is None:

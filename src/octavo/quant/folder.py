@@ -12,7 +12,7 @@ from typing import Any
 
 from octavo.checkpoint.safetensors import read_json
 from octavo.checkpoint.source import Source
-from octavo.checkpoint.tensor import Derived, Tensor, shown
+from octavo.checkpoint.tensor import Derived, Tensor, Tensors, shown
 from octavo.core.errors import ModelError
 from octavo.quant import awq, bitsandbytes, compressed, fp8, gptq, mxfp4
 from octavo.quant.module import Declared, Module
@@ -49,7 +49,7 @@ FILES: Mapping[str, tuple[str, Mapping[str, str]]] = {
 }
 
 
-def plain_tensors(source: Source) -> Mapping[str, Tensor | Derived]:
+def plain_tensors(source: Source) -> Tensors:
     """The tensors of a source, each weight whole. Raises ModelError for what cannot be read."""
     found = settings_of(source)
     if found is None:
@@ -66,9 +66,7 @@ def plain_tensors(source: Source) -> Mapping[str, Tensor | Derived]:
     return out
 
 
-def _put(
-    out: dict[str, Tensor | Derived], stored: Mapping[str, Tensor], shape: Shape, name: str, declared: Declared
-) -> None:
+def _put(out: dict[str, Tensor | Derived], stored: Tensors, shape: Shape, name: str, declared: Declared) -> None:
     """Put the weight of a module in the place of its parts."""
     parts = {part: stored[name + part] for part in shape.parts if name + part in stored}
     weight = shape.weight(Module(name, parts), declared)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.kernels.weight import PANEL, Array, Layout, Weight, aligned, panel_bytes, to_bfloat16
+from octavo.quant import ggml, superblock
 from octavo.quant.coded import TABLES, coded_values
-from octavo.quant.ggml import q4_0, q4_1, q8_0
 from octavo.quant.grouped import LAYOUTS, packer
 from octavo.quant.plain import PLAIN, bfloat16_bits, float32_values
 
@@ -37,9 +37,19 @@ class Format:
 
 
 QUANTIZED = {
-    "Q8_0": Format(Layout.W8, 32, q8_0),
-    "Q4_0": Format(Layout.W4, 32, q4_0),
-    "Q4_1": Format(Layout.W4M, 32, q4_1),
+    "Q8_0": Format(Layout.W8, 32, ggml.q8_0),
+    "Q4_0": Format(Layout.W4, 32, ggml.q4_0),
+    "Q4_1": Format(Layout.W4M, 32, ggml.q4_1),
+    "Q5_0": Format(Layout.W8, 32, ggml.q5_0),
+    "Q5_1": Format(Layout.W8M, 32, ggml.q5_1),
+    "Q2_K": Format(Layout.W4M, 16, superblock.q2_k),
+    "Q3_K": Format(Layout.W4, 16, superblock.q3_k),
+    "Q4_K": Format(Layout.W4M, 32, superblock.q4_k),
+    "Q5_K": Format(Layout.W8M, 32, superblock.q5_k),
+    "Q6_K": Format(Layout.W8, 16, superblock.q6_k),
+    "IQ4_NL": Format(Layout.W4L, 32, ggml.iq4_nl),
+    "IQ4_XS": Format(Layout.W4L, 32, superblock.iq4_xs),
+    "MXFP4": Format(Layout.W4L, 32, ggml.mxfp4),
 }
 SUPPORTED = (*PLAIN, *QUANTIZED)
 
@@ -66,6 +76,20 @@ def _numbers(values: Callable[[Array], npt.NDArray[np.float32]], dtype: str) -> 
     if dtype == "float32":
         return Format(Layout.F32, 0, lambda raw: Weight.float32(values(raw)))
     return Format(Layout.BF16, 0, lambda raw: Weight.bfloat16(to_bfloat16(values(raw))))
+
+
+def widened(form: Format, layout: Layout) -> Format:
+    """A form's values as plain numbers, F32 or BF16: to be read beside matrices that are kept so."""
+    if layout is form.layout:
+        return form
+    if layout is Layout.F32:
+        return Format(layout, 0, lambda raw: Weight.float32(form.pack(raw).dequantize()))
+    return Format(layout, 0, lambda raw: Weight.bfloat16(to_bfloat16(form.pack(raw).dequantize())))
+
+
+def regrouped(form: Format, group: int) -> Format:
+    """The same codes with their scales repeated for smaller groups, which must divide the form's."""
+    return Format(form.layout, group, lambda raw: form.pack(raw).regrouped(group)) if group < form.group else form
 
 
 def pack(form: Format, raw: Array, cols: int) -> Weight:

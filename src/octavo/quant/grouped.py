@@ -6,6 +6,7 @@ a byte for each code. The names tell form and group: "W4M/128". The exact number
     W4   scale * (code - 8)                codes 0..15
     W8   scale * code                      codes -128..127
     W4M  scale * code + minimum            codes 0..15, minimum = -scale * zero rounded once to float16
+    W8M  scale * code + minimum            codes -128..127, 128 less than stored, and the zero likewise
 
 Where a matrix has no form, since its groups do not lie side by side, it is kept as plain numbers ("F32").
 """
@@ -22,7 +23,7 @@ from octavo.checkpoint.tensor import Bytes
 from octavo.kernels.weight import Array, Layout, Weight
 
 SPANS = (128, 96, 64, 32)  # of a form's groups: finer than a file's where those are larger, so inputs lose less
-LAYOUTS = {"W8": Layout.W8, "W4": Layout.W4, "W4M": Layout.W4M}
+LAYOUTS = {"W8": Layout.W8, "W4": Layout.W4, "W4M": Layout.W4M, "W8M": Layout.W8M}
 HALF = np.dtype("<f2")
 
 Columns = npt.NDArray[np.intp]
@@ -46,7 +47,7 @@ def form_of(bits: int, symmetric: bool, columns: Columns) -> str:
     """The name of a matrix's form. `symmetric`: every zero is half of the codes. columns: the group of each input."""
     span = _span(columns)
     name = ("W4" if bits <= 4 else "W8") + ("" if symmetric else "M")
-    return f"{name}/{span}" if span and name in LAYOUTS else "F32"
+    return f"{name}/{span}" if span else "F32"
 
 
 def rows_of(form: str, integers: Integers, bits: int, columns: Columns) -> Bytes:
@@ -56,8 +57,9 @@ def rows_of(form: str, integers: Integers, bits: int, columns: Columns) -> Bytes
     name, _, span = form.partition("/")
     first = columns[:: int(span)]
     scale, zero = integers.scale[:, first], integers.zero[:, first]
-    if name == "W4M":
-        return _row([scale, -scale * zero], integers.codes)
+    if name.endswith("M"):
+        less = 128 if name == "W8M" else 0
+        return _row([scale, scale * (less - zero)], integers.codes - np.uint8(less))
     if (zero != 1 << (bits - 1)).any():
         raise ValueError(f"is said to be symmetric, but has zeros other than {1 << (bits - 1)}")
     shift = (8 if name == "W4" else 0) - (1 << (bits - 1))
@@ -72,8 +74,9 @@ def packer(name: str, span: int) -> Callable[[Array], Weight]:
         groups = raw.shape[1] // (span + heads)
         halves = [_halves(raw[:, at * groups : (at + 2) * groups]) for at in range(0, heads, 2)]
         codes = np.ascontiguousarray(raw[:, heads * groups :]).view(np.uint8)
-        if name == "W8":
-            return Weight.int8(codes.view(np.int8), *halves)
+        if name.startswith("W8"):
+            signed = codes.view(np.int8)
+            return Weight.int8(signed, *halves) if name == "W8" else Weight.int8_min(signed, *halves)
         return Weight.int4(codes, *halves) if name == "W4" else Weight.int4_min(codes, *halves)
 
     return pack

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from octavo.checkpoint.tensor import Bytes, Tensor, shown
+from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import ModelError
 from octavo.quant.plain import PLAIN, float32_values
+
+Stored: TypeAlias = Tensor | Derived  # a tensor of the file; of a pickled one, its numbers may lie apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +53,18 @@ class Module:
     """The tensors of a module, by what follows its name: ".qweight", ".scales"."""
 
     name: str
-    stored: Mapping[str, Tensor]
+    stored: Mapping[str, Stored]
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
-        """All its tensors."""
-        return tuple(self.stored.values())
+        """All that its tensors consist of."""
+        return tuple(part for tensor in self.stored.values() for part in tensor.parts)
 
     def has(self, part: str) -> bool:
         """Whether it has this part."""
         return part in self.stored
 
-    def part(self, part: str, types: tuple[str, ...], *shape: int) -> Tensor:
+    def part(self, part: str, types: tuple[str, ...], *shape: int) -> Stored:
         """A part of one of these types and of this shape; -1 is any size. Raises ModelError."""
         tensor = self.stored.get(part)
         if tensor is None:
@@ -83,17 +85,17 @@ class Module:
         return ModelError(f"{tensor.file.path}: {shown(tensor.name)} is {given}; {expected}")
 
 
-def words(tensor: Tensor) -> npt.NDArray[np.uint32]:
+def words(tensor: Stored) -> npt.NDArray[np.uint32]:
     """An I32 tensor as unsigned words, of its own shape."""
     return np.asarray(tensor.read().view("<u4"), np.uint32).reshape(tensor.shape)
 
 
-def raw_bytes(tensor: Tensor) -> Bytes:
+def raw_bytes(tensor: Stored) -> Bytes:
     """A tensor of one byte a value, of its own shape."""
     return tensor.read().reshape(tensor.shape)
 
 
-def floats(tensor: Tensor) -> npt.NDArray[np.float32]:
+def floats(tensor: Stored) -> npt.NDArray[np.float32]:
     """A tensor of one of PLAIN as float32, of its own shape. Raises ValueError for NaN or infinity, by its name."""
     assert tensor.dtype in PLAIN
     try:

@@ -15,7 +15,10 @@ from octavo.quant.search import Grid, coded, span_of
 
 
 def online_format(stored: str, cols: int, bits: int, span: int) -> Format | None:
-    """The packed form of a plain matrix in codes of 4 or 8 bits; None where no group up to `span` divides the inputs."""
+    """The packed form of a plain matrix in codes of 4 or 8 bits; None where no group up to `span` divides its inputs.
+
+    `stored` is its plain type.
+    """
     group = span_of(cols, span)
     if not group:
         return None

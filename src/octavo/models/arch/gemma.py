@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from octavo.models.arch.llama import LAYERS, activation, decoder, windows
 from octavo.models.names import Architecture, gguf_like, llama_like
-from octavo.models.rope_settings import rope, rope_of
+from octavo.models.rope_settings import rope_of_kind
 from octavo.models.settings import Settings
 from octavo.models.spec import HeadNorm, Layer, Mlp, ModelSpec, Norm
 
@@ -58,29 +58,25 @@ def _second(c: Settings, *, every: int, default_window: int, third: bool = False
     else:
         window = c.integer("sliding_window", default_window)
         sliding = [0 if (index + 1) % every == 0 else window for index in range(count)]
-    parameters = c.section("rope_parameters")
-    nested = third and parameters.has("full_attention")
-    dim = c.integer("head_dim", high=2**16)
-    local = rope(c.over(rope_theta=c.number("rope_local_base_freq", 1e4), rope_scaling=None, rope_parameters=None), dim)
-    if nested and parameters.has("sliding_attention"):
-        local = rope_of(c, parameters.section("sliding_attention"), dim)
+    local = c
+    if not c.section("rope_parameters").has("sliding_attention"):
+        theta = c.number("rope_local_base_freq", 1e4)
+        local = c.over(rope_theta=theta, rope_parameters=None, rope_scaling=None)
     scale = c.number("query_pre_attn_scalar", 256) ** -0.5
     cap = c.number("attn_logit_softcapping", 0 if third else 50.0, low=0)
 
     def change(index: int, layer: Layer) -> Layer:
-        turned = local if third and sliding[index] else layer.attn.rope
-        return replace(layer, attn=replace(layer.attn, rope=turned, scale=scale, soft_cap=cap), post=norm)
+        attn = replace(layer.attn, scale=scale, soft_cap=cap)
+        if third and sliding[index]:
+            attn = replace(attn, rope=rope_of_kind(local, "sliding_attention", attn.head_dim))
+        return replace(layer, attn=attn, post=norm)
 
     return decoder(
         c,
         norm=norm,
         head_norm=HeadNorm(norm) if third else None,
         ffn=Mlp(c.integer("intermediate_size"), False, activation(c, "gelu_pytorch_tanh", name="hidden_activation")),
-        turning=lambda c, dim: (
-            rope_of(c, parameters.section("full_attention"), dim)
-            if nested
-            else rope(c, dim, theta=1e6 if third else 1e4)
-        ),
+        turning=lambda c, dim: rope_of_kind(c, "full_attention", dim, theta=1e6 if third else 1e4),
         change=change,
         sliding=sliding,
         max_len=131072 if third else 8192,

@@ -10,7 +10,6 @@ from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
-    c.only("quantization_config")
     c.only("scale_attn_weights", True)
     c.only("scale_attn_by_inverse_layer_idx", False)
     c.only("add_cross_attention", False)

@@ -1,0 +1,124 @@
+"""Whole models of quantized modules: the same tokens as from the plain numbers that the modules stand for."""
+
+import json
+
+import numpy as np
+import pytest
+import quantized_module as made
+import safetensors_file
+import tiny_llama
+
+from octavo.checkpoint.source import open_source
+from octavo.core.errors import ModelError
+from octavo.kernels.weight import Layout
+from octavo.models.load import load, plan
+from octavo.models.lower import lower
+from octavo.models.packed import identity
+from octavo.models.registry import read_spec
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}
+WIDTH = {"layers": 1, "width": 128, "heads": 4, "kv_heads": 2, "inner": 128}
+
+
+def quantized(path, choose):
+    """A folder of which choose(name) says how a projection is quantized: (bits, group, symmetric, act-order), or None.
+
+    Gives the folder, and the numbers its modules stand for.
+    """
+    random = np.random.default_rng(0)
+    stored, meant = {}, {}
+    for name, values in tiny_llama.weights(**WIDTH).items():
+        choice = choose(name.rpartition(".")[0].rpartition(".")[2]) if "proj" in name else None
+        if choice is None:
+            stored[name], meant[name] = values, values
+            continue
+        bits, group, symmetric, ordered = choice
+        rows, cols = values.shape
+        columns = np.arange(cols) // group
+        columns = random.permutation(columns) if ordered else columns
+        codes = random.integers(0, 1 << bits, values.shape)
+        scale = (random.uniform(0.5, 1, (rows, cols // group)) / (1 << bits) / 4).astype(np.float16)
+        zero = np.full(scale.shape, 1 << (bits - 1)) if symmetric else random.integers(1, 1 << bits, scale.shape)
+        tensors = made.gptq(codes, scale, zero, columns, bits)
+        stored |= {name.removesuffix(".weight") + part: value for part, value in tensors.items()}
+        meant[name] = scale.astype(np.float32)[:, columns] * (codes - zero[:, columns])
+    tiny_llama.write_folder(path, **WIDTH, config={"quantization_config": GPTQ})
+    safetensors_file.write(path / "model.safetensors", stored)
+    return path, meant
+
+
+def loaded(path):
+    with open_source(path) as source:
+        spec = read_spec(source)
+        return spec, load(source, spec)
+
+
+def check(weights, meant, layouts):
+    for name, (layout, group) in layouts.items():
+        weight = weights[f"layers.0.{name}"]
+        assert (weight.layout, weight.group) == (layout, group), name
+        key = next(key for key in meant if f"{name}_proj" in key)
+        np.testing.assert_allclose(weight.dequantize(), meant[key], atol=2e-3)
+
+
+def test_every_projection_quantized(tmp_path):
+    path, meant = quantized(tmp_path, lambda name: (4, 32, False, False))
+    spec, weights = loaded(path)
+    names = ("q", "k", "v", "o", "gate", "up", "down")
+    check(weights, meant, dict.fromkeys(names, (Layout.W4M, 32)))
+    assert lower(spec, weights, kv_dtype="float32", max_len=64).ops
+
+
+def test_matrices_that_read_one_input_agree_on_groups(tmp_path):
+    """The q of one group size beside k and v of others, and codes of other widths: the same values in the smallest."""
+    choices = {"q_proj": (4, 128, True, False), "k_proj": (8, 64, True, False), "v_proj": (4, 32, False, False)}
+    choices |= {"gate_proj": (8, 128, False, False), "up_proj": (4, 64, True, False)}
+    path, meant = quantized(tmp_path, lambda name: choices.get(name))
+    spec, weights = loaded(path)
+    layouts = {"q": (Layout.W4, 32), "k": (Layout.W8, 32), "v": (Layout.W4M, 32)}
+    check(weights, meant, layouts | {"gate": (Layout.W8M, 64), "up": (Layout.W4, 64), "o": (Layout.BF16, 0)})
+    assert np.array_equal(weights["layers.0.q"].dequantize(), meant["model.layers.0.self_attn.q_proj.weight"])
+    assert lower(spec, weights, kv_dtype="float32", max_len=64).ops
+
+
+def test_codes_beside_plain_numbers_become_plain_numbers(tmp_path):
+    """One of them not quantized, or in act-order."""
+    choices = {"q_proj": (4, 32, True, False), "gate_proj": (4, 32, True, False), "up_proj": (4, 32, True, True)}
+    path, meant = quantized(tmp_path, lambda name: choices.get(name))
+    spec, weights = loaded(path)
+    check(weights, meant, dict.fromkeys(("q", "k", "v", "gate", "up"), (Layout.BF16, 0)))
+    assert lower(spec, weights, kv_dtype="float32", max_len=64).ops
+
+
+def test_kept_weights_depend_on_the_settings(tmp_path):
+    """The first version's zeros and the second's are the same tensors."""
+    path, _ = quantized(tmp_path, lambda name: (4, 32, False, False))
+    heads = []
+    for version in ("gptq", "gptq_v2"):
+        config = json.loads((path / "config.json").read_text())
+        config["quantization_config"]["checkpoint_format"] = version
+        (path / "config.json").write_text(json.dumps(config))
+        with open_source(path) as source:
+            heads.append(identity(source, "auto", plan(source, read_spec(source), "auto")))
+    assert heads[0] != heads[1]
+    assert json.loads(json.dumps(heads[0]))
+
+
+@pytest.mark.parametrize(
+    ("quantization", "words"),
+    [
+        ({"quant_method": "hqq"}, "quant_method: 'hqq' is not supported; expected gptq or awq"),
+        ({"bits": 4}, "quant_method is missing"),
+        ([4], "no object"),
+        (GPTQ | {"bits": 5}, "bits: '5' is not supported; expected 2 or 3 or 4 or 8"),
+        (GPTQ | {"bits": True}, "bits: 'True'"),
+        (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format: 'marlin' is not supported; expected gptq or"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused(tmp_path, quantization, words):
+    path, _ = quantized(tmp_path, lambda name: (4, 32, False, False))
+    config = json.loads((path / "config.json").read_text()) | {"quantization_config": quantization}
+    (path / "config.json").write_text(json.dumps(config))
+    with open_source(path) as source, pytest.raises(ModelError, match=words) as caught:
+        load(source, read_spec(source))
+    assert len(str(caught.value).splitlines()) == 1
