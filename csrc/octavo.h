@@ -10,7 +10,18 @@ extern "C" {
 #define OCTAVO_API __attribute__((visibility("default")))
 
 enum octavo_layout { OCTAVO_F32, OCTAVO_BF16, OCTAVO_W8, OCTAVO_W4, OCTAVO_W4M, OCTAVO_W8M, OCTAVO_W4L };
-enum octavo_kind { OCTAVO_EMBED, OCTAVO_NORM, OCTAVO_QKV, OCTAVO_ATTEND, OCTAVO_PROJ, OCTAVO_FFN_IN, OCTAVO_HEAD };
+enum octavo_kind {
+  OCTAVO_EMBED,
+  OCTAVO_NORM,
+  OCTAVO_QKV,
+  OCTAVO_ATTEND,
+  OCTAVO_PROJ,
+  OCTAVO_FFN_IN,
+  OCTAVO_HEAD,
+  OCTAVO_RENORM
+};
+enum octavo_norm_kind { OCTAVO_NO_NORM, OCTAVO_RMS_NORM, OCTAVO_LAYER_NORM };
+enum octavo_activation { OCTAVO_SILU, OCTAVO_GELU, OCTAVO_GELU_TANH, OCTAVO_RELU, OCTAVO_RELU2 };
 
 // A packed matrix [rows, cols]; the panel layouts are described in src/octavo/kernels/weight.py.
 typedef struct {
@@ -23,22 +34,44 @@ typedef struct {
   int32_t bits, group;
 } octavo_act;
 
-// One operation of src/octavo/program/ops.py. Unused fields are zero.
+// A norm over n values. weight, bias: [n], or null: all ones, all zeros.
+typedef struct {
+  int32_t kind;  // octavo_norm_kind
+  float eps;
+  const float *weight, *bias;
+} octavo_norm;
+
+// The norm of a query or key. whole: over all heads together, n being heads * places; else each head apart, n being the
+// places of a head, and head i's weight and bias lie i * stride floats behind those of head 0.
+typedef struct {
+  octavo_norm norm;
+  int32_t whole, stride;
+} octavo_head_norm;
+
+// One operation of src/octavo/program/ops.py. Unused fields are zero, but for scale.
 typedef struct {
   int32_t kind, layer;
+  int32_t source, out;  // which h it reads and writes: 0 or 1
   octavo_act act, act_out;
-  float eps, scale;
-  octavo_weight weight[3];
-  const float* vec[3];               // norm weight, or biases of the three weights
-  const float *rope_cos, *rope_sin;  // [positions, head_dim / 2]
+  float scale, soft_cap, clip;       // soft_cap, clip 0: none
+  octavo_weight weight[3];           // of the feed-forward the one that is activated, then, where gated, its factor
+  const float* vec[3];               // biases of the weights, or null
+  octavo_norm norm;                  // of a projection: what comes before its result is added
+  octavo_head_norm head_norm[2];     // of queries and keys
+  int32_t head_dim;                  // dimensions of a head; its other places hold zeros
+  const float *rope_cos, *rope_sin;  // [positions, half the places]: places i and i + half turn; or null
+  const float* positions;            // [positions, width] embeddings of positions, or null
+  int32_t activation;                // octavo_activation
+  int32_t window, all_keys;          // a token sees so many positions up to its own, 0: all; and the ones behind it too
+  const float *slopes, *sinks;       // [heads], or null
 } octavo_op;
 
 typedef struct {
-  int32_t width, heads, kv_heads, head_dim, vocab;
-  int32_t kv_float32;  // 0: bfloat16 pages
-  int32_t max_tokens;  // rows of the largest step
-  int32_t max_len;     // positions of the longest sequence
-  int32_t head_rows;   // head rows projected together
+  int32_t width, heads, kv_heads, head_dim, vocab;  // head_dim: places of a head, a multiple of 32
+  int32_t kv_float32;                               // 0: bfloat16 pages
+  int32_t max_tokens;                               // rows of the largest step
+  int32_t max_len;                                  // positions of the longest sequence
+  int32_t head_rows;                                // head rows projected together
   int32_t threads;
 } octavo_config;
 

@@ -6,6 +6,7 @@
 #include "draw.h"
 #include "table.h"
 #include "times.h"
+#include "work.h"
 
 namespace octavo {
 
@@ -33,13 +34,12 @@ class Executor {
   };
   struct Sizes;
 
-  void prepare(const octavo_batch& batch);
   void walk(int tid);
   void embed(const octavo_op& op, const Context& context, int tid) const;
   template <class Wanted, class Held>
   void add_blocks(const octavo_batch& batch, Wanted wanted, Held held);
   void prepare_head(const octavo_batch& batch, const octavo_drawn& drawn);
-  void head(const octavo_op& op, Step& step, const Context& context, int buffer, int tid, int place);
+  void head(const octavo_op& op, Step& step, const Context& context, int tid, int place);
   void lap(int tid, int place) {
     if (tid == 0) times_.lap(place);
   }
@@ -58,8 +58,8 @@ class Executor {
   Step step_{};
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> row_last_;
-  std::vector<Item> items_;
-  std::vector<Merge> merges_;
+  std::vector<Work> works_;   // one for each sight
+  std::vector<int> work_of_;  // of each op the place in works_
   std::vector<DrawScratch> draw_scratch_;
   std::vector<Manner> manners_;  // of each head row
   std::vector<HeadBlock> blocks_;

@@ -57,11 +57,27 @@ struct Rows {
   int32_t *start4, *start8, *front;
 };
 
+// Which keys a token sees: the `window` up to its own position, 0: all of them; and with `all` those behind it as well.
+struct Sight {
+  int32_t window;
+  bool all;
+  int first(int position) const { return window > 0 && position >= window ? position - window + 1 : 0; }
+  int end(int position, int length) const {
+    if (!all) return position + 1;
+    return window > 0 && window < length - position ? position + window : length;
+  }
+  bool operator==(const Sight& other) const { return window == other.window && all == other.all; }
+};
+
+inline Sight sight_of(const octavo_op& op) {
+  return {op.window, op.all_keys != 0};
+}
+
 // One unit of attention work: rows [row0, row0 + rows) of (token, head in group) of one run and one key head, against
-// the blocks of keys [block0, block1). partial >= 0: it is one tile of rows, and its results go to that place, to be
-// merged in order of blocks.
+// the blocks of keys [block0, block1), from page `page0` of the run on. partial >= 0: it is one tile of rows, and its
+// results go to that place, to be merged in order of blocks.
 struct Item {
-  int32_t run, kv_head, row0, rows, block0, block1, partial;
+  int32_t run, kv_head, row0, rows, block0, block1, page0, partial;
   int64_t cost;  // about proportional to the time it takes
 };
 
@@ -112,7 +128,7 @@ struct Step {
   octavo_drawn drawn;
   const int32_t* row_page;  // [T] the page its key goes to
   const uint8_t* row_last;  // [T] 1: the last row of its run
-  const Item* items;
+  const Item* items;        // of the attention at work
   const Merge* merges;
   int item_count, merge_count;
   const Manner* manners;  // [H]
@@ -123,6 +139,7 @@ struct Step {
 struct Memory {
   float* x;         // [T, width]
   float* q;         // [T, heads * head_dim], queries, then attention's result
+  float* y;         // [T, ..] what a norm is taken of across units of work: sums to add to x, or keys; or null
   float* partials;  // [places][TILE * (head_dim + 2)]
   float* logits;    // [HELD_ROWS][spans][SPAN]
   Sweep sweep;
@@ -142,6 +159,7 @@ struct Context {
 struct Kernels {
   const char* name;
   // Each walks its part of an op on thread `tid`; all threads call it, claim work of the pool and meet inside.
+  void (*renorm)(const octavo_op&, const Context&, int tid);
   void (*norm)(const octavo_op&, const Context&, Rows& out, int tid);
   void (*qkv)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*attend)(const octavo_op&, const Context&, Rows& out, int tid);
@@ -172,7 +190,7 @@ extern const Kernels* const kernels_portable;
 // Best first; `kernels_for` gives null for an unknown name or one this processor cannot run.
 const Kernels* kernels_for(const char* isa);
 
-// Outputs of the gated feed-forward that one unit of work makes: whole groups of the next projection's inputs.
+// Outputs of the feed-forward that one unit of work makes: whole groups of the next projection's inputs.
 inline int ffn_unit(const octavo_op& op) {
   return op.act_out.group > PANEL ? op.act_out.group : PANEL;
 }

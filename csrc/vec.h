@@ -1,7 +1,8 @@
 // Sixteen lanes, whatever the machine: F holds floats, I int32s, B 64 bytes. Included once by each variant, inside its
 // own anonymous namespace, after one of OCTAVO_AVX512BF16, OCTAVO_AVX512, OCTAVO_AVX2, OCTAVO_PORTABLE is defined.
-// Every reduction has one fixed order. ROWS is how many rows a micro-kernel takes; PAIRS whether bfloat16 inputs lie as
-// pairs for a dot instruction (uint32 [cols/2][mr]) or as float32 (float [cols][mr]) for fused multiply-adds.
+// Every reduction has one fixed order. ROWS is how many rows a micro-kernel takes, CODE_ROWS one of codes, which keeps
+// CODE_SUMS sums of 16 outputs of a row in registers. PAIRS: bfloat16 inputs lie as pairs for a dot instruction (uint32
+// [cols/2][mr]), not as float32 (float [cols][mr]) for fused multiply-adds.
 
 // An integer dot that starts at DOT_START has dot_value DOT_ZERO more than the integer, if that is less than 2^22 in
 // size: where one instruction multiplies and adds, the bits of 1.5 * 2^23, whose float32 counts by ones.

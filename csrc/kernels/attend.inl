@@ -14,22 +14,24 @@ constexpr bool WIDENS = false;  // dots take bfloat16 as it is, or widening hide
 
 // Working memory of one thread, for one item.
 struct Scratch {
-  float* scores;          // [TILE][BLOCK]: scores, then probabilities in the form the dots read
-  float* part;            // [TILE][D]: weighted values of one block
-  float* q;               // [rows of the item][D] in the form the dots read
-  float* wide;            // [BLOCK / PAGE] page-heads widened to float32
-  float* row[ITEM_ROWS];  // where each row's query lies, and its result
-  int limit[ITEM_ROWS];   // keys each row sees
+  float* scores;                             // [TILE][BLOCK]: scores, then probabilities in the form the dots read
+  float* part;                               // [TILE][D]: weighted values of one block
+  float* q;                                  // [rows of the item][D] in the form the dots read
+  float* wide;                               // [BLOCK / PAGE] page-heads widened to float32
+  const uint8_t* page[BLOCK / PAGE];         // page-heads of one block
+  float* row[ITEM_ROWS];                     // where each row's query lies, and its result
+  int from[ITEM_ROWS], limit[ITEM_ROWS];     // positions of the keys that each row sees: [from, limit), both ascending
+  int head[ITEM_ROWS], position[ITEM_ROWS];  // its query head, and its own position
   float top[ITEM_ROWS + LANES], sum[ITEM_ROWS + LANES];    // of the blocks so far
   float block_top[TILE + LANES], block_sum[TILE + LANES];  // of one block and tile
 };
 
-// One block of keys and values of one run and key head.
+// Keys and values of one run and key head: one block, or from some page of it on.
 struct Keys {
-  const uint8_t* page[BLOCK / PAGE];  // page-heads
-  const uint8_t* next;                // the page-head that is read after them
-  int first;                          // position of the first key
-  bool wide;                          // float32, else bfloat16
+  const uint8_t* const* page;  // page-heads
+  const uint8_t* next;         // the page-head that is read after them
+  int first;                   // position of the first key
+  bool wide;                   // float32, else bfloat16
 };
 
 // A page-head of bfloat16 as one of float32.
@@ -62,16 +64,18 @@ INLINE void add_wide(F (&c)[N][2], const uint8_t* panel, int count, const float*
   for (int i = 0; i < count; ++i) f32_step<N>(c, w + i * PANEL, a + i, row);
 }
 
-// Scores of N rows with the keys of `pages` pages, and their largest; scores of keys a row does not see are -inf.
+INLINE bool sees(const Keys& keys, int pages, int from, int limit) {
+  return limit > keys.first && from < keys.first + pages * PAGE;
+}
+
+// Scores of N rows with the keys of `pages` pages, and their largest; scores of keys a row does not see are -inf. The
+// rows' keys end at `limit` and begin at `from`.
 template <int N>
-INLINE void score_rows(const Keys& keys, int D, int pages, const float* q, const int* limit, float* scores,
-                       float* top) {
+INLINE void score_rows(const Keys& keys, int D, int pages, const float* q, const int* from, const int* limit,
+                       float* scores, float* top) {
   F best[N];
-  int least = limit[0];
-  for (int m = 0; m < N; ++m) {
-    best[m] = f_set(-__builtin_inff());
-    least = limit[m] < least ? limit[m] : least;
-  }
+  const int least = limit[0], most = from[N - 1];
+  for (int m = 0; m < N; ++m) best[m] = f_set(-__builtin_inff());
   const int ahead = D < AHEAD * PANEL ? AHEAD * PANEL / D : 1;
   for (int i = 0; i < pages; ++i) {
     F c[N][2];
@@ -90,21 +94,28 @@ INLINE void score_rows(const Keys& keys, int D, int pages, const float* q, const
       f_store(score + m * BLOCK, c[m][0]);
       f_store(score + m * BLOCK + 16, c[m][1]);
     }
-    if (keys.first + (i + 1) * PAGE <= least) {
+    if (keys.first + (i + 1) * PAGE <= least && keys.first + i * PAGE >= most) {
 #pragma GCC unroll 8
       for (int m = 0; m < N; ++m) best[m] = f_max(best[m], f_max(c[m][0], c[m][1]));
     } else {
-      for (int m = 0; m < N; ++m) {
-        float* at = score + m * BLOCK;
-        const int seen = limit[m] - keys.first - i * PAGE;
-        const F low = f_hide(f_load(at), seen), high = f_hide(f_load(at + 16), seen - 16);
-        f_store(at, low);
-        f_store(at + 16, high);
-        best[m] = f_max(best[m], f_max(low, high));
-      }
+      for (int m = 0; m < N; ++m)
+        best[m] = f_max(best[m], hide_page(score + m * BLOCK, keys.first + i * PAGE, from[m], limit[m]));
     }
   }
-  for (int m = 0; m < N; ++m) top[m] = limit[m] > keys.first ? f_hmax(best[m]) : 0.f;
+  for (int m = 0; m < N; ++m) top[m] = sees(keys, pages, from[m], limit[m]) ? f_hmax(best[m]) : 0.f;
+}
+
+// As score_rows, where scores are shaped: the scores and tops again.
+static void shape_rows(const octavo_op& op, const Keys& keys, int n, int pages, int row, const Scratch& s, float* top) {
+  for (int m = 0; m < n; ++m) {
+    float* score = s.scores + m * BLOCK;
+    const int from = s.from[row + m], limit = s.limit[row + m];
+    const float slope = op.slopes ? op.slopes[s.head[row + m]] : 0.f;
+    shape_scores(op, slope, keys.first, s.position[row + m], pages * PAGE, score);
+    F best = f_set(-__builtin_inff());
+    for (int i = 0; i < pages; ++i) best = f_max(best, hide_page(score + i * PAGE, keys.first + i * PAGE, from, limit));
+    top[m] = sees(keys, pages, from, limit) ? f_hmax(best) : 0.f;
+  }
 }
 
 // Scores to probabilities 2^(score * log2e - top), in place; top becomes that power of two; gives their sums.
@@ -162,34 +173,44 @@ INLINE void add_values(const Keys& keys, int D, int count, const float* scores, 
   }
 }
 
-// N rows against one block: gives s.part, and each row's largest score (a power of two) and sum of probabilities.
+// N rows from `row` on against one block: gives s.part, and each row's largest score (a power of two) and sum of
+// probabilities. Pages before those that one of the rows sees are passed over.
 template <int N>
-static void attend_block(const octavo_config& config, const Keys& keys, const float* q, const int* limit, Scratch& s,
-                         float* top, float* sum) {
-  int count = 0;
-  for (int m = 0; m < N; ++m) count = limit[m] - keys.first > count ? limit[m] - keys.first : count;
-  count = count < BLOCK ? count : BLOCK;
-  const int pages = (count + PAGE - 1) / PAGE, D = config.head_dim;
-  score_rows<N>(keys, D, pages, q, limit, s.scores, top);
+static void attend_block(const octavo_config& config, const octavo_op& op, const Keys& block, const float* q, int row,
+                         Scratch& s) {
+  const int *from = s.from + row, *limit = s.limit + row;
+  const int skipped = from[0] > block.first ? (from[0] - block.first) / PAGE : 0;
+  const Keys keys{block.page + skipped, block.next, block.first + skipped * PAGE, block.wide};
+  const int rest = BLOCK - skipped * PAGE, D = config.head_dim;
+  const int count = limit[N - 1] - keys.first < rest ? limit[N - 1] - keys.first : rest;
+  const int pages = count > 0 ? (count + PAGE - 1) / PAGE : 0;
+  score_rows<N>(keys, D, pages, q, from, limit, s.scores, s.block_top);
+  if (op.soft_cap > 0 || op.slopes != nullptr) shape_rows(op, keys, N, pages, row, s, s.block_top);
   if (config.kv_float32) {
-    weigh_rows<false>(N, pages, s.scores, top, sum);
+    weigh_rows<false>(N, pages, s.scores, s.block_top, s.block_sum);
     add_values<N>(keys, D, count, s.scores, s.part);
   } else {
-    weigh_rows<true>(N, pages, s.scores, top, sum);
+    weigh_rows<true>(N, pages, s.scores, s.block_top, s.block_sum);
     add_values<N>(keys, D, (count + 1) / 2 * 2, s.scores, s.part);
   }
 }
 
-// Where each of `count` rows (token, head in group) of a run lies, from row0 on, and how many keys it sees. Queries and
+// Where each of `count` rows (token, head in group) of a run lies, from row0 on, and which keys it sees. Queries and
 // results share their place.
-static void place_rows(const Context& context, int run, int kv_head, int row0, int count, Scratch& s) {
+static void place_rows(const octavo_op& op, const Context& context, int run, int kv_head, int row0, int count,
+                       Scratch& s) {
   const octavo_config& config = *context.config;
   const octavo_batch& batch = context.step->batch;
-  const int group = config.heads / config.kv_heads;
+  const Sight sight = sight_of(op);
+  const int group = config.heads / config.kv_heads, length = batch.positions[batch.starts[run + 1] - 1] + 1;
   int token = batch.starts[run] + row0 / group, head = row0 % group;
   for (int i = 0; i < count; ++i) {
-    s.row[i] = context.memory->q + (size_t(token) * config.heads + kv_head * group + head) * config.head_dim;
-    s.limit[i] = batch.positions[token] + 1;
+    s.head[i] = kv_head * group + head;
+    s.row[i] = context.memory->q + (size_t(token) * config.heads + s.head[i]) * config.head_dim;
+    s.position[i] = batch.positions[token];
+    s.from[i] = sight.first(s.position[i]);
+    s.limit[i] = sight.end(s.position[i], length);
+    s.top[i] = s.sum[i] = 0.f;
     if (++head == group) {
       head = 0;
       ++token;
@@ -197,25 +218,23 @@ static void place_rows(const Context& context, int run, int kv_head, int row0, i
   }
 }
 
-// Adds one block's result to what the blocks before it gave. Always called in order of blocks. n <= TILE; tops and sums
-// are readable to LANES values.
-static void merge_rows(int n, int D, bool first, const float* part, const float* top, const float* sum,
-                       float* const* row, float* out_top, float* out_sum) {
-  if (first) {
-    for (int m = 0; m < n; ++m) {
-      out_top[m] = top[m];
-      out_sum[m] = sum[m];
-      for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
-    }
-    return;
-  }
-  const F before = f_load(out_top), now = f_load(top), most = f_max(before, now);
+// Adds one block's result to what the blocks before it gave. Always called in order of blocks; rows start with a sum of
+// 0, and keep what the first block gives whose keys they see. n <= TILE; tops and sums are readable to LANES values.
+static void merge_rows(int n, int D, const float* part, const float* top, const float* sum, float* const* row,
+                       float* out_top, float* out_sum) {
   alignas(64) float keep[LANES], add[LANES], tops[LANES];
+  const F before = f_load(out_top), now = f_load(top), most = f_max(before, now);
   f_store(keep, f_exp2(before - most));
   f_store(add, f_exp2(now - most));
   f_store(tops, most);
   for (int m = 0; m < n; ++m) {
     if (sum[m] == 0.f) continue;  // it sees none of these keys
+    if (out_sum[m] == 0.f) {
+      out_top[m] = top[m];
+      out_sum[m] = sum[m];
+      for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
+      continue;
+    }
     out_top[m] = tops[m];
     out_sum[m] = out_sum[m] * keep[m] + sum[m] * add[m];
     const F old = f_set(keep[m]), by = f_set(add[m]);
@@ -224,10 +243,10 @@ static void merge_rows(int n, int D, bool first, const float* part, const float*
   }
 }
 
-static void divide_rows(int n, int D, float* const* row, const float* sum) {
+static void divide_rows(const octavo_op& op, int n, int D, const Scratch& s) {
   for (int m = 0; m < n; ++m) {
-    const F by = f_set(1.f / sum[m]);
-    for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(row[m] + d) * by);
+    const F by = f_set(share_of(s.top[m], s.sum[m], op.sinks ? op.sinks + s.head[m] : nullptr));
+    for (int d = 0; d < D; d += LANES) f_store(s.row[m] + d, f_load(s.row[m] + d) * by);
   }
 }
 
@@ -256,21 +275,18 @@ static Keys keys_of(const Context& context, const octavo_op& op, const Item& ite
                     int count, bool widened, Scratch& s) {
   const octavo_config& config = *context.config;
   const int32_t* pages = table_of(context, item) + block * (BLOCK / PAGE);
+  const int start = item.page0 > block * (BLOCK / PAGE) ? item.page0 - block * (BLOCK / PAGE) : 0;
   const int n = ((count < BLOCK ? count : BLOCK) + PAGE - 1) / PAGE;
-  Keys keys;
-  keys.first = block * BLOCK;
-  keys.wide = widened || config.kv_float32;
-  for (int i = 0; i < n; ++i) keys.page[i] = page_head(context, op.layer, pages[i], item.kv_head);
-  keys.next = keys.page[n - 1];
+  for (int i = start; i < n; ++i) s.page[i] = page_head(context, op.layer, pages[i], item.kv_head);
+  Keys keys{s.page, s.page[n - 1], block * BLOCK, widened || config.kv_float32};
   if (block + 1 < item.block1)
     keys.next = page_head(context, op.layer, pages[BLOCK / PAGE], item.kv_head);
   else if (next != nullptr)
-    keys.next = page_head(context, op.layer, table_of(context, *next)[next->block0 * (BLOCK / PAGE)], next->kv_head);
-  if (!widened) return keys;
-  for (int i = 0; i < n; ++i) {
+    keys.next = page_head(context, op.layer, table_of(context, *next)[next->page0], next->kv_head);
+  for (int i = start; i < n && widened; ++i) {
     float* to = s.wide + size_t(i) * 2 * PAGE * config.head_dim;
-    widen(keys.page[i], i + 1 < n ? keys.page[i + 1] : keys.next, config.head_dim, to);
-    keys.page[i] = reinterpret_cast<const uint8_t*>(to);
+    widen(s.page[i], i + 1 < n ? s.page[i + 1] : keys.next, config.head_dim, to);
+    s.page[i] = reinterpret_cast<const uint8_t*>(to);
   }
   return keys;
 }
@@ -280,7 +296,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
   const int D = config.head_dim, tiles = tiles_of(item.rows);
   const bool widened = WIDENS && !config.kv_float32 && tiles >= WIDEN_TILES;
   const int q_row = PAIRS && !config.kv_float32 ? D / 2 : D;
-  place_rows(context, item.run, item.kv_head, item.row0, item.rows, s);
+  place_rows(op, context, item.run, item.kv_head, item.row0, item.rows, s);
   take_queries(config, item.rows, op.scale, s);
   for (int block = item.block0; block < item.block1; ++block) {
     const int count = s.limit[item.rows - 1] - block * BLOCK;
@@ -289,22 +305,28 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
       const int end = tile_start(item.rows, tiles, tile + 1);
       for (int i = tile_start(item.rows, tiles, tile); i < end; i += ROWS) {
         const int n = end - i < ROWS ? end - i : ROWS;
-        if (item.partial < 0 && s.limit[i + n - 1] <= keys.first) continue;
-        float *top = s.block_top, *sum = s.block_sum;
-        WITH_ROWS(n, attend_block, config, keys, s.q + i * q_row, s.limit + i, s, top, sum)
+        const bool none = s.limit[i + n - 1] <= keys.first || s.from[i] >= keys.first + BLOCK;
+        if (item.partial < 0 && none) continue;
+        WITH_ROWS(ROWS, n, attend_block, config, op, keys, s.q + i * q_row, i, s)
         if (item.partial < 0) {
-          merge_rows(n, D, block == item.block0, s.part, top, sum, s.row + i, s.top + i, s.sum + i);
+          merge_rows(n, D, s.part, s.block_top, s.block_sum, s.row + i, s.top + i, s.sum + i);
           continue;
         }
         // One block of many, merged later: [TILE] tops, [TILE] sums, [TILE][D] values.
         float* place = context.memory->partials + size_t(item.partial + block - item.block0) * TILE * (D + 2);
-        __builtin_memcpy(place + i, top, n * sizeof(float));
-        __builtin_memcpy(place + TILE + i, sum, n * sizeof(float));
+        __builtin_memcpy(place + i, s.block_top, n * sizeof(float));
+        __builtin_memcpy(place + TILE + i, s.block_sum, n * sizeof(float));
         __builtin_memcpy(place + 2 * TILE + i * D, s.part, n * D * sizeof(float));
       }
     }
   }
-  if (item.partial < 0) divide_rows(item.rows, D, s.row, s.sum);
+  if (item.partial < 0) divide_rows(op, item.rows, D, s);
+}
+
+// The first `dims` values of each of `heads` heads of D, side by side, in place.
+static void close_up(float* row, int heads, int D, int dims) {
+  for (int head = 1; head < heads && dims < D; ++head)
+    __builtin_memmove(row + head * dims, row + head * D, dims * sizeof(float));
 }
 
 static void attend(const octavo_op& op, const Context& context, Rows& out, int tid) {
@@ -329,12 +351,12 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
     while (context.pool->claim(tid, step.merge_count, &first, &last)) {
       for (int i = first; i < last; ++i) {
         const Merge& merge = step.merges[i];
-        place_rows(context, merge.run, merge.kv_head, merge.row0, merge.rows, s);
+        place_rows(op, context, merge.run, merge.kv_head, merge.row0, merge.rows, s);
         for (int part = 0; part < merge.count; ++part) {
           const float* place = context.memory->partials + size_t(merge.first + part) * TILE * (D + 2);
-          merge_rows(merge.rows, D, part == 0, place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
+          merge_rows(merge.rows, D, place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
         }
-        divide_rows(merge.rows, D, s.row, s.sum);
+        divide_rows(op, merge.rows, D, s);
       }
     }
     context.pool->meet(tid);
@@ -342,8 +364,9 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
   while (context.pool->claim(tid, tiles_of(out.rows), &first, &last)) {
     for (int index = first; index < last; ++index) {
       const Tile tile = tile_at(out, index);
-      const int cols = config.heads * D;
-      store_rows(out, tile.row0, tile.mr, 0, cols, context.memory->q + size_t(tile.row0) * cols, cols);
+      float* values = context.memory->q + size_t(tile.row0) * config.heads * D;
+      for (int m = 0; m < tile.mr; ++m) close_up(values + m * config.heads * D, config.heads, D, op.head_dim);
+      store_rows(out, tile.row0, tile.mr, 0, out.cols, values, config.heads * D);
     }
   }
   context.pool->meet(tid);

@@ -8,16 +8,16 @@ INLINE const uint8_t* tile_data(const Rows& in, int row0) {
   return in.data + row0 * cols * unit;
 }
 
-// Consecutive tiles of equally many rows, and which of their rows a kernel takes: N from row m0 of each.
+// Consecutive tiles of equally many rows, and which of their rows a kernel takes: `strips` times N from row m0 of each.
 struct Strips {
   const Rows& in;
-  int row0, mr, tiles, m0;
+  int row0, mr, tiles, m0, strips;
 };
 
-// One group of a packed panel. `by` scales its dots, `zero` takes away what they start at, `least` are its minima; each
-// for the low and the high 16 outputs.
+// One group of a packed panel, for 16 outputs. `by` scales its dots, `zero` takes away what they start at, `least` are
+// its minima.
 struct Scales {
-  F by[2], zero[2], least[2];
+  F by, zero, least;
 };
 
 // Two outputs a byte or one; with minima or not; codes as they are or picked from the panel's table.
@@ -31,44 +31,54 @@ struct Codes {
 };
 
 template <class Form>
-INLINE Scales read_scales(const uint8_t*& w) {
-  Scales s;
-  for (int half = 0; half < 2; ++half) {
-    s.by[half] = f_half(w + 32 * half);
-    s.zero[half] = s.by[half] * f_set(-DOT_ZERO);
-    s.least[half] = Form::MINIMA ? f_half(w + 64 + 32 * half) : f_set(0);
-  }
-  w += Form::MINIMA ? 128 : 64;
-  return s;
+INLINE Scales read_scales(const uint8_t* w, int half) {
+  const F by = f_half(w + 32 * half);
+  return {by, by * f_set(-DOT_ZERO), Form::MINIMA ? f_half(w + 64 + 32 * half) : f_set(0)};
 }
 
+// Four inputs of 16 outputs, one byte each.
 template <class Form>
-INLINE void read_quad(const uint8_t* w, B table, B& low, B& high) {
-  if (Form::SMALL) {
-    const B both = b_load(w);
-    low = Form::PICKED ? b_pick(table, b_low(both)) : b_low(both);
-    high = Form::PICKED ? b_pick(table, b_high(both)) : b_high(both);
-  } else {
-    low = b_load(w);
-    high = b_load(w + 64);
-  }
+INLINE B read_quad(const uint8_t* w, B table, int side) {
+  if (!Form::SMALL) return b_load(w + 64 * side);
+  const B both = b_load(w), codes = side == 0 ? b_low(both) : b_high(both);
+  return Form::PICKED ? b_pick(table, codes) : codes;
 }
 
-// The dots of 4 * COUNT inputs of N rows. PLAIN: codes of a byte at `w`, whatever the form.
-template <int N, int COUNT, class Form, bool PLAIN>
-INLINE void dots(I (&c)[N][2], const uint8_t* w, B table, const int32_t* a, int mr) {
+// The dots of 4 * COUNT inputs of N rows, for SIDES times 16 outputs from `side0` on. PLAIN: codes of a byte at `w`,
+// whatever the form.
+template <int N, int SIDES, int COUNT, class Form, bool PLAIN, class Sum>
+INLINE void dots(Sum (&c)[N][SIDES], const uint8_t* w, B table, int side0, const int32_t* a, int mr) {
 #pragma GCC unroll 8
   for (int quad = 0; quad < COUNT; ++quad) {
-    B low, high;
-    if (PLAIN)
-      read_quad<Codes<false, false>>(w + quad * 128, table, low, high);
-    else
-      read_quad<Form>(w + quad * Form::QUAD, table, low, high);
+    B b[SIDES];
+    for (int side = 0; side < SIDES; ++side)
+      b[side] = PLAIN ? b_load(w + quad * 128 + 64 * (side0 + side))
+                      : read_quad<Form>(w + quad * Form::QUAD, table, side0 + side);
 #pragma GCC unroll 8
     for (int m = 0; m < N; ++m) {
-      c[m][0] = Form::SHORT ? dot4(c[m][0], low, a[quad * mr + m]) : dot8(c[m][0], low, a[quad * mr + m]);
-      c[m][1] = Form::SHORT ? dot4(c[m][1], high, a[quad * mr + m]) : dot8(c[m][1], high, a[quad * mr + m]);
+      for (int side = 0; side < SIDES; ++side) {
+        Sum& sum = c[m][side];
+        if constexpr (Form::SHORT)
+          sum = dot4(sum, b[side], a[quad * mr + m]);
+        else
+          sum = dot8(sum, b[side], a[quad * mr + m]);
+      }
     }
+  }
+}
+
+// As `dots`, but codes up to 15 are summed as Short before they are added to c.
+template <int N, int SIDES, int COUNT, class Form, bool PLAIN>
+INLINE void add_dots(I (&c)[N][SIDES], const uint8_t* w, B table, int side0, const int32_t* a, int mr) {
+  if constexpr (Form::SHORT && SHORT_SUMS) {
+    Short sum[N][SIDES];
+    for (int m = 0; m < N; ++m)
+      for (int side = 0; side < SIDES; ++side) sum[m][side] = short_zero();
+    dots<N, SIDES, COUNT, Form, PLAIN>(sum, w, table, side0, a, mr);
+    for (int m = 0; m < N; ++m)
+      for (int side = 0; side < SIDES; ++side) c[m][side] = c[m][side] + short_sum(sum[m][side]);
+  } else {
+    dots<N, SIDES, COUNT, Form, PLAIN>(c, w, table, side0, a, mr);
   }
 }
 
@@ -92,15 +102,17 @@ struct Starts {
 };
 
 // out[(tile * mr + m) * ldo + c]. Dots start at DOT_ZERO less what the offset of the codes adds, and so end as the bits
-// of the float32 DOT_ZERO + dot: no conversion, and scale * x - scale * DOT_ZERO is rounded once. MANY tiles: codes of
+// of the float32 DOT_ZERO + dot: no conversion, and scale * x - scale * DOT_ZERO is rounded once. MANY strips: codes of
 // four bits are unpacked once for all of them. GROUP: the weights' group where it is known, or 0; it is that of the
 // inputs, or 16, half of theirs.
 template <int N, int GROUP, bool MANY, class Form>
 static void int_strips(const uint8_t* w, int any_group, const Strips& strips, float* out, long ldo) {
   constexpr bool HALVES = GROUP == 16, UNPACK = MANY && Form::SMALL;
   constexpr int COUNT = HALVES ? QUADS / 2 : QUADS;  // quads that are known to follow each other
+  constexpr int SIDES = 2 * N <= CODE_SUMS ? 2 : 1;
   const Rows& in = strips.in;
   const int mr = strips.mr, K = in.cols, group = GROUP ? GROUP : any_group, tiles = MANY ? strips.tiles : 1;
+  const int rows = CODE_ROWS < TILE ? strips.strips * N : N;
   const long sums = sums_of(K, HALVES ? 32 : group), scales = K / (HALVES ? 32 : group);
   const int32_t* a = reinterpret_cast<const int32_t*>(tile_data(in, strips.row0)) + strips.m0;
   const long s0 = strips.row0 * sums + strips.m0;
@@ -110,36 +122,41 @@ static void int_strips(const uint8_t* w, int any_group, const Strips& strips, fl
   if (Form::PICKED) w += 64;
   alignas(64) uint8_t plain[UNPACK ? DOT_BLOCK * PANEL : 1];
   for (int k = 0; k < K; k += group) {
-    const Scales s = read_scales<Form>(w);
+    const uint8_t* head = w;
+    w += Form::MINIMA ? 128 : 64;
     const bool second = HALVES && k % 32 != 0;
     for (int k1 = 0; k1 < group; k1 += DOT_BLOCK) {
       const int count = GROUP ? 1 : (group - k1 < DOT_BLOCK ? group - k1 : DOT_BLOCK) / (4 * COUNT);
       if (UNPACK) {
         for (int quad = 0; quad < count * COUNT; ++quad) {
-          B low, high;
-          read_quad<Form>(w + quad * Form::QUAD, table, low, high);
           __builtin_prefetch(w + quad * Form::QUAD + 2048);
-          b_store(plain + quad * 128, low);
-          b_store(plain + quad * 128 + 64, high);
+          for (int side = 0; side < 2; ++side)
+            b_store(plain + quad * 128 + 64 * side, read_quad<Form>(w + quad * Form::QUAD, table, side));
         }
       }
-      for (int tile = 0; tile < tiles; ++tile) {
-        const int32_t* ta = a + long(tile) * mr * (K / 4);
-        const long ts = long(tile) * mr * sums;
-        I c[N][2];
-        for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = i_set(starts.at<Form, HALVES>(ts + m, second));
-        for (int i = 0; i < count; ++i)
-          dots<N, COUNT, Form, UNPACK>(c, UNPACK ? plain + i * COUNT * 128 : w + i * COUNT * Form::QUAD, table,
-                                       ta + i * COUNT * mr, mr);
-        float* to = out + long(tile) * mr * ldo;
-        const float* by = scale + long(tile) * mr * scales;
-        const bool first = k + k1 == 0;
-        for (int m = 0; m < N; ++m) {
-          for (int half = 0; half < 2; ++half) {
-            F x = f_fma(s.by[half], dot_value(c[m][half]), s.zero[half]);
-            if (Form::MINIMA) x = f_fma(s.least[half], f_set(starts.sum_of<HALVES>(ts + m, second)), x);
-            float* at = to + m * ldo + 16 * half;
-            f_store(at, f_fma(f_set(by[m]), x, first ? f_set(0) : f_load(at)));
+      const bool first = k + k1 == 0;
+      for (int side0 = 0; side0 < 2; side0 += SIDES) {
+        Scales s[SIDES];
+        for (int side = 0; side < SIDES; ++side) s[side] = read_scales<Form>(head, side0 + side);
+        for (int tile = 0, m0 = 0; tile < tiles; m0 + N < rows ? m0 += N : (m0 = 0, ++tile)) {
+          const int32_t* ta = a + long(tile) * mr * (K / 4) + m0;
+          const long ts = long(tile) * mr * sums + m0;
+          I c[N][SIDES];
+          for (int m = 0; m < N; ++m)
+            for (int side = 0; side < SIDES; ++side) c[m][side] = i_set(starts.at<Form, HALVES>(ts + m, second));
+          for (int i = 0; i < count; ++i) {
+            const uint8_t* codes = UNPACK ? plain + i * COUNT * 128 : w + i * COUNT * Form::QUAD;
+            add_dots<N, SIDES, COUNT, Form, UNPACK>(c, codes, table, side0, ta + i * COUNT * mr, mr);
+          }
+          float* to = out + (long(tile) * mr + m0) * ldo + 16 * side0;
+          const float* by = scale + long(tile) * mr * scales + m0;
+          for (int m = 0; m < N; ++m) {
+            for (int side = 0; side < SIDES; ++side) {
+              F x = f_fma(s[side].by, dot_value(c[m][side]), s[side].zero);
+              if (Form::MINIMA) x = f_fma(s[side].least, f_set(starts.sum_of<HALVES>(ts + m, second)), x);
+              float* at = to + m * ldo + 16 * side;
+              f_store(at, f_fma(f_set(by[m]), x, first ? f_set(0) : f_load(at)));
+            }
           }
         }
       }
@@ -153,7 +170,7 @@ static void int_strips(const uint8_t* w, int any_group, const Strips& strips, fl
 
 template <int N, int GROUP, class Form>
 static void int_groups(const uint8_t* w, int group, const Strips& strips, float* out, long ldo) {
-  if (strips.tiles == 1)
+  if (strips.tiles * strips.strips == 1)
     int_strips<N, GROUP, false, Form>(w, group, strips, out, ldo);
   else
     int_strips<N, GROUP, true, Form>(w, group, strips, out, ldo);
@@ -236,7 +253,7 @@ static void f32_tile(const uint8_t* w, const Rows& in, int row0, int mr, int m0,
 }
 
 template <int N>
-static void panel_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
+static void code_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
   switch (weight.layout) {
     case OCTAVO_W8:
       return int_panel<N, Codes<false, false>>(w, weight.group, strips, out, ldo);
@@ -248,52 +265,52 @@ static void panel_strips(const octavo_weight& weight, const uint8_t* w, const St
       return int_panel<N, Codes<false, true>>(w, weight.group, strips, out, ldo);
     case OCTAVO_W4L:
       return int_panel<N, Codes<true, false, true>>(w, weight.group, strips, out, ldo);
-    default:
-      for (int tile = 0; tile < strips.tiles; ++tile) {
-        const int row0 = strips.row0 + tile * strips.mr;
-        float* to = out + long(tile) * strips.mr * ldo;
-        if (weight.layout == OCTAVO_BF16)
-          bf16_tile<N>(w, strips.in, row0, strips.mr, strips.m0, to, ldo);
-        else
-          f32_tile<N>(w, strips.in, row0, strips.mr, strips.m0, to, ldo);
-      }
   }
 }
 
-// A call of `f` with N rows known at compile time.
-#define WITH_ROWS(n, f, ...)           \
-  switch (n) {                         \
-    case 1:                            \
-      f<1>(__VA_ARGS__);               \
-      break;                           \
-    case 2:                            \
-      f<2>(__VA_ARGS__);               \
-      break;                           \
-      OCTAVO_MORE_ROWS(f, __VA_ARGS__) \
+template <int N>
+static void float_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
+  for (int tile = 0; tile < strips.tiles; ++tile) {
+    const int row0 = strips.row0 + tile * strips.mr;
+    for (int m0 = 0; m0 < strips.strips * N; m0 += N) {
+      float* to = out + (long(tile) * strips.mr + m0) * ldo;
+      if (weight.layout == OCTAVO_BF16)
+        bf16_tile<N>(w, strips.in, row0, strips.mr, strips.m0 + m0, to, ldo);
+      else
+        f32_tile<N>(w, strips.in, row0, strips.mr, strips.m0 + m0, to, ldo);
+    }
   }
-#if defined(OCTAVO_AVX512) || defined(OCTAVO_AVX512BF16)
-#define OCTAVO_MORE_ROWS(f, ...) \
-  case 3:                        \
-    f<3>(__VA_ARGS__);           \
-    break;                       \
-  case 4:                        \
-    f<4>(__VA_ARGS__);           \
-    break;                       \
-  case 5:                        \
-    f<5>(__VA_ARGS__);           \
-    break;                       \
-  case 6:                        \
-    f<6>(__VA_ARGS__);           \
-    break;                       \
-  case 7:                        \
-    f<7>(__VA_ARGS__);           \
-    break;                       \
-  case 8:                        \
-    f<8>(__VA_ARGS__);           \
-    break;
-#else
-#define OCTAVO_MORE_ROWS(f, ...)
-#endif
+}
+
+// A call of `f` with n rows, at most MOST, known at compile time.
+#define AT_MOST(MOST, n) ((n) <= (MOST) ? (n) : 1)
+#define WITH_ROWS(MOST, n, f, ...)      \
+  switch (n) {                          \
+    case 1:                             \
+      f<1>(__VA_ARGS__);                \
+      break;                            \
+    case 2:                             \
+      f<AT_MOST(MOST, 2)>(__VA_ARGS__); \
+      break;                            \
+    case 3:                             \
+      f<AT_MOST(MOST, 3)>(__VA_ARGS__); \
+      break;                            \
+    case 4:                             \
+      f<AT_MOST(MOST, 4)>(__VA_ARGS__); \
+      break;                            \
+    case 5:                             \
+      f<AT_MOST(MOST, 5)>(__VA_ARGS__); \
+      break;                            \
+    case 6:                             \
+      f<AT_MOST(MOST, 6)>(__VA_ARGS__); \
+      break;                            \
+    case 7:                             \
+      f<AT_MOST(MOST, 7)>(__VA_ARGS__); \
+      break;                            \
+    case 8:                             \
+      f<AT_MOST(MOST, 8)>(__VA_ARGS__); \
+      break;                            \
+  }
 
 // Some tiles of rows, which one unit of work takes together: [first, end) of all, rows [row0, row0 + rows).
 struct Block {
@@ -311,10 +328,18 @@ static void panel(const octavo_weight& weight, int p, const Block& block, float*
     const int mr = tile_start(block.in.rows, block.tiles, tile + 1) - row0;
     const int alike = tiles_alike(block.in.rows, block.tiles, tile);
     const int count = alike < block.end - tile ? alike : block.end - tile;
-    for (int m0 = 0; m0 < mr; m0 += ROWS) {
-      const Strips strips{block.in, row0, mr, count, m0};
-      const int n = mr - m0 < ROWS ? mr - m0 : ROWS;
-      WITH_ROWS(n, panel_strips, weight, w, strips, out + (row0 - block.row0() + m0) * ldo, ldo)
+    const bool codes = weight.layout != OCTAVO_F32 && weight.layout != OCTAVO_BF16;
+    const int most = codes ? CODE_ROWS : ROWS;
+    for (int m0 = 0; m0 < mr;) {
+      const int n = mr - m0 < most ? mr - m0 : most;
+      const Strips strips{block.in, row0, mr, count, m0, (mr - m0) / n};
+      float* to = out + (row0 - block.row0() + m0) * ldo;
+      if (codes) {
+        WITH_ROWS(CODE_ROWS, n, code_strips, weight, w, strips, to, ldo)
+      } else {
+        WITH_ROWS(ROWS, n, float_strips, weight, w, strips, to, ldo)
+      }
+      m0 += strips.strips * n;
     }
     tile += count;
   }
@@ -347,22 +372,4 @@ INLINE void add_bias(float* out, long ldo, int rows, const float* bias, int cols
   if (bias == nullptr) return;
   for (int m = 0; m < rows; ++m)
     for (int c = 0; c < cols; ++c) out[m * ldo + c] += bias[c];
-}
-
-// x += W h + b
-static void proj(const octavo_op& op, const Context& context, const Rows& in, int tid) {
-  const octavo_weight& weight = op.weight[0];
-  const int width = context.config->width;
-  float* x = context.memory->x;
-  for_units(context, int(padded(weight.rows, PANEL) / PANEL), in, tid, [&](int unit, const Block& block) {
-    alignas(64) float out[BLOCK_TILES * TILE * PANEL];
-    panel(weight, unit, block, out, PANEL);
-    const int cols = weight.rows - unit * PANEL < PANEL ? weight.rows - unit * PANEL : PANEL;
-    const int row0 = block.row0(), rows = block.rows();
-    add_bias(out, PANEL, rows, op.vec[0] ? op.vec[0] + unit * PANEL : nullptr, cols);
-    for (int r = 0; r < rows; ++r) {
-      float* row = x + size_t(row0 + r) * width + unit * PANEL;
-      for (int c = 0; c < cols; ++c) row[c] += out[r * PANEL + c];
-    }
-  });
 }

@@ -103,12 +103,25 @@ static void sweep_span(const float* x, const Manner& manner, const Sweep& sweep,
   if (top >= low) collect_span(x, span * SPAN, low, sweep, row, span);
 }
 
+// Sums of a span to logits: cap(scale * (sum + bias)). bias: of the span's first token, or null.
+static void finish_span(const octavo_op& op, const float* bias, int rows, int cols, float* out) {
+  add_bias(out, SPAN, rows, bias, cols);
+  if (op.scale != 1.f)
+    for (int i = 0; i < rows * SPAN; ++i) out[i] *= op.scale;
+  if (op.soft_cap == 0.f) return;
+  const F cap = f_set(op.soft_cap), inverse = f_set(1.f / op.soft_cap);
+  for (int i = 0; i < rows * SPAN; i += LANES) f_store(out + i, cap * f_tanh(f_load(out + i) * inverse));
+}
+
 // One span of the rows of some tiles: out[r * SPAN + c]; beyond the vocabulary the least number.
-static void project_span(const octavo_weight& weight, const Block& tiles, int span, float* out) {
+static void project_span(const octavo_op& op, const Block& tiles, int span, float* out) {
+  const octavo_weight& weight = op.weight[0];
   const int panels = int(padded(weight.rows, PANEL) / PANEL), first = span * (SPAN / PANEL);
   for (int p = first; p < first + SPAN / PANEL && p < panels; ++p)
     panel(weight, p, tiles, out + (p - first) * PANEL, SPAN);
   const int left = weight.rows - span * SPAN, rows = tiles.rows();
+  const float* bias = op.vec[0] ? op.vec[0] + span * SPAN : nullptr;
+  if (bias || op.scale != 1.f || op.soft_cap > 0.f) finish_span(op, bias, rows, left < SPAN ? left : SPAN, out);
   for (int r = 0; r < rows && left < SPAN; ++r)
     for (int c = left; c < SPAN; ++c) out[r * SPAN + c] = LOWEST;
 }
@@ -119,12 +132,12 @@ static void head(const octavo_op& op, const Context& context, Rows& in, int tid)
   const Step& step = *context.step;
   const HeadBlock& block = step.block;
   const Sweep& sweep = context.memory->sweep;
-  norm_rows(context, op.vec[0], op.eps, block.inputs, in, tid);
+  norm_rows(context, op.norm, block.inputs, in, tid);
   float* out = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
   float* ranked = out + BLOCK_TILES * TILE * SPAN;
   for (int i = 0; i < block.rows * MOST_TOP_K; ++i) ranked[i] = LOWEST;
   for_units(context, spans_of(weight.rows), in, tid, [&](int span, const Block& tiles) {
-    project_span(weight, tiles, span, out);
+    project_span(op, tiles, span, out);
     const int row0 = tiles.row0(), end = row0 + tiles.rows();
     for (int row = row0; row < end; ++row) {
       const float* x = out + (row - row0) * SPAN;
@@ -141,7 +154,7 @@ static const float* head_span(const octavo_op& op, const Rows& in, int row, int 
   const int tiles = tiles_of(in.rows);
   int index = 0;
   while (row >= tile_start(in.rows, tiles, index + 1)) ++index;
-  project_span(op.weight[0], Block{in, tiles, index, index + 1}, span, room);
+  project_span(op, Block{in, tiles, index, index + 1}, span, room);
   return room + (row - tile_start(in.rows, tiles, index)) * SPAN;
 }
 

@@ -93,21 +93,49 @@ static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const f
   }
 }
 
-// y = x / sqrt(mean(x^2) + eps) * weight
-static void rms_row(const float* x, const float* weight, float eps, int n, float* y) {
+INLINE float row_sum(const float* x, int n) {
+  F part = f_set(0);
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) part = part + f_load(x + i);
+  float sum = f_hsum(part);
+  for (; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+// Norm of n values, of which `count` are true; the others hold zeros, count for nothing and have zeros as weight and
+// bias. y may be x.
+static void norm_row(const octavo_norm& norm, const float* x, int n, int count, float* y) {
+  if (norm.kind == OCTAVO_NO_NORM) {
+    if (y != x) __builtin_memcpy(y, x, n * sizeof(float));
+    return;
+  }
+  const float mean = norm.kind == OCTAVO_LAYER_NORM ? row_sum(x, n) / float(count) : 0.f;
+  const F shift = f_set(mean);
   F squares = f_set(0);
   int i = 0;
-  for (; i + LANES <= n; i += LANES) squares = f_fma(f_load(x + i), f_load(x + i), squares);
+  for (; i + LANES <= n; i += LANES) {
+    const F z = f_load(x + i) - shift;
+    squares = f_fma(z, z, squares);
+  }
   float sum = f_hsum(squares);
-  for (; i < n; ++i) sum += x[i] * x[i];
-  const float factor = 1.f / __builtin_sqrtf(sum / float(n) + eps);
+  for (; i < n; ++i) sum += (x[i] - mean) * (x[i] - mean);
+  sum -= float(n - count) * mean * mean;
+  const float factor = 1.f / __builtin_sqrtf(sum / float(count) + norm.eps);
   const F by = f_set(factor);
-  for (i = 0; i + LANES <= n; i += LANES) f_store(y + i, f_load(x + i) * by * f_load(weight + i));
-  for (; i < n; ++i) y[i] = x[i] * factor * weight[i];
+  for (i = 0; i + LANES <= n; i += LANES) {
+    F z = (f_load(x + i) - shift) * by;
+    if (norm.weight) z = z * f_load(norm.weight + i);
+    if (norm.bias) z = z + f_load(norm.bias + i);
+    f_store(y + i, z);
+  }
+  for (; i < n; ++i) {
+    const float z = (x[i] - mean) * factor * (norm.weight ? norm.weight[i] : 1.f);
+    y[i] = norm.bias ? z + norm.bias[i] : z;
+  }
 }
 
 // Norm of the given rows of x (row i of `out` is row rows[i] of x, or row i where rows is null).
-static void norm_rows(const Context& context, const float* weight, float eps, const int32_t* rows, Rows& out, int tid) {
+static void norm_rows(const Context& context, const octavo_norm& norm, const int32_t* rows, Rows& out, int tid) {
   const int width = context.config->width;
   float* normed = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
   int first, last;
@@ -116,7 +144,7 @@ static void norm_rows(const Context& context, const float* weight, float eps, co
       const Tile tile = tile_at(out, index);
       for (int m = 0; m < tile.mr; ++m) {
         const int row = rows ? rows[tile.row0 + m] : tile.row0 + m;
-        rms_row(context.memory->x + size_t(row) * width, weight, eps, width, normed + m * size_t(width));
+        norm_row(norm, context.memory->x + size_t(row) * width, width, width, normed + m * size_t(width));
       }
       store_rows(out, tile.row0, tile.mr, 0, width, normed, width);
     }
@@ -125,34 +153,5 @@ static void norm_rows(const Context& context, const float* weight, float eps, co
 }
 
 static void norm(const octavo_op& op, const Context& context, Rows& out, int tid) {
-  norm_rows(context, op.vec[0], op.eps, nullptr, out, tid);
-}
-
-// h = silu(G h + bg) * (U h + bu), in units of whole groups of the next projection's inputs.
-static void ffn_in(const octavo_op& op, const Context& context, const Rows& in, Rows& out, int tid) {
-  const int inner = op.weight[0].rows;
-  const int unit_cols = ffn_unit(op);
-  float* gate = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
-  float* up = gate + BLOCK_TILES * TILE * unit_cols;
-  const F log2e = f_set(-LOG2E), one = f_set(1.f);
-  for_units(context, (inner + unit_cols - 1) / unit_cols, in, tid, [&](int unit, const Block& block) {
-    const int first = unit * unit_cols, cols = inner - first < unit_cols ? inner - first : unit_cols;
-    const int row0 = block.row0(), rows = block.rows();
-    for (int c = 0; c < cols; c += PANEL) {
-      panel(op.weight[0], (first + c) / PANEL, block, gate + c, unit_cols);
-      panel(op.weight[1], (first + c) / PANEL, block, up + c, unit_cols);
-    }
-    add_bias(gate, unit_cols, rows, op.vec[0] ? op.vec[0] + first : nullptr, cols);
-    add_bias(up, unit_cols, rows, op.vec[1] ? op.vec[1] + first : nullptr, cols);
-    for (int r = 0; r < rows; ++r)
-      for (int c = 0; c < cols; c += LANES) {
-        float* at = gate + r * unit_cols + c;
-        const F z = f_load(at);
-        f_store(at, z * f_reciprocal(one + f_exp2(z * log2e)) * f_load(up + r * unit_cols + c));
-      }
-    for (int index = block.first; index < block.end; ++index) {
-      const Tile tile = tile_at(out, index);
-      store_rows(out, tile.row0, tile.mr, first, cols, gate + (tile.row0 - row0) * unit_cols, unit_cols);
-    }
-  });
+  norm_rows(context, op.norm, nullptr, out, tid);
 }

@@ -11,19 +11,23 @@ namespace {
 
 #include "../vec.h"
 
+#include "../kernels/functions.inl"
 #include "../kernels/gemm.inl"
 #include "../kernels/rows.inl"
+#include "../kernels/residual.inl"
+#include "../kernels/ffn.inl"
 #include "../kernels/pages.inl"
+#include "../kernels/sight.inl"
 #include "../kernels/attend.inl"
 #include "../kernels/head.inl"
 
 // Dots or multiply-adds on registers only: what the arithmetic units can do.
 void peak(int kind, int64_t rounds) {
   F f[12];
-  I c[12];
+  Short c[12];
   for (int i = 0; i < 12; ++i) {
     f[i] = f_set(float(i));
-    c[i] = i_set(i);
+    c[i] = short_zero();
   }
   uint8_t bytes[64] = {1};
   int32_t a = 1;
@@ -48,7 +52,7 @@ void peak(int kind, int64_t rounds) {
   }
   float sink[LANES];
   for (int i = 0; i < 12; ++i) {
-    f_store(sink, f[i] + i_float(c[i]));
+    f_store(sink, f[i] + i_float(short_sum(c[i])));
     asm volatile("" : : "r"(sink) : "memory");
   }
 }
@@ -60,9 +64,9 @@ int64_t read(const uint8_t* data, int64_t bytes) {
   return int64_t(f_hsum(sum[0] + sum[1] + sum[2] + sum[3]));
 }
 
-const Kernels table = {OCTAVO_NAME, norm,          qkv,         attend,    proj,       ffn_in,
-                       head,        head_span,     span_top,    span_mass, row_masses, row_max,
-                       row_exp_sum, row_mass_from, row_collect, row_count, peak,       read};
+const Kernels table = {OCTAVO_NAME,   renorm,      norm,      qkv,       attend,     proj,    ffn_in,
+                       head,          head_span,   span_top,  span_mass, row_masses, row_max, row_exp_sum,
+                       row_mass_from, row_collect, row_count, peak,      read};
 
 }  // namespace
 }  // namespace octavo

@@ -1,6 +1,8 @@
 // Sixteen lanes in two registers. See vec.h.
 
 constexpr int ROWS = 2;
+constexpr int CODE_ROWS = 4;
+constexpr int CODE_SUMS = 4;
 constexpr int W8_OFFSET = 0;
 constexpr bool PAIRS = false;
 
@@ -116,26 +118,43 @@ INLINE B b_high(B x) {
 INLINE B b_pick(B table, B codes) {  // table[code], for codes 0..15; the table comes four times
   return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
 }
-INLINE __m256i dot_unsigned(__m256i c, __m256i w, __m256i a) {  // |w| * |a| pairs must fit 16 bits
-  return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
-}
 INLINE __m256i dot_signed(__m256i c, __m256i w, __m256i a) {  // w biased by 128; 128 * 127 * 2 fits 16 bits
   const __m256i plain = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
-  return dot_unsigned(c, _mm256_abs_epi8(plain), _mm256_sign_epi8(a, plain));
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(plain), _mm256_sign_epi8(a, plain));
+  return _mm256_add_epi32(c, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 INLINE void b_store(uint8_t* p, B x) {
+  // Plain stores GCC 12 follows into later loads, keeps all that was stored in registers, and runs out of them.
   __m256i* to = reinterpret_cast<__m256i*>(p);
-  _mm256_storeu_si256(to, x.a);
-  _mm256_storeu_si256(to + 1, x.b);
+  asm("vmovdqu %1,%0" : "=m"(to[0]) : "x"(x.a));
+  asm("vmovdqu %1,%0" : "=m"(to[1]) : "x"(x.b));
 }
 constexpr float DOT_ZERO = 12582912.f;
 constexpr int32_t DOT_START = 0x4B400000;
 INLINE F dot_value(I c) {
   return {_mm256_castsi256_ps(c.a), _mm256_castsi256_ps(c.b)};
 }
-INLINE I dot4(I c, B w, int32_t a) {
+// Dots of 32 inputs with codes of four bits: 8 quads of 2 * 15 * 127 fit 16 bits.
+constexpr bool SHORT_SUMS = true;
+struct Short {
+  __m256i a, b;
+};
+INLINE Short short_zero() {
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+INLINE I short_sum(Short c) {
+  const __m256i one = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(c.a, one), _mm256_madd_epi16(c.b, one)};
+}
+INLINE __m256i add_pairs16(__m256i c, __m256i w, __m256i a) {
+  // As intrinsics, GCC 12 takes all products first and adds them later, through memory.
+  __m256i product;
+  asm("vpmaddubsw %3,%2,%1\n\tvpaddw %1,%0,%0" : "+x"(c), "=&x"(product) : "x"(w), "x"(a));
+  return c;
+}
+INLINE Short dot4(Short c, B w, int32_t a) {
   const __m256i v = _mm256_set1_epi32(a);
-  return {dot_unsigned(c.a, w.a, v), dot_unsigned(c.b, w.b, v)};
+  return {add_pairs16(c.a, w.a, v), add_pairs16(c.b, w.b, v)};
 }
 INLINE I dot8(I c, B w, int32_t a) {
   const __m256i v = _mm256_set1_epi32(a);

@@ -1,6 +1,8 @@
 // Sixteen lanes in one register. See vec.h.
 
 constexpr int ROWS = 8;
+constexpr int CODE_ROWS = 8;
+constexpr int CODE_SUMS = 16;
 constexpr int W8_OFFSET = 128;  // what the dot of W8 codes must be corrected by
 
 struct F {
@@ -114,6 +116,14 @@ constexpr float DOT_ZERO = 12582912.f;
 constexpr int32_t DOT_START = 0x4B400000;
 INLINE F dot_value(I c) {
   return {_mm512_castsi512_ps(c.v)};
+}
+constexpr bool SHORT_SUMS = false;
+using Short = I;
+INLINE I short_zero() {
+  return i_zero();
+}
+INLINE I short_sum(I c) {
+  return c;
 }
 INLINE I dot4(I c, B w, int32_t a) {
   return dot_words(c, w, a);

@@ -1,6 +1,8 @@
 // Sixteen lanes in plain loops, for any processor. See vec.h.
 
 constexpr int ROWS = 2;
+constexpr int CODE_ROWS = 2;
+constexpr int CODE_SUMS = 4;
 constexpr int W8_OFFSET = 0;
 constexpr bool PAIRS = false;
 
@@ -169,6 +171,14 @@ INLINE I dot_offset(I c, B w, int32_t a, int offset) {
   int8_t s[4];
   __builtin_memcpy(s, &a, 4);
   EACH for (int j = 0; j < 4; ++j) c.v[i] += (int32_t(w.v[4 * i + j]) - offset) * s[j];
+  return c;
+}
+constexpr bool SHORT_SUMS = false;
+using Short = I;
+INLINE I short_zero() {
+  return i_zero();
+}
+INLINE I short_sum(I c) {
   return c;
 }
 INLINE I dot4(I c, B w, int32_t a) {

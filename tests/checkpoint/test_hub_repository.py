@@ -14,6 +14,7 @@ from octavo.checkpoint import hub
 from octavo.checkpoint.source import open_source
 from octavo.core.errors import ModelError
 
+PARTS = Path(__file__).parents[1] / "data" / "gguf"
 README = b"---\nlicense: mit\ntags: [x]\n---\n# A model\n"
 
 
@@ -95,6 +96,22 @@ def test_one_gguf_of_a_repository(tmp_path):
         refused(r"there is no c\.gguf; its \.gguf files are a\[1\]\.gguf, sub/b\.gguf", "org/g/c.gguf", **options)
     names = [(entry.name, entry.nbytes, entry.licence) for entry in hub.list_models(tmp_path / "cache")]
     assert names == [("org/g/a[1].gguf", len(data), "mit"), ("org/g/sub/b.gguf", len(data) + 32, "mit")]
+
+
+def test_a_gguf_in_parts_is_fetched_and_listed_as_one(tmp_path):
+    parts = {path.name: path.read_bytes() for path in sorted(PARTS.glob("parts-*.gguf"))}
+    first, second, third = parts
+    lacking = {first: parts[first], third: parts[third]}
+    with FakeHub({"org/p": parts | {"other.gguf": b""}, "org/q": lacking}) as server:
+        options = {"cache_dir": tmp_path, "endpoint": server.endpoint}
+        with open_source(hub.resolve(f"org/p/{first}", **options)) as source:
+            assert len(source.tensors) == 5
+        assert fetched(server) == set(parts)
+        refused(f"there is no {second}", f"org/q/{first}", **options)
+    (entry,) = hub.list_models(tmp_path)
+    assert (entry.name, entry.nbytes) == (f"org/p/{first}", sum(map(len, parts.values())))
+    (entry.path.parent / second).unlink()
+    assert hub.list_models(tmp_path) == []
 
 
 def test_what_the_hub_refuses(files, tmp_path):

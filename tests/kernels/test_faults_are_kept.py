@@ -12,12 +12,13 @@ from octavo.kernels import native
 from octavo.kernels.weight import HALVES, QUANTIZED, Layout, Weight, to_bfloat16
 from octavo.program.batch import Batch
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Act, Attend, FfnIn, Head, Norm, Op, Program, Proj, Qkv
+from octavo.program.ops import Act, Attend, FfnIn, Head, Norm, Norming, Op, Program, Proj, Qkv
 from octavo.program.reference import Reference
 
 ISAS = native.isas()
 WIDTH = 64
 ONES = np.ones(WIDTH, np.float32)
+ONE = Norming("rms", ONES)
 
 
 def bad(made: Program, batches: list[Batch], pages: int, isa: str | None, threads: int = 2) -> list[int]:
@@ -43,8 +44,8 @@ def test_a_key_that_overflows(place: int, sign: int, dtype: str) -> None:
     k = q.copy()
     k[5, 0] = sign * 3e38  # times what stands in column 0 of one row only
     ops: tuple[Op, ...] = (
-        Norm(ONES, 1e-5, Act(32)),
-        Qkv(*map(Weight.float32, (q, k, q)), None, None, None, rope=plain_rope(32, 600), layer=0, act=Act(32)),
+        Norm(ONE, Act(32)),
+        Qkv(*map(Weight.float32, (q, k, q)), None, None, None, rope=plain_rope(32, 1024), layer=0, act=Act(32)),
         Attend(0, 0.2, Act(32)),
         Proj(Weight.float32(q), None, Act(32)),
     )
@@ -78,7 +79,7 @@ def test_any_nan_in_any_place(isa: str, layout: Layout, group: int) -> None:
         weight = of_codes(layout, rng.integers(1, 16, (WIDTH, WIDTH)).astype(np.uint8), scale, scale)
     else:
         weight = Weight.float32(values) if layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
-    made = program(x, (), Head(ONES, 1e-5, weight, act_of(layout, group)), KvLayout(1, 1, 32), 1)
+    made = program(x, (), Head(ONE, weight, None, act_of(layout, group)), KvLayout(1, 1, 32), 1)
     batches, texts = step(len(x))
     assert bad(made, batches, texts.pages, isa) == list(faults)
 
@@ -94,7 +95,8 @@ def test_a_feed_forward_that_overflows_before_int8(isa: str) -> None:
     codes[7, 0] = 100  # output 7, not the last of its group, times the norm's huge weight
     gate, up = Weight.int8(codes, scale), Weight.int8(0 * codes, scale)
     form = Act(8, 32)
-    ops = (Norm(ONES * np.float32(1e37), 1e-5, form), FfnIn(gate, up, None, None, form, form), Proj(gate, None, form))
+    huge = Norming("rms", ONES * np.float32(1e37))
+    ops = (Norm(huge, form), FfnIn(gate, up, None, None, "silu", form, form), Proj(gate, None, form, source=1))
     made = program(x, ops, identity_head(WIDTH), KvLayout(1, 1, 32), 1)
     batches, texts = step(len(x))
     want = bad(made, batches, texts.pages, None)
@@ -109,6 +111,6 @@ def test_finite_rows_are_not_marked(isa: str) -> None:
     x[2] = 1e30
     codes = np.eye(WIDTH, dtype=np.int8)
     weight = Weight.int8(codes, np.ones((WIDTH, 2), np.float16))
-    made = program(x, (), Head(ONES, 1e-5, weight, Act(8, 32)), KvLayout(1, 1, 32), 1)
+    made = program(x, (), Head(ONE, weight, None, Act(8, 32)), KvLayout(1, 1, 32), 1)
     batches, texts = step(len(x))
     assert bad(made, batches, texts.pages, isa) == []

@@ -13,7 +13,7 @@ from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Weight, from_bfloat16, to_bfloat16
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Act, Attend, FfnIn, Norm, Op, Proj, Qkv
+from octavo.program.ops import Act, Attend, FfnIn, Norm, Norming, Op, Proj, Qkv
 
 ISAS = native.isas()
 FULL = Act(32)
@@ -52,9 +52,9 @@ def test_silu_and_with_it_exp2(isa: str) -> None:
     width = len(z)
     zero, ones = Weight.float32(np.zeros((width, width), np.float32)), np.ones(width, np.float32)
     ops = (
-        Norm(ones, 1.0, FULL),
-        FfnIn(zero, zero, z, ones, FULL, FULL),
-        Proj(Weight.float32(np.eye(width, dtype=np.float32)), None, FULL),
+        Norm(Norming("rms", ones, eps=1.0), FULL),
+        FfnIn(zero, zero, z, ones, "silu", FULL, FULL),
+        Proj(Weight.float32(np.eye(width, dtype=np.float32)), None, FULL, source=1),
     )
     got, _ = run(np.zeros((3, width), np.float32), ops, KvLayout(1, 1, 32), 1, isa)
     exact = z.astype(np.float64)
@@ -106,8 +106,8 @@ def test_attention_rotation_and_pages(isa: str, dtype: str, heads: int, kv_heads
     scale = 1.5 * dim**-0.5
     weights = [Weight.float32(matrix) for matrix in (q, k, v)]
     ops = (
-        Norm(np.ones(width, np.float32), 0.0, FULL),
-        Qkv(*weights, None, None, None, rope=plain_rope(dim, count), layer=0, act=FULL),
+        Norm(Norming("rms", np.ones(width, np.float32), eps=0.0), FULL),
+        Qkv(*weights, None, None, None, rope=plain_rope(dim, 1024), layer=0, act=FULL),
         Attend(0, scale, FULL),
         Proj(Weight.float32(np.float32(2) ** 20 * np.eye(width, dtype=np.float32)), None, FULL),  # drowns x
     )

@@ -19,7 +19,7 @@ from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Weight
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Act, FfnIn, Head, Norm, Program, Proj
+from octavo.program.ops import Act, FfnIn, Head, Norm, Norming, Program, Proj
 
 
 def tiny() -> Program:
@@ -109,9 +109,9 @@ def test_measured_rates_are_rates() -> None:
 
 def test_arrays_of_another_kind_are_refused() -> None:
     for vector in (np.ones(64), np.ones(128, np.float32)[::2]):
-        head = Head(vector, 0.0, Weight.float32(np.eye(64, dtype=np.float32)), Act(32))
+        head = Head(Norming("rms", vector, eps=0.0), Weight.float32(np.eye(64, dtype=np.float32)), None, Act(32))
         broken = program(np.ones((9, 64), np.float32), (), head, KvLayout(1, 1, 32), 1)
-        with pytest.raises(TypeError, match=r"head, vector 0: .*contiguous float32 is needed"):
+        with pytest.raises(TypeError, match=r"head, norm, weight: .*contiguous float32 is needed"):
             Cpu(broken, 1)
     executor = Cpu(tiny(), 1)
     batches, texts = step(9)
@@ -135,12 +135,12 @@ def test_a_closed_executor_refuses_work() -> None:
     ("wrote", "reads"), [(Act(32), Act(8, 32)), (Act(8, 64), Act(8, 32)), (Act(8, 32), Act(8, 64)), (Act(16), Act(32))]
 )
 def test_inputs_in_another_form_than_the_weights_read_are_refused(wrote: Act, reads: Act) -> None:
-    ones, codes = np.ones(64, np.float32), np.zeros((64, 64), np.int8)
+    ones, codes = Norming("rms", np.ones(64, np.float32)), np.zeros((64, 64), np.int8)
     weight = Weight.int8(codes, np.ones((64, 2), np.float16)) if reads.bits == 8 else Weight.float32(codes.astype("f4"))
     both = (reads, wrote)
     for ops in (
-        (Norm(ones, 1e-5, wrote), FfnIn(weight, weight, None, None, reads, reads)),
-        (Norm(ones, 1e-5, reads), FfnIn(weight, weight, None, None, *both), Proj(weight, None, reads)),
+        (Norm(ones, wrote), FfnIn(weight, weight, None, None, "silu", reads, reads)),
+        (Norm(ones, reads), FfnIn(weight, weight, None, None, "silu", *both), Proj(weight, None, reads, source=1)),
     ):
         broken = program(np.ones((9, 64), np.float32), ops, identity_head(64), KvLayout(1, 1, 32), 1)
         with pytest.raises(ModelError, match=r"reads its input as|cannot read inputs"):

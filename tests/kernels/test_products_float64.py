@@ -126,6 +126,27 @@ def test_quantizer_sums_are_exact(isa: str) -> None:
         assert np.array_equal(head_logits(x, np.ones(32, np.float32), weight, isa), np.repeat(part, 3, axis=1))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", QUANTIZED)
+@pytest.mark.parametrize("group", [32, 128])
+def test_largest_dots_are_exact(layout: Layout, isa: str, group: int) -> None:
+    """All codes as large as they can be, of one sign or alternating: sums in 16 bits must not saturate."""
+    cols = 256
+    least, most, kind = {
+        Layout.W8: (-128, 127, np.int8),
+        Layout.W8M: (-128, 127, np.int8),
+    }.get(layout, (0, 15, np.uint8))
+    signs = np.stack([np.ones(cols), -np.ones(cols), np.resize([1, -1], cols), np.resize([1, 1, -1, -1], cols)])
+    x = np.concatenate([signs, signs[::-1], signs]).astype(np.float32)
+    codes = np.stack([np.full(cols, least), np.full(cols, most), np.resize([least, most], cols)]).astype(kind)
+    scale = np.ones((3, cols // group), np.float16)
+    table = np.resize(np.array([-127, 113], np.int8), 16)
+    weight = of_codes(layout, codes, scale, np.zeros_like(scale), table)
+    want = x.astype(np.float64) @ weight.dequantize().astype(np.float64).T
+    got = head_logits(x, np.ones(cols, np.float32), weight, isa)
+    assert np.allclose(got, want, rtol=1e-5, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("layout", "group"), [*((layout, 32) for layout in Layout), *((layout, 16) for layout in HALVES)]
 )

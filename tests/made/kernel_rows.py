@@ -16,7 +16,7 @@ from octavo.bench.steps import alike
 from octavo.core.layout import KvLayout
 from octavo.kernels.weight import QUANTIZED, Layout, Weight, read_as, to_bfloat16
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Act, Embed, Head, Op, Program
+from octavo.program.ops import Act, Embed, Head, Norming, Op, Program
 
 U = 2.0**-24  # half a unit in the last place of float32, relative
 
@@ -56,7 +56,12 @@ def program(x: np.ndarray, ops: tuple[Op, ...], head: Head, kv: KvLayout, heads:
 
 def identity_head(width: int) -> Head:
     """Logits are the normed rows."""
-    return Head(np.ones(width, np.float32), 0.0, Weight.float32(np.eye(width, dtype=np.float32)), Act(32))
+    return Head(
+        Norming("rms", np.ones(width, np.float32), eps=0.0),
+        Weight.float32(np.eye(width, dtype=np.float32)),
+        None,
+        Act(32),
+    )
 
 
 def step(count: int, runs: tuple[tuple[int, int], ...] | None = None):
@@ -73,7 +78,7 @@ def step(count: int, runs: tuple[tuple[int, int], ...] | None = None):
 
 def head_logits(x: np.ndarray, norm: np.ndarray, weight: Weight, isa: str, threads: int = 1) -> np.ndarray:
     """weight act(norm(x)) by the native kernels. [rows, outputs]"""
-    head = Head(norm, 0.0, weight, act_of(weight.layout, weight.group))
+    head = Head(Norming("rms", norm, eps=0.0), weight, None, act_of(weight.layout, weight.group))
     executor = Cpu(program(x, (), head, KvLayout(1, 1, 32), 1), threads, max_tokens=len(x), isa=isa)
     batches, texts = step(len(x))
     executor.allocate(texts.pages)

@@ -1,4 +1,4 @@
-"""A folder written by tests/data/make_llama_fixtures.py: read by our loader, answered by our reference executor."""
+"""A folder of tests/data/llama or tests/data/zoo: read by our loader, answered by our reference executor."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from octavo.checkpoint.source import open_source
 from octavo.models.load import load
 from octavo.models.lower import lower
 from octavo.models.registry import read_spec
-from octavo.program.ops import Program
+from octavo.program.ops import Head, Program
 from octavo.program.reference import Reference
 
 
-def program_of(folder: Path) -> Program:
-    """The model of a folder, lowered so that nothing is rounded below float32."""
+def program_of(folder: Path, max_len: int = 128) -> Program:
+    """The model of a folder, lowered so that nothing is rounded below float32; at most as long as it was made for."""
     source = open_source(folder)
     try:
         spec = read_spec(source)
-        return lower(spec, load(source, spec, dtype="float32"), kv_dtype="float32", max_len=128, exact=True)
+        return lower(
+            spec,
+            load(source, spec, dtype="float32"),
+            kv_dtype="float32",
+            max_len=min(max_len, spec.max_len),
+            exact=True,
+        )
     finally:
         source.close()
 
@@ -50,14 +56,15 @@ def open_tensors(path: Path) -> dict[str, np.ndarray]:
     return out
 
 
-def largest_error(folder: Path, chunk: int, seed: int = 0) -> float:
+def largest_error(folder: Path, chunk: int, seed: int = 0, last: int = 5, model: Path | None = None) -> float:
     """Largest difference of any logit of any prompt, all computed in one batch, `chunk` tokens of each in a step.
 
-    The last five tokens of a prompt are single steps, as in decoding. Pages are scattered.
+    The `last` tokens of a prompt are single steps, as in decoding. Pages are scattered. model: a
+    file that stands for the folder's weights.
     """
     rng = np.random.default_rng(seed)
     texts, expected = Texts.placed(rng, prompts_of(folder)), logits_of(folder)
-    executor = Reference(program_of(folder))
+    executor = Reference(program_of(model or folder))
     executor.allocate(texts.pages)
     done, worst = [0] * len(texts.tokens), 0.0
     while any(first < len(tokens) for first, tokens in zip(done, texts.tokens, strict=True)):
@@ -65,10 +72,11 @@ def largest_error(folder: Path, chunk: int, seed: int = 0) -> float:
         for slot in rng.permutation(len(done)).tolist():
             left = len(texts.tokens[slot]) - done[slot]
             if left:
-                runs.append((slot, done[slot], min(chunk, max(1, left - 5))))
+                runs.append((slot, done[slot], min(chunk, max(1, left - last))))
         batch = texts.batch(rng, runs, more=1)
         want = np.concatenate([expected[slot][first : first + count] for slot, first, count in runs])
-        worst = max(worst, float(np.abs(executor.logits(batch) - want).max()))
+        given = executor.logits if isinstance(executor.program.ops[-1], Head) else executor.vectors
+        worst = max(worst, float(np.abs(given(batch) - want).max()))
         for slot, _, count in runs:
             done[slot] += count
     return worst

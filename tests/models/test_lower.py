@@ -39,7 +39,7 @@ def weights_of(spec: ModelSpec, layout: Layout = Layout.F32, group: int = 32) ->
         out["head"] = random_weight(rng, shape, spec.vocab, spec.width)
     for index, layer in enumerate(spec.layers):
         outputs, keys = layer.attn.heads * layer.attn.head_dim, layer.attn.kv_heads * layer.attn.head_dim
-        width, inner = spec.width, layer.mlp.inner
+        width, inner = spec.width, layer.ffn.inner
         sizes = {"q": (outputs, width), "k": (keys, width), "v": (keys, width), "o": (width, outputs)}
         sizes |= {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
         for name, (rows, cols) in sizes.items():
@@ -65,14 +65,17 @@ def test_a_model_becomes_its_operations_in_order() -> None:
     layer = [ops.Norm, ops.Qkv, ops.Attend, ops.Proj, ops.Norm, ops.FfnIn, ops.Proj]
     assert [type(op) for op in program.ops] == [ops.Embed, *layer, *layer, ops.Head]
     second = program.ops[8:15]
-    assert [second[0].weight, second[4].weight] == [weights["layers.1.attn_norm"], weights["layers.1.ffn_norm"]]
+    assert [second[0].norm.weight, second[4].norm.weight] == [
+        weights["layers.1.attn_norm"],
+        weights["layers.1.ffn_norm"],
+    ]
     assert [second[1].q, second[1].k_bias] == [weights["layers.1.q"], weights["layers.1.k_bias"]]
     assert [second[1].layer, second[2].layer, second[2].scale] == [1, 1, 32**-0.5]
     assert [second[3].weight, second[3].bias] == [weights["layers.1.o"], weights["layers.1.o_bias"]]
     assert [second[5].up, second[5].gate_bias] == [weights["layers.1.up"], weights["layers.1.gate_bias"]]
     assert [second[6].weight, second[6].bias] == [weights["layers.1.down"], weights["layers.1.down_bias"]]
     assert [program.ops[0].table, program.ops[-1].weight] == [weights["embed"], weights["head"]]
-    assert [program.ops[-1].norm, program.ops[-1].eps, second[0].eps] == [weights["norm"], 1e-5, 1e-6]
+    assert [program.ops[-1].norm.weight, program.ops[-1].norm.eps, second[0].norm.eps] == [weights["norm"], 1e-5, 1e-6]
     assert (program.kv.layers, program.kv.kv_heads, program.kv.head_dim, program.kv.dtype) == (2, 1, 32, "bfloat16")
     assert (program.width, program.heads, program.vocab, program.max_len) == (64, 2, 70, 40)
     assert program.weight_bytes == sum(weight.nbytes for weight in weights.values())

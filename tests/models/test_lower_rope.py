@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from octavo.core.errors import ModelError
-from octavo.models.rope import frequencies, tables
+from octavo.models.rope import frequencies, slopes, tables
 from octavo.models.spec import Rope
 
 
@@ -44,6 +45,45 @@ def test_llama3_scaling_slows_long_waves() -> None:
     assert regions == {"kept", "between", "slowed"}
 
 
+def test_dynamic_scaling_raises_theta() -> None:
+    theta = 10000.0 * (4 * 4 - 3) ** (16 / 14)
+    found = frequencies(Rope(scaling="dynamic", factor=4), 16)
+    np.testing.assert_allclose(found, [theta ** (-pair / 8) for pair in range(8)])
+
+
+def test_yarn_slows_slow_pairs() -> None:
+    rope = Rope(10000.0, "yarn", factor=4, original_len=4096)
+    found, plain = frequencies(rope, 128), frequencies(Rope(), 128)
+    turns = plain * 4096 / (2 * math.pi)
+    assert np.allclose(found[turns > 33], plain[turns > 33])
+    assert np.allclose(found[turns < 0.9], plain[turns < 0.9] / 4)
+    between = found[(turns < 30) & (turns > 1.1)] / plain[(turns < 30) & (turns > 1.1)]
+    assert (np.diff(between) < 0).all() and between[0] < 1 and between[-1] > 0.25
+    assert tables(rope, 128, 2).cos[0, 0] == pytest.approx(0.1 * math.log(4) + 1)
+    assert tables(dataclasses.replace(rope, attention=1.5), 128, 2).cos[0].tolist() == [1.5] * 64
+
+
+def test_longrope_is_chosen_by_the_longest_sequence() -> None:
+    rope = Rope(10000.0, "longrope", factor=8, original_len=64, short=(1.0, 2.0), long=(3.0, 4.0))
+    plain = frequencies(Rope(), 4)
+    assert frequencies(rope, 4, 64).tolist() == (plain / [1, 2]).tolist()
+    assert frequencies(rope, 4, 65).tolist() == (plain / [3, 4]).tolist()
+    assert tables(rope, 4, 65).cos[0, 0] == pytest.approx(math.sqrt(1 + math.log(8) / math.log(64)))
+
+
+def test_dims_that_do_not_turn_stand_still() -> None:
+    made = tables(Rope(dims=8), 24, 50)
+    assert made.cos.shape == (50, 16)
+    assert (made.cos[:, 4:] == 1).all() and (made.sin[:, 4:] == 0).all()
+    np.testing.assert_array_equal(made.cos[:, :4], tables(Rope(), 8, 50).cos[:, :4])
+
+
+def test_slopes_halve_from_head_to_head() -> None:
+    assert slopes(8, 8.0).tolist() == [2.0**-i for i in range(1, 9)]
+    assert slopes(6, 8.0).tolist() == [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-1, 2.0**-3]
+    assert slopes(2, 4.0).tolist() == [2.0**-2, 2.0**-4]
+
+
 def test_divisors_divide_each_pair() -> None:
     divisors = (1.0, 2.0, 4.0, 8.5)
     found = frequencies(Rope(divisors=divisors), 8)
@@ -51,8 +91,10 @@ def test_divisors_divide_each_pair() -> None:
 
 
 def test_unknown_scalings_and_wrong_numbers_are_refused() -> None:
-    with pytest.raises(ModelError, match="rope scaling 'yarn' is not supported; none, linear and llama3 are"):
-        frequencies(Rope(scaling="yarn"), 64)
+    with pytest.raises(ModelError, match="rope scaling 'ntk' is not supported; none, linear, dynamic, llama3, yarn"):
+        frequencies(Rope(scaling="ntk"), 64)
+    with pytest.raises(ModelError, match="2 long factors for 4 pairs"):
+        frequencies(Rope(scaling="longrope", original_len=16, long=(1.0, 2.0)), 8, 17)
     with pytest.raises(ModelError, match="3 divisors for 4 pairs"):
         frequencies(Rope(divisors=(1.0, 2.0, 3.0)), 8)
     with pytest.raises(ModelError, match=r"low_freq_factor 4.0 is not below 4.0"):

@@ -79,13 +79,13 @@ def mapped(weights) -> set[str]:
 def packings(monkeypatch):
     """How often anything was packed since the last look."""
     counted = []
-    whole = packed.parts
+    whole = packed.packed_parts
 
     def counting(entries, progress=None):
         counted.append(1)
         return whole(entries, progress)
 
-    monkeypatch.setattr(packed, "parts", counting)
+    monkeypatch.setattr(packed, "packed_parts", counting)
 
     def since() -> int:
         found = len(counted)

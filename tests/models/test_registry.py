@@ -50,7 +50,7 @@ def gguf_spec_of(metadata, tmp_path, changes=None, tensors=None):
 def close(spec):
     """A GGUF keeps its numbers in float32."""
     norm = Norm(float(np.round(spec.norm.eps, 9)))
-    layers = tuple(Layer(layer.attn, layer.mlp, norm) for layer in spec.layers)
+    layers = tuple(Layer(layer.attn, layer.ffn, norm) for layer in spec.layers)
     fields = {name: getattr(spec, name) for name in ("vocab", "width", "tied", "max_len", "eos_ids", "bos_id")}
     return ModelSpec(layers=layers, norm=norm, **fields)
 
@@ -75,7 +75,7 @@ def test_both_formats_declare_the_same_model(tmp_path):
     assert (attn.heads, attn.kv_heads, attn.head_dim, attn.rope.theta) == (6, 3, 64, 500000.0)
     assert attn.qkv_bias
     assert attn.out_bias
-    assert folder.layers[0].mlp.bias
+    assert folder.layers[0].ffn.bias
     assert not folder.tied
 
 
@@ -174,9 +174,14 @@ def test_every_id_that_ends_the_text_of_a_gguf(metadata, tmp_path):
 
 WRONG = [
     (
-        {"architectures": ["GPT2LMHeadModel"]},
-        "'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM, Mistral",
+        {"architectures": ["MistrelForCausalLM"]},
+        r"'MistrelForCausalLM' is not supported; the nearest of \d+ known are MistralForCausalLM, .*no file that",
     ),
+    (
+        {"architectures": ["LlamaForTokenClassification"]},
+        "of this family there is LlamaForCausalLM, and the head of 'LlamaForTokenClassification' is missing",
+    ),
+    ({"architectures": ["gpt2"]}, "'gpt2' is not supported; known, but not in this kind of file"),
     ({"architectures": "absent"}, "architectures is missing"),
     ({"architectures": []}, "architectures is missing"),
     ({"architectures": [3]}, "architectures is missing or not a name"),
@@ -214,7 +219,7 @@ WRONG = [
     ({"bos_token_id": 256}, "bos_token_id: 256 .* token ids from 0 to 255"),
     ({"eos_token_id": -1}, "eos_token_id: -1"),
     ({"eos_token_id": [2, "x"]}, r"eos_token_id: \[2, 'x'\]"),
-    ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; expected 'silu'"),
+    ({"hidden_act": "tanh"}, "hidden_act: 'tanh' is not supported; expected silu, swish, gelu"),
     ({"num_local_experts": 8}, "num_local_experts: 8"),
     ({"sliding_window": 100}, "sliding_window: 100 .* at least the context, which is 512"),
     ({"sliding_window": "no"}, "sliding_window: 'no'"),
@@ -222,8 +227,12 @@ WRONG = [
     ({"layer_types": 3}, "layer_types: 3"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
     ({"rope_scaling": "linear"}, "rope_scaling: 'linear' .* an object"),
-    ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, r"rope_scaling\.type: 'yarn' .* default, linear or llama3"),
-    ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, r"rope_scaling\.rope_type: 'dynamic'"),
+    (
+        {"rope_scaling": {"type": "ntk", "factor": 4.0}},
+        r"rope_scaling\.type: 'ntk' .* default, linear, dynamic, llama3",
+    ),
+    ({"rope_scaling": {"rope_type": "longrope"}}, r"rope_scaling\.short_factor is missing; expected 16 numbers"),
+    ({"rope_scaling": {"type": "yarn", "beta_fast": -1}}, r"rope_scaling\.beta_fast: -1"),
     ({"rope_scaling": {"rope_type": ["linear"]}}, r"rope_scaling\.rope_type"),
     ({"rope_scaling": {"rope_type": "linear"}}, r"rope_scaling\.factor is missing"),
     ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, r"rope_scaling\.factor: 0"),
@@ -234,7 +243,14 @@ WRONG = [
     ),
     ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters: .* the same for all layers"),
     ({"rope_parameters": {"rope_theta": 0}}, r"rope_parameters\.rope_theta: 0"),
-    ({"rope_parameters": {"partial_rotary_factor": 0.25}}, r"rope_parameters\.partial_rotary_factor: 0.25"),
+    (
+        {"rope_parameters": {"partial_rotary_factor": 0.25}},
+        r"rope_parameters: .*0\.25.* expected 32, all dims of a head",
+    ),
+    (
+        {"rope_parameters": {"partial_rotary_factor": 0.3}},
+        r"rope_parameters\.partial_rotary_factor: 0.3 .* even number",
+    ),
     ({"rope_parameters": {"divisors": "ab"}}, r"rope_parameters\.divisors: 'ab'"),
     (
         {"rope_parameters": {"factor": 1.0}, "rope_scaling": {"factor": 2.0}},
@@ -256,7 +272,7 @@ def test_a_wrong_field_is_named(config, tmp_path, changes, words):
 
 
 GGUF_WRONG = [
-    ({"general.architecture": "gpt2"}, "general.architecture: 'gpt2' is not supported; supported: llama"),
+    ({"general.architecture": "lama"}, "general.architecture: 'lama' is not supported; the nearest of .* are llama"),
     ({"general.architecture": "absent"}, "general.architecture is missing"),
     ({"general.architecture": 7}, "general.architecture is missing or not a name"),
     ({"llama.embedding_length": "absent"}, "llama.embedding_length is missing"),
@@ -268,7 +284,8 @@ GGUF_WRONG = [
     ({"llama.rope.dimension_count": 16}, "llama.rope.dimension_count: 16 .* expected 32"),
     ({"llama.attention.sliding_window": 64}, "llama.attention.sliding_window: 64"),
     ({"llama.expert_count": 8}, "llama.expert_count: 8"),
-    ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type: 'yarn'"),
+    ({"llama.rope.scaling.type": "longrope"}, "rope_factors_short.weight is missing"),
+    ({"llama.rope.scaling.type": "ntk"}, "llama.rope.scaling.type: 'ntk'"),
     ({"llama.rope.scaling.factor": -2.0}, "llama.rope.scaling.factor: -2.0"),
     ({"llama.block_count": 0}, "llama.block_count: 0"),
     ({"tokenizer.ggml.eos_token_id": 9999}, "tokenizer.ggml.eos_token_id"),
@@ -284,14 +301,21 @@ def test_a_wrong_key_of_a_gguf_is_named_as_the_file_writes_it(metadata, tmp_path
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_mistral_is_llama_without_a_window(config, tmp_path):
+def test_mistral_is_llama_with_a_window(config, tmp_path):
     mistral = config | {"architectures": ["MistralForCausalLM"]}
     spec = spec_of(mistral, tmp_path, sliding_window=None)
     assert spec == EXPECTED
     assert spec_of(mistral, tmp_path, sliding_window=512) == EXPECTED
+    long = spec_of(mistral, tmp_path, max_position_embeddings=8192)
+    assert [layer.attn.window for layer in long.layers] == [4096, 4096], "what Mistral completes"
+    assert [layer.attn.window for layer in spec_of(mistral, tmp_path, sliding_window=511).layers] == [511, 511]
+    kinds = ["full_attention", "sliding_attention"]
+    mixed = spec_of(mistral, tmp_path, sliding_window=9, layer_types=kinds)
+    assert [layer.attn.window for layer in mixed.layers] == [0, 9]
     for changes, words in [
-        ({}, "sliding_window is missing"),
-        ({"sliding_window": 511}, "sliding_window: 511"),
+        ({"sliding_window": -1}, "sliding_window: -1"),
+        ({"sliding_window": None, "layer_types": kinds}, "sliding_window is missing; expected an integer above 0"),
+        ({"sliding_window": 9, "layer_types": kinds[:1]}, "layer_types: .* a list of 2, each 'full_attention' or"),
         ({"sliding_window": None, "num_key_value_heads": None}, "num_key_value_heads is missing"),
         ({"sliding_window": None, "max_position_embeddings": None}, "max_position_embeddings is missing"),
     ]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from feature_cases import fields, head_norms, norms, placed, positions, post, renorm, ungated
 
 from octavo.bench.cases import Shape, make_program
 from octavo.bench.steps import StepShape, step
 from octavo.kernels.weight import Layout
 from octavo.program.cost import KINDS, Cost, by_kind, costs, kinds
 from octavo.program.cpu import Cpu
+from octavo.program.ops import Attend, Proj
 
 # 2 layers; width 64, 4 heads of 32 over 2 key heads, inner 96, vocabulary 224; int4 in groups of 32: a panel of 64
 # inputs is 2 * (64 + 32 * 16) = 1152 bytes, of 128 twice that, of 96 three halves of it.
@@ -66,6 +68,53 @@ def test_operations_are_of_the_form_that_is_read(layout, form):
     found = counted(batch=1, shape=Shape(layout, kv_dtype="float32"))
     assert found["ffn_in"].operations == getattr(found["ffn_in"], form) == 2 * 192 * 64
     assert found["attend"] == Cost(read=512, fp32=512)
+
+
+def changed(prompt: int, *changes, parts: str = "af", shape: Shape = SHAPE) -> dict[str, Cost]:
+    """Costs of a prompt for a program with some changes."""
+    rng = np.random.default_rng(0)
+    program = make_program(rng, shape, parts)
+    for change in changes:
+        program = change(rng, program)
+    return by_kind(program, costs(program, step(StepShape(prompt, 0, 0).runs, 224)))
+
+
+def test_windows_and_sight_ahead_by_hand():
+    """Ten tokens of 4 heads of 32, two layers: keys and values of 256 bytes a token and layer."""
+    key = 2 * 2 * 2 * 128  # operations
+    windowed = changed(10, fields(Attend, window=4))["attend"]
+    assert windowed == Cost(read=2 * 10 * 256, bf16=(1 + 2 + 3 + 7 * 4) * key)
+    assert changed(10, fields(Attend, causal=False))["attend"] == Cost(read=2 * 10 * 256, bf16=10 * 10 * key)
+    both = changed(10, fields(Attend, causal=False, window=3))["attend"]
+    assert both == Cost(read=2 * 10 * 256, bf16=(3 + 4 + 6 * 5 + 4 + 3) * key)
+
+
+def test_decoding_reads_what_a_window_reaches():
+    program = fields(Attend, window=40)(None, make_program(np.random.default_rng(0), SHAPE, "a"))
+    found = by_kind(program, costs(program, step([(100, 1), (10, 1)], 224)))["attend"]
+    assert found == Cost(read=2 * (40 + 11) * 256, bf16=2 * (40 + 11) * 512)
+
+
+def test_added_norms_scales_and_positions_count_by_element():
+    plain, element = changed(10), 2 * 10 * 64
+    normed = changed(10, post("rms"))
+    for kind in ("proj(o)", "proj(down)"):
+        assert normed[kind].fp32 == plain[kind].fp32 + 4 * element
+        assert changed(10, fields(Proj, scale=0.5))[kind].fp32 == plain[kind].fp32 + element
+    assert changed(10, head_norms("rms"))["qkv"].fp32 == plain["qkv"].fp32 + 4 * 2 * 10 * (4 + 2) * 32
+    assert changed(10, positions)["embed"] == plain["embed"] + Cost(read=10 * 64 * 4, fp32=10 * 64)
+    assert changed(10, norms("none"))["norm"] == Cost()
+    assert changed(10, ungated)["ffn_in"].int8 == plain["ffn_in"].int8 // 2
+    renormed = changed(10, renorm)["norm"].fp32
+    assert renormed == plain["norm"].fp32 + 4 * 10 * 64 * (1 + 2 * 2)
+
+
+def test_places_without_a_dim_are_moved_and_not_computed():
+    shape = Shape(Layout.F32, head_dim=32, kv_dtype="bfloat16")
+    whole, part = changed(10, parts="a", shape=shape), changed(10, placed(24), parts="a", shape=shape)
+    assert part["qkv"].moved == whole["qkv"].moved and part["attend"].moved == whole["attend"].moved
+    assert part["qkv"].fp32 == whole["qkv"].fp32 * 24 // 32
+    assert part["attend"].bf16 == whole["attend"].bf16 * 24 // 32
 
 
 def test_nothing_is_wanted_and_the_head_costs_nothing():

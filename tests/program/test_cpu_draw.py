@@ -15,19 +15,23 @@ from octavo.kernels.weight import Layout, Weight
 from octavo.program import sampling
 from octavo.program.batch import Batch, HeadRows
 from octavo.program.cpu import HEAD_ROWS, Cpu
-from octavo.program.ops import Act, Embed, Head, Program
+from octavo.program.ops import Act, Embed, Head, Norming, Program
 
 ISAS = native.isas()
 
 
-def peaked(vocab: int, spread: float, seed: int = 0) -> Program:
-    """Embedding and head only: logits of about this spread, some of them equal."""
+def peaked(vocab: int, spread: float, seed: int = 0, *, shaped: bool = False) -> Program:
+    """Embedding and head only: logits of about this spread, some of them equal. shaped: they are scaled and capped."""
     rng = np.random.default_rng(seed)
     width = 64
     table = Weight.float32(rng.normal(0, 1, (vocab, width)).astype(np.float32))
     matrix = (rng.normal(0, spread * width**-0.5, (vocab, width))).astype(np.float32)
     matrix[vocab // 3 : vocab // 3 + 9] = matrix[vocab // 2]  # ties
-    head = Head(vector(rng, width), 1e-5, Weight.float32(matrix), Act(32))
+    head = Head(Norming("rms", vector(rng, width)), Weight.float32(matrix), None, Act(32))
+    if shaped:
+        bias = rng.normal(0, spread, vocab).astype(np.float32)
+        bias[vocab // 3 : vocab // 3 + 9] = bias[vocab // 2]
+        head = dataclasses.replace(head, bias=bias, scale=2.5, soft_cap=1.5 * spread)
     return Program((Embed(table), head), width, 2, KvLayout(1, 1, 32), vocab, 4096)
 
 
@@ -66,9 +70,12 @@ def near_edge(logits: np.ndarray, head: HeadRows, row: int) -> bool:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("vocab", "spread"), [(211, 2.0), (5003, 3.0), (5003, 0.01), (49153, 1.5)])
-def test_every_row_draws_what_the_reference_draws(isa: str, vocab: int, spread: float) -> None:
-    cpu = executor(peaked(vocab, spread), isa)
+@pytest.mark.parametrize(
+    ("vocab", "spread", "shaped"),
+    [(211, 2.0, False), (5003, 3.0, False), (5003, 0.01, False), (49153, 1.5, False), (5003, 3.0, True)],
+)
+def test_every_row_draws_what_the_reference_draws(isa: str, vocab: int, spread: float, shaped: bool) -> None:
+    cpu = executor(peaked(vocab, spread, shaped=shaped), isa)
     batch = rows_of(vocab, 150)
     logits = cpu.logits(batch)
     want, got = sampling.draw(logits, batch.head), cpu.run(batch)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from feature_cases import EVERYTHING, changed, features, fields
 from op_cases import Case, Shape, Texts, cases, make_program
 
 from octavo.core.errors import ModelError
 from octavo.kernels import native
 from octavo.kernels.weight import HALVES, Layout
 from octavo.program.cpu import Cpu
+from octavo.program.ops import Attend, Program
 from octavo.program.reference import Reference
 
-CASES = {case.name: case for case in cases()}
+CASES = {case.name: case for case in [*cases(), *features()]}
 REFUSED = {name for name in CASES if name.startswith(("exact/", "attention/6-2-16", "attention/2-2-80"))}
 TAKEN = sorted(set(CASES) - REFUSED)
 
@@ -42,7 +44,7 @@ def test_every_instruction_set_computes_what_the_reference_does(name: str) -> No
     want = all_logits(Reference(case.program), case)
     size = np.abs(want).max()
     for isa in native.isas():
-        got = all_logits(Cpu(case.program, 1, max_tokens=192, isa=isa), case)
+        got = all_logits(Cpu(case.program, 1, max_tokens=544, isa=isa), case)
         error = np.abs(got - want)
         if rounds(case):
             assert np.median(error) < 0.01 * size, isa
@@ -53,12 +55,16 @@ def test_every_instruction_set_computes_what_the_reference_does(name: str) -> No
 
 @pytest.mark.parametrize("isa", native.isas())
 @pytest.mark.parametrize(
-    "name", [*(f"whole/{layout.name}" for layout in Layout), *(f"groups/{layout.name}/16" for layout in HALVES)]
+    "name",
+    [
+        *(f"{kind}/{layout.name}" for kind in ("whole", "everything") for layout in Layout),
+        *(f"groups/{layout.name}/16" for layout in HALVES),
+    ],
 )
 def test_a_row_is_the_same_bits_whatever_runs_beside_it(name: str, isa: str) -> None:
     case = CASES[name]
     rows: dict[tuple[int, int], np.ndarray] = {}  # by (slot, position)
-    for threads, max_tokens in ((1, 192), (2, 64), (3, 64)):
+    for threads, max_tokens in ((1, 192), (2, 160), (3, 160)):
         executor = Cpu(case.program, threads, max_tokens=max_tokens, isa=isa)
         executor.allocate(case.pages)
         for batch in case.batches:
@@ -70,12 +76,9 @@ def test_a_row_is_the_same_bits_whatever_runs_beside_it(name: str, isa: str) -> 
         executor.close()
 
 
-@pytest.mark.parametrize("isa", native.isas())
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_attention_is_the_same_bits_however_its_work_is_cut(dtype: str, isa: str) -> None:
+def same_bits_however_cut(program: Program, isa: str) -> None:
     """1100 tokens at once, in many rows an item; then row by row, their keys split, beside texts of other lengths."""
     rng = np.random.default_rng(8)
-    program = make_program(rng, Shape(heads=6, kv_heads=2, kv_dtype=dtype), "a", max_len=1120)
     texts = Texts.random(rng, (1100, 300, 20))
     whole = [(0, 0, 1100), (1, 0, 300), (2, 0, 20)]
     cut = [
@@ -97,6 +100,56 @@ def test_attention_is_the_same_bits_however_its_work_is_cut(dtype: str, isa: str
         executor.close()
 
 
+@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_attention_is_the_same_bits_however_its_work_is_cut(dtype: str, isa: str) -> None:
+    shape = Shape(heads=6, kv_heads=2, kv_dtype=dtype)
+    same_bits_however_cut(make_program(np.random.default_rng(8), shape, "a", max_len=1120), isa)
+
+
+@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("window", [70, 600])
+def test_windows_caps_slopes_sinks_and_norms_are_the_same_bits_however_cut(window: int, dtype: str, isa: str) -> None:
+    """A window within a block of 512 keys, which lies across two for some rows, and one over up to three."""
+    shape = Shape(heads=6, kv_heads=2, kv_dtype=dtype, layers=2)
+    sight = fields(Attend, window=window)
+    _, program = changed(f"cut/{window}/{dtype}", shape, "af", *EVERYTHING, sight, max_len=1120)
+    same_bits_however_cut(program, isa)
+
+
+@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_pages_before_a_window_are_not_read(dtype: str, isa: str) -> None:
+    """They are another's by then: their places in the table, and what they hold, mean nothing."""
+    shape, window, length = Shape(heads=6, kv_heads=2, kv_dtype=dtype), 70, 700
+    rng, program = changed(f"behind/{dtype}", shape, "a", fields(Attend, window=window), max_len=length)
+    texts = Texts.random(rng, (length,))
+    wanted: list[np.ndarray] = []
+    for given_back in (False, True):
+        executor = Cpu(program, 2, max_tokens=length, isa=isa)
+        executor.allocate(texts.pages)
+        executor.logits(texts.batch(rng, [(0, 0, 640)]))
+        assert executor.store is not None
+        pages = executor.store.data.reshape(texts.pages, -1)  # of the one layer
+        gone = texts.tables[0, : (640 - window + 1) // 32]
+        if given_back:
+            pages[gone] = 0xFF
+        batches = [
+            texts.batch(rng, [(0, 640, 58)], more=1),
+            texts.batch(rng, [(0, 698, 1)]),
+            texts.batch(rng, [(0, 699, 1)]),
+        ]
+        found = np.concatenate([executor.logits(batch) for batch in batches])
+        assert np.isfinite(found).all()
+        wanted.append(found)
+        if given_back:  # and what a window does reach is read
+            pages[texts.tables[0, 700 // 32 - 1]] = 0xFF
+            assert not np.isfinite(executor.logits(batches[-1])).all()
+        executor.close()
+    assert np.array_equal(*wanted)
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_the_kernels_do_not_take_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match=r"cpu executor takes|cannot read inputs"):
@@ -105,9 +158,16 @@ def test_what_the_kernels_do_not_take_is_refused(name: str) -> None:
 
 def test_stale_memory_never_leaks_into_an_answer() -> None:
     """Pages full of NaN: only places that were written may count."""
-    for name in ("whole/W4M", "attention/long/bfloat16", "attention/long/float32", "attention/shared-prefix/bfloat16"):
+    for name in (
+        "whole/W4M",
+        "everything/W8",
+        "ahead/long/bfloat16",
+        "attention/long/bfloat16",
+        "attention/long/float32",
+        "attention/shared-prefix/bfloat16",
+    ):
         case = CASES[name]
-        clean, dirty = Cpu(case.program, 2, max_tokens=192), Cpu(case.program, 2, max_tokens=192)
+        clean, dirty = Cpu(case.program, 2, max_tokens=544), Cpu(case.program, 2, max_tokens=544)
         clean.allocate(case.pages)
         dirty.allocate(case.pages)
         assert dirty.store is not None

@@ -12,8 +12,9 @@ from op_cases import Texts
 from octavo.bench.cases import Shape, make_program, plain_rope
 from octavo.kernels.weight import Layout, from_bfloat16, to_bfloat16
 from octavo.program import ops
-from octavo.program.ops import Act, Program
-from octavo.program.reference import Reference, attention, form, rms_norm, rotate, silu
+from octavo.program.equations import attention, form, normed, rotate, silu
+from octavo.program.ops import Act, Attend, Norming, Program
+from octavo.program.reference import Reference
 
 CASES = {case.name: case for case in op_cases.cases()}
 
@@ -75,7 +76,7 @@ def test_norm_and_silu_follow_their_equations() -> None:
     x = np.random.default_rng(0).normal(0, 5, (4, 50)).astype(np.float32)
     weight = np.linspace(0.5, 2, 50).astype(np.float32)
     expected = [[v / math.sqrt(sum(u * u for u in row) / 50 + 1e-3) for v in row] for row in x.astype(float)]
-    np.testing.assert_allclose(rms_norm(x, weight, 1e-3), np.array(expected) * weight, rtol=2e-6)
+    np.testing.assert_allclose(normed(x, Norming("rms", weight, eps=1e-3)), np.array(expected) * weight, rtol=2e-6)
     with np.errstate(over="ignore"):
         found = silu(np.array([-200, -1, 0, 1, 200], np.float32))
     np.testing.assert_allclose(found, [0, -1 / (1 + math.e), 0, 1 / (1 + 1 / math.e), 200], rtol=1e-6)
@@ -101,7 +102,7 @@ def test_attention_equals_plain_loops(heads: int, kv_heads: int) -> None:
     rng = np.random.default_rng(heads)
     q = rng.normal(size=(5, heads, 8)).astype(np.float32)
     keys, values = rng.normal(size=(2, 37, kv_heads, 8)).astype(np.float32)
-    positions = np.arange(32, 37, dtype=np.int32)
+    positions, op = np.arange(32, 37, dtype=np.int32), Attend(0, 0.7, Act(32))
     expected = np.zeros(q.shape)
     for token, position in enumerate(positions):
         for head in range(heads):
@@ -109,8 +110,8 @@ def test_attention_equals_plain_loops(heads: int, kv_heads: int) -> None:
             scores = [math.exp(0.7 * np.dot(q[token, head], keys[p, source])) for p in range(position + 1)]
             for p, score in enumerate(scores):
                 expected[token, head] += score / sum(scores) * values[p, source]
-    np.testing.assert_allclose(attention(q, keys, values, positions, 0.7, "float32"), expected, atol=1e-5)
-    narrow = attention(q, keys, values, positions, 0.7, "bfloat16")
+    np.testing.assert_allclose(attention(q, keys, values, positions, op, "float32"), expected, atol=1e-5)
+    narrow = attention(q, keys, values, positions, op, "bfloat16")
     np.testing.assert_allclose(narrow, expected, atol=0.03)
     assert np.abs(narrow - expected).max() > 1e-4
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from octavo.core.layout import KvLayout
 from octavo.kernels.weight import BYTES, HALVES, QUANTIZED, Layout, Weight, read_as, to_bfloat16
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Rope
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Norming, Op, Program, Proj, Qkv, Rope
 
 HEADS = ((9, 3, 64), (14, 2, 64), (32, 8, 64))  # (heads, kv_heads, head_dim) of SmolLM2, Qwen2.5-0.5B, Llama-3.2-1B
 VOCAB = 211
@@ -112,7 +112,7 @@ def attention(rng: np.random.Generator, shape: Shape, layer: int, rope: Rope) ->
     q, k, v = (random_weight(rng, shape, rows, shape.width) for rows in (inputs, keys, keys))
     q_bias, k_bias, v_bias = (bias(rng, shape, rows) for rows in (inputs, keys, keys))
     return [
-        Norm(vector(rng, shape.width), 1e-5, form),
+        Norm(Norming("rms", vector(rng, shape.width), eps=1e-5), form),
         Qkv(q, k, v, q_bias, k_bias, v_bias, rope=rope, layer=layer, act=form),
         Attend(layer, 2 * shape.head_dim**-0.5, form),  # sharper than usual, so that places matter
         Proj(random_weight(rng, shape, shape.width, inputs), bias(rng, shape, shape.width), form),
@@ -125,9 +125,9 @@ def feed_forward(rng: np.random.Generator, shape: Shape) -> list[Op]:
     gate, up = (random_weight(rng, shape, shape.inner, shape.width) for _ in range(2))
     gate_bias, up_bias = (bias(rng, shape, shape.inner) for _ in range(2))
     return [
-        Norm(vector(rng, shape.width), 1e-6, form),
-        FfnIn(gate, up, gate_bias, up_bias, form, form),
-        Proj(random_weight(rng, shape, shape.width, shape.inner), bias(rng, shape, shape.width), form),
+        Norm(Norming("rms", vector(rng, shape.width), eps=1e-6), form),
+        FfnIn(gate, up, gate_bias, up_bias, "silu", form, form),
+        Proj(random_weight(rng, shape, shape.width, shape.inner), bias(rng, shape, shape.width), form, source=1),
     ]
 
 
@@ -145,6 +145,7 @@ def make_program(rng: np.random.Generator, shape: Shape, parts: str, max_len: in
     for layer in range(shape.layers):
         ops += attention(rng, shape, layer, rope) if "a" in parts else []
         ops += feed_forward(rng, shape) if "f" in parts else []
-    ops.append(Head(vector(rng, shape.width), 1e-5, head, act(shape if "h" in parts or "t" in parts else plain)))
+    last = act(shape if "h" in parts or "t" in parts else plain)
+    ops.append(Head(Norming("rms", vector(rng, shape.width), eps=1e-5), head, None, last))
     kv = KvLayout(shape.layers, shape.kv_heads, shape.head_dim, shape.kv_dtype)
     return Program(tuple(ops), shape.width, shape.heads, kv, vocab, max_len)

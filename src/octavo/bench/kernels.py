@@ -34,7 +34,7 @@ from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight, aligned
 from octavo.program.cost import Cost, by_kind, costs, kinds
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Attend, Embed, Head, Op, Program, Qkv
+from octavo.program.ops import Attend, Embed, Head, Norming, Op, Program, Qkv
 
 CACHED_ROWS = (1, 2, 4, 8, 16, 64, 192)
 MEMORY_ROWS = (1, 2, 4, 8, 16)
@@ -196,7 +196,7 @@ def head(form: Form, like: Shape) -> Program:
     weight = dataclasses.replace(some, rows=like.vocab, data=data)
     table = random_weight(rng, Shape(width=like.width), 64, like.width)
     norm = 4 * vector(rng, like.width)  # logits as far apart as a model's: a few tokens have most of the share
-    ops = (Embed(table), Head(norm, 1e-5, weight, act(shape)))
+    ops = (Embed(table), Head(Norming("rms", norm), weight, None, act(shape)))
     return Program(ops, like.width, 1, KvLayout(1, 1, 32), like.vocab, max_len=1)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from octavo.cache.pool import BlockPool
 from octavo.checkpoint.source import Source, open_source
-from octavo.core.errors import InvalidValue
+from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import PAGE
 from octavo.core.status import EngineInfo
 from octavo.engine.config import LaunchConfig
@@ -47,7 +47,7 @@ def guess(spec: ModelSpec, weights: int, threads: int) -> Costs:
     row = key = 0
     for layer in spec.layers:
         queries, keys = layer.attn.heads * layer.attn.head_dim, layer.attn.kv_heads * layer.attn.head_dim
-        row += spec.width * (2 * queries + 2 * keys + 3 * layer.mlp.inner)
+        row += spec.width * (2 * queries + 2 * keys + 3 * layer.ffn.inner)
         key += 2 * queries
     one = 1 / (threads * MULTIPLICATIONS)
     return Costs(weights / BANDWIDTH, row * one, spec.vocab * spec.width * one, key * one, key * one)
@@ -109,15 +109,18 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
 
 
 def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:
+    dtype, quantization = launch.exec.dtype, launch.exec.quantization
     if launch.packed_dir is None:
-        return load(source, spec, dtype=launch.exec.dtype, progress=progress)
-    return load_kept(source, spec, Path(launch.packed_dir), dtype=launch.exec.dtype, progress=progress)
+        return load(source, spec, dtype=dtype, quantization=quantization, progress=progress)
+    return load_kept(source, spec, Path(launch.packed_dir), dtype=dtype, quantization=quantization, progress=progress)
 
 
 def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:
+    if not spec.head:
+        raise ModelError(f"{source.path}: an encoder, which gives vectors; expected a model that gives tokens")
     return fit(
         spec,
-        sum(footprint(source, spec, launch.exec.dtype).values()),
+        sum(footprint(source, spec, launch.exec.dtype, launch.exec.quantization).values()),
         max_len=launch.max_len,
         scheduler=launch.scheduler,
         cache=launch.cache,

@@ -13,7 +13,7 @@ from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES, PAGE, KvLayout, pages_for
 from octavo.engine.limits import MemoryLimit, cores
 from octavo.kernels import native
-from octavo.models.spec import ModelSpec
+from octavo.models.spec import ModelSpec, places
 from octavo.program.cpu import config
 from octavo.worker.slots import Slots
 
@@ -75,7 +75,7 @@ def fit(
     if cache.kv_dtype not in KV_BYTES:
         raise InvalidValue("kv_dtype", cache.kv_dtype, " or ".join(KV_BYTES))
     attn = spec.layers[0].attn
-    kv = KvLayout(len(spec.layers), attn.kv_heads, attn.head_dim, cache.kv_dtype)
+    kv = KvLayout(len(spec.layers), attn.kv_heads, places(attn.head_dim), cache.kv_dtype)
     page_bytes = kv.page_bytes
     workspace = _workspace(spec, kv, wanted, scheduler, executor)
     slots = Slots.size_bytes(scheduler.max_seqs, wanted)
@@ -101,11 +101,12 @@ def fit(
 def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
     """What an executor takes beside weights and pages, the rotation tables included."""
     attn = spec.layers[0].attn
-    queries = attn.heads * attn.head_dim
-    inner = max(layer.mlp.inner for layer in spec.layers)
-    rotations = 4 * len({layer.attn.rope for layer in spec.layers}) * max_len * attn.head_dim
+    queries = attn.heads * places(attn.head_dim)
+    inner = max(layer.ffn.inner for layer in spec.layers)
+    ropes = {layer.attn.rope for layer in spec.layers} - {None}
+    rotations = 4 * len(ropes) * max_len * places(attn.head_dim)
     if executor.executor == "reference":  # all weights again, in float32
-        keys = attn.kv_heads * attn.head_dim
+        keys = attn.kv_heads * places(attn.head_dim)
         layer = spec.width * (2 * queries + 2 * keys + 3 * inner)
         return rotations + 4 * (len(spec.layers) * layer + spec.vocab * spec.width * (1 if spec.tied else 2))
     shape = config(
@@ -117,7 +118,14 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         max_tokens=scheduler.max_step_tokens,
         threads=executor.threads or cores(),
     )
-    return rotations + native.workspace_bytes(shape, inner)
+    norms = [layer.attn.head_norm for layer in spec.layers]
+    return rotations + native.workspace_bytes(
+        shape,
+        inner,
+        sights=[(layer.attn.window, layer.attn.causal) for layer in spec.layers],
+        post_norms=any(layer.post is not None for layer in spec.layers),
+        whole_key_norms=any(norm is not None and norm.shares == "whole" for norm in norms),
+    )
 
 
 def _too_small(

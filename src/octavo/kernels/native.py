@@ -1,7 +1,7 @@
 """The binding: csrc/octavo.h by ctypes. Owns the choice of the library and of the instruction set.
 
-The C structs are mirrored field by field; `Plan` keeps every array it points to alive. Knows nothing of models. ctypes
-releases the GIL during every call. Environment: OCTAVO_ISA forces one of `isas()`.
+`Plan` keeps every array it points to alive. Knows nothing of models. ctypes releases the GIL during every call.
+Environment: OCTAVO_ISA forces one of `isas()`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,107 +19,24 @@ import numpy as np
 import numpy.typing as npt
 
 import octavo.kernels
+from octavo.kernels.interface import (
+    ACTIVATIONS,
+    BATCH_ARRAYS,
+    KINDS,
+    NORMS,
+    CAct,
+    CBatch,
+    CDrawn,
+    CHeadNorm,
+    CNorm,
+    Config,
+    COp,
+    CWeight,
+)
 from octavo.kernels.weight import Weight
 
 LIBRARY = "liboctavo_native.so"
-KINDS = {"embed": 0, "norm": 1, "qkv": 2, "attend": 3, "proj": 4, "ffn_in": 5, "head": 6}
-
 Array = npt.NDArray[Any]
-
-
-class CWeight(ctypes.Structure):
-    """octavo_weight"""
-
-    _fields_ = [("layout", c_int32), ("rows", c_int32), ("cols", c_int32), ("group", c_int32), ("data", c_void_p)]
-
-
-class CAct(ctypes.Structure):
-    """octavo_act"""
-
-    _fields_ = [("bits", c_int32), ("group", c_int32)]
-
-
-class COp(ctypes.Structure):
-    """octavo_op"""
-
-    _fields_ = [
-        ("kind", c_int32),
-        ("layer", c_int32),
-        ("act", CAct),
-        ("act_out", CAct),
-        ("eps", c_float),
-        ("scale", c_float),
-        ("weight", CWeight * 3),
-        ("vec", c_void_p * 3),
-        ("rope_cos", c_void_p),
-        ("rope_sin", c_void_p),
-    ]
-
-
-class Config(ctypes.Structure):
-    """octavo_config: shape of the model and of the largest step."""
-
-    _fields_ = [
-        (name, c_int32)
-        for name in (
-            "width",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "vocab",
-            "kv_float32",
-            "max_tokens",
-            "max_len",
-            "head_rows",
-            "threads",
-        )
-    ]
-
-
-BATCH_ARRAYS = {
-    "ids": np.int32,
-    "positions": np.int32,
-    "starts": np.int32,
-    "slots": np.int32,
-    "tables": np.int32,
-    "rows": np.int32,
-    "target": np.int32,
-    "top": np.int32,
-    "top_k": np.int32,
-    "temperature": np.float32,
-    "top_p": np.float32,
-    "min_p": np.float32,
-    "presence": np.float32,
-    "frequency": np.float32,
-    "repetition": np.float32,
-    "seed": np.uint64,
-    "position": np.int64,
-    "history_starts": np.int64,
-    "history": np.int32,
-    "prompt_lens": np.int32,
-    "bias_starts": np.int64,
-    "bias_ids": np.int32,
-    "bias_values": np.float32,
-}
-DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits")
-
-
-class CBatch(ctypes.Structure):
-    """octavo_batch"""
-
-    _fields_ = [
-        ("tokens", c_int32),
-        ("runs", c_int32),
-        ("head", c_int32),
-        ("table_stride", c_int64),
-        *((name, c_void_p) for name in BATCH_ARRAYS),
-    ]
-
-
-class CDrawn(ctypes.Structure):
-    """octavo_drawn"""
-
-    _fields_ = [("alternatives", c_int32), *((name, c_void_p) for name in DRAWN_ARRAYS)]
 
 
 @lru_cache(maxsize=1)
@@ -202,11 +119,44 @@ def measure(threads: int, isa_name: str | None = None) -> dict[str, float]:
     return dict(zip(("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s"), rates, strict=True))
 
 
-def workspace_bytes(config: Config, inner: int) -> int:
-    """Working memory of an executor whose widest feed-forward has `inner` outputs, before there is a plan."""
-    widest = COp(kind=KINDS["ffn_in"])
-    widest.weight[0] = CWeight(rows=inner)
-    return int(library().octavo_workspace(config, (COp * 1)(widest), 1))
+def workspace_bytes(
+    config: Config,
+    inner: int,
+    *,
+    sights: Sequence[tuple[int, bool]] = ((0, True),),
+    post_norms: bool = False,
+    whole_key_norms: bool = False,
+) -> int:
+    """Working memory of an executor before there is a plan.
+
+    inner: outputs of the widest feed-forward. sights: each pair of window and causal that attention comes with.
+    post_norms: some projection is normed before it is added. whole_key_norms: keys are normed over all heads together.
+    """
+    ops = [COp(kind=KINDS["attend"], window=window, all_keys=not causal) for window, causal in dict.fromkeys(sights)]
+    ops += [COp(kind=KINDS["ffn_in"]), COp(kind=KINDS["proj"]), COp(kind=KINDS["qkv"])]
+    ops[-3].weight[0] = CWeight(rows=inner)
+    ops[-2].norm.kind = NORMS["rms"] if post_norms else NORMS["none"]
+    ops[-1].head_norm[1].whole = whole_key_norms
+    return int(library().octavo_workspace(config, (COp * len(ops))(*ops), len(ops)))
+
+
+@dataclass(frozen=True)
+class NormArgs:
+    """A norm over the last axis: octavo_norm. weight, bias: as long as that axis."""
+
+    kind: str = "none"
+    eps: float = 0.0
+    weight: Array | None = None
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
+class HeadNormArgs:
+    """octavo_head_norm: over all heads together (`whole`), or each apart with parts of the norm `stride` floats on."""
+
+    norm: NormArgs
+    whole: bool = False
+    stride: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,26 +165,55 @@ class OpArgs:
 
     kind: str
     layer: int = 0
+    source: int = 0
+    out: int = 0
     act: tuple[int, int] = (32, 0)
     act_out: tuple[int, int] = (32, 0)
-    eps: float = 0.0
     scale: float = 1.0
+    soft_cap: float = 0.0
+    clip: float = 0.0
     weights: tuple[Weight, ...] = ()
     vecs: tuple[Array | None, ...] = ()
+    norm: NormArgs = NormArgs()
+    head_norms: tuple[HeadNormArgs | None, ...] = ()
+    head_dim: int = 0
     rope: tuple[Array, Array] | None = None
+    positions: Array | None = None
+    activation: str = "silu"
+    window: int = 0
+    causal: bool = True
+    slopes: Array | None = None
+    sinks: Array | None = None
 
 
 def _pack(op: OpArgs) -> COp:
-    out = COp(kind=KINDS[op.kind], layer=op.layer, eps=op.eps, scale=op.scale)
+    out = COp(kind=KINDS[op.kind], activation=ACTIVATIONS[op.activation], all_keys=not op.causal)
+    for name in ("layer", "source", "out", "scale", "soft_cap", "clip", "head_dim", "window"):
+        setattr(out, name, getattr(op, name))
     out.act, out.act_out = CAct(*op.act), CAct(*op.act_out)
     for i, weight in enumerate(op.weights):
         assert weight.data.ctypes.data % 64 == 0, "a weight does not start on a cache line"
         out.weight[i] = CWeight(weight.layout, weight.rows, weight.cols, weight.group, weight.data.ctypes.data)
     for i, vec in enumerate(op.vecs):
-        out.vec[i] = None if vec is None else _pointer(f"{op.kind}, vector {i}", vec, np.float32)
+        out.vec[i] = _floats(f"{op.kind}, vector {i}", vec)
+    out.norm = _norm(f"{op.kind}, norm", op.norm)
+    for i, head in enumerate(op.head_norms):
+        if head is not None:
+            out.head_norm[i] = CHeadNorm(_norm(f"{op.kind}, norm {i}", head.norm), head.whole, head.stride)
     if op.rope is not None:
         out.rope_cos, out.rope_sin = (_pointer(f"{op.kind}, rope", table, np.float32) for table in op.rope)
+    for name in ("positions", "slopes", "sinks"):
+        setattr(out, name, _floats(f"{op.kind}, {name}", getattr(op, name)))
     return out
+
+
+def _norm(name: str, norm: NormArgs) -> CNorm:
+    weight, bias = _floats(f"{name}, weight", norm.weight), _floats(f"{name}, bias", norm.bias)
+    return CNorm(NORMS[norm.kind], norm.eps, weight, bias)
+
+
+def _floats(name: str, array: Array | None) -> int | None:
+    return None if array is None else _pointer(name, array, np.float32)
 
 
 def _pointer(name: str, array: Array, dtype: Any) -> int:

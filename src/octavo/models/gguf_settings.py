@@ -6,12 +6,14 @@ github.com/ggml-org/ggml/blob/master/docs/gguf.md and llama.cpp's src/llama-arch
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from octavo.checkpoint.source import Source
 from octavo.core.errors import ModelError
 from octavo.models.settings import Settings
 
+More = Callable[[Settings, Source], dict[str, Any]]
 ROPE_FREQS = "rope_freqs.weight"
 # ours -> GGUF's, after "llama." or whatever the architecture is called
 KEYS = {
@@ -25,11 +27,29 @@ KEYS = {
     "rotary_dim": "rope.dimension_count",
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "layer_norm_eps": "attention.layer_norm_epsilon",
     "rope_theta": "rope.freq_base",
     "vocab_size": "vocab_size",
     "sliding_window": "attention.sliding_window",
     "num_local_experts": "expert_count",
+    "use_parallel_residual": "use_parallel_residual",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "attention_multiplier": "attention.scale",
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "logit_scale": "logit_scale",
+    "clip_qkv": "attention.clamp_kqv",
+    "alibi_bias_max": "attention.max_alibi_bias",
 }
+# The keys within rope.scaling that are plain numbers.
+SCALING_KEYS = {
+    "original_max_position_embeddings": "original_context_length",
+    "attention_factor": "attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 BOS = "tokenizer.ggml.bos_token_id"
 ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 # Ends of a turn, looked for where a file names none: many older files give only the end of text.
@@ -37,18 +57,20 @@ TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>")
 CONTROL = 3  # kind of a token that stands for no text (tokenizer.ggml.token_type)
 
 
-def gguf_settings(source: Source, architecture: str) -> Settings:
-    """The settings of a GGUF file of this architecture. Raises ModelError."""
+def gguf_settings(
+    source: Source, architecture: str, words: Mapping[str, str] | None = None, more: More | None = None
+) -> Settings:
+    """The settings of a GGUF file of this architecture. `words`, `more`: see Architecture. Raises ModelError."""
     metadata, tensors = source.metadata, source.tensors
     written = {ours: f"{architecture}.{key}" for ours, key in KEYS.items()}
     values: dict[str, Any] = {ours: metadata.get(key) for ours, key in written.items()}
-    for name in ("max_position_embeddings", "rms_norm_eps"):  # config.json has defaults for these, GGUF has not
-        if values[name] is None:
-            raise Settings(source.path, values, written).refused(name, "a number above 0")
+    for names in (("max_position_embeddings",), ("rms_norm_eps", "layer_norm_eps")):  # config.json has defaults
+        if all(values[name] is None for name in names):
+            raise Settings(source.path, values, written).refused(names[0], "a number above 0")
     if values["vocab_size"] is None and "token_embd.weight" in tensors:
         values["vocab_size"] = tensors["token_embd.weight"].shape[0]
     values["tie_word_embeddings"] = "output.weight" not in tensors
-    values["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    values["attention_bias"] = "blk.0.attn_q.bias" in tensors or "blk.0.attn_qkv.bias" in tensors
     values["output_bias"] = "blk.0.attn_output.bias" in tensors
     values["mlp_bias"] = "blk.0.ffn_gate.bias" in tensors
     values["bos_token_id"] = metadata.get(BOS)
@@ -62,12 +84,18 @@ def gguf_settings(source: Source, architecture: str) -> Settings:
         "rope_scaling.factor": prefix + "factor",
         "rope_scaling.divisors": ROPE_FREQS,
         "rope_scaling": ROPE_FREQS,
+        **{f"rope_scaling.{ours}": prefix + key for ours, key in SCALING_KEYS.items()},
+        **{f"rope_scaling.{ours}": name for ours, name in FACTORS.items()},
     }
+    if more:
+        values |= more(Settings(source.path, values, written), source)
+    for ours, word in (words or {}).items():
+        values[word], written[word] = values.get(ours), written.get(ours, ours)
     return Settings(source.path, values, written)
 
 
 def _rope(source: Source, prefix: str) -> dict[str, Any]:
-    """Scaling of positions. A factor without a type is linear; Llama 3's lies in a tensor of divisors."""
+    """Scaling of positions. A factor without a type is linear; Llama 3's and Phi 3's lie in tensors of divisors."""
     kind, factor = source.metadata.get(prefix + "type"), source.metadata.get(prefix + "factor")
     if factor is None:
         factor = source.metadata.get(prefix.replace("scaling.", "scale_linear"))  # its name in old files
@@ -75,14 +103,22 @@ def _rope(source: Source, prefix: str) -> dict[str, Any]:
         kind = "linear"
     if kind == "linear" and factor in (None, 0, 0.0):
         kind = "none"
-    scaling = {"rope_type": kind, "factor": factor}
+    factors = {ours: _numbers(source, name) for ours, name in FACTORS.items() if name in source.tensors}
+    if factors and kind in (None, "none"):
+        kind = "longrope"
+    scaling = {"rope_type": kind, "factor": factor, **factors}
+    scaling |= {ours: source.metadata.get(prefix + key) for ours, key in SCALING_KEYS.items()}
     if ROPE_FREQS in source.tensors:
-        tensor = source.tensors[ROPE_FREQS]
-        if tensor.dtype != "F32" or len(tensor.shape) != 1:
-            found = f"{tensor.dtype} {list(tensor.shape)}"
-            raise ModelError(f"{source.path}: {ROPE_FREQS} is {found}, expected a vector of F32")
-        scaling["divisors"] = tensor.read().view("<f4").tolist()
+        scaling["divisors"] = _numbers(source, ROPE_FREQS)
     return scaling
+
+
+def _numbers(source: Source, name: str) -> list[float]:
+    """The values of a small tensor. Raises ModelError for one that is no vector of float32."""
+    tensor = source.tensors[name]
+    if tensor.dtype != "F32" or len(tensor.shape) != 1:
+        raise ModelError(f"{source.path}: {name} is {tensor.dtype} {list(tensor.shape)}, expected a vector of F32")
+    return [float(value) for value in tensor.read().view("<f4")]
 
 
 def _end_ids(source: Source) -> list[Any]:

@@ -1,20 +1,19 @@
 """From a checkpoint's tensors to a model's weights: the names, shapes and forms that models/lower.py expects.
 
-Everything is checked against the headers before the first byte is packed; no format survives. Our names:
-
-    embed  norm  head (absent when tied)
-    layers.{i}.attn_norm  .q  .k  .v  .o  .ffn_norm  .gate  .up  .down
-    layers.{i}.q_bias  .k_bias  .v_bias  .o_bias  .gate_bias  .up_bias  .down_bias, where the model has them
-
-Matrices become a `Weight`, norms and biases float32. Knows no architecture: names come from its data.
+Everything is checked against the headers before the first byte is packed; no format survives. Our names and shapes are
+those of models/parts.py. Matrices become a `Weight`, norms, biases and learned positions float32. Knows no
+architecture: names come from its data.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import gcd
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,37 +23,70 @@ from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Layout, Weight, read_as
+from octavo.models.names import Tensors
+from octavo.models.parts import Part, parts
+from octavo.models.precision import checked, kept
 from octavo.models.registry import architecture_of
-from octavo.models.spec import Layer, ModelSpec
+from octavo.models.rows import (
+    Rows,
+    flat,
+    head_norm_rows,
+    head_norm_stored,
+    projection_rows,
+    projection_stored,
+)
+from octavo.models.spec import ModelSpec
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
-from octavo.quant.plain import PLAIN
+from octavo.quant.online import online_format
+from octavo.quant.plain import PLAIN, float32_values
 
 DTYPES = ("auto", "bfloat16", "float32")
 LINE = 64  # bytes of a cache line
 LISTED = 4  # most tensors an error names
-CATEGORIES = {"embed": "embedding", "head": "head", "q": "attention", "k": "attention", "v": "attention"}
-CATEGORIES |= {"o": "attention", "gate": "feed_forward", "up": "feed_forward", "down": "feed_forward"}
+CATEGORIES = {
+    **dict.fromkeys(("embed", "positions", "types"), "embedding"),
+    "head": "head",
+    **dict.fromkeys(("q", "k", "v", "o"), "attention"),
+    **dict.fromkeys(("gate", "up", "down"), "feed_forward"),
+}
 READ_TOGETHER = {"q": ("q", "k", "v"), "gate": ("gate", "up")}  # matrices of a layer that read one input
 
+T = TypeVar("T", bound=np.generic)
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One tensor to load. `form` None: a vector. `heads`: rows to put back in Hugging Face order, 0: as they are."""
+    """One weight to load. `shape` is ours; `form` None: float32 numbers.
+
+    `rows`: which stored rows (of a vector: elements) it consists of, see models/rows.py. transposed: stored
+    [inputs, outputs]. plus: added to every stored number of a vector. unit: rows of a matrix are
+    divided by their lengths.
+    """
 
     key: str
     tensor: Tensor | Derived
     form: Format | None
-    heads: int
+    shape: tuple[int, ...]
+    rows: Rows | None = None
+    transposed: bool = False
+    plus: float = 0.0
+    unit: bool = False
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
         if self.form is None:
-            return self.tensor.shape[0] * 4
-        return self.form.packed_bytes(*self.tensor.shape)
+            return math.prod(self.shape) * 4
+        return self.form.packed_bytes(*self.shape)
+
+    @property
+    def recipe(self) -> list[str | int | float]:
+        """What its packed bytes depend on beside the stored ones, as JSON."""
+        rows = "" if self.rows is None else hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
+        form: list[str | int | float] = [] if self.form is None else [self.form.layout.name, self.form.group]
+        return [*self.shape, rows, self.transposed, self.plus, self.unit, *form]
 
     @property
     def room(self) -> int:
@@ -63,17 +95,22 @@ class Entry:
 
 
 def load(
-    source: Source, spec: ModelSpec, *, dtype: str = "auto", progress: Callable[[float], None] | None = None
+    source: Source,
+    spec: ModelSpec,
+    *,
+    dtype: str = "auto",
+    quantization: str = "none",
+    progress: Callable[[float], None] | None = None,
 ) -> Weights:
     """Read and pack all weights. Raises ModelError, before anything is allocated, for what does not fit the spec.
 
-    dtype, of unquantized matrices: "auto" and "bfloat16" keep bfloat16, "float32" float32. `progress` is told the
-    share of bytes done, ending with 1.
+    dtype, of unquantized matrices: "auto" and "bfloat16" keep bfloat16, "float32" float32. quantization: "int8" or
+    "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
-    entries = plan(source, spec, dtype)
+    entries = plan(source, spec, dtype, quantization)
     packed, at = block(block_bytes(entries)), 0
     advise(packed, Advice.HUGEPAGE)
-    for part in parts(entries, progress):
+    for part in packed_parts(entries, progress):
         packed[at : at + part.nbytes] = part
         at += part.nbytes
     packed.flags.writeable = False
@@ -85,7 +122,7 @@ def block_bytes(entries: Sequence[Entry]) -> int:
     return sum(entry.room for entry in entries)
 
 
-def parts(entries: Sequence[Entry], progress: Callable[[float], None] | None = None) -> Iterator[Bytes]:
+def packed_parts(entries: Sequence[Entry], progress: Callable[[float], None] | None = None) -> Iterator[Bytes]:
     """The block of all weights, read and packed one entry after another. uint8 [entry.room] each. Raises ModelError."""
     total, done = sum(entry.tensor.nbytes for entry in entries), 0
     for entry in entries:
@@ -101,55 +138,78 @@ def parts(entries: Sequence[Entry], progress: Callable[[float], None] | None = N
 
 
 def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
-    """The weights that lie in a block that `parts` gave."""
+    """The weights that lie in a block that `packed_parts` gave."""
     weights: Weights = {}
     at = 0
     for entry in entries:
         data = packed[at : at + entry.nbytes]
         if entry.form is None:
-            weights[entry.key] = data.view(np.float32)
+            weights[entry.key] = data.view(np.float32).reshape(entry.shape)
         else:
-            rows, cols = entry.tensor.shape
+            rows, cols = entry.shape
             weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data)
         at += entry.room
     return weights
 
 
-def footprint(source: Source, spec: ModelSpec, dtype: str = "auto") -> dict[str, int]:
+def footprint(source: Source, spec: ModelSpec, dtype: str = "auto", quantization: str = "none") -> dict[str, int]:
     """Bytes that `load` will give, from headers alone, by category. Raises ModelError as `load` does."""
     sizes: dict[str, int] = {}
-    for entry in plan(source, spec, dtype):
+    for entry in plan(source, spec, dtype, quantization):
         category = CATEGORIES.get(entry.key.rpartition(".")[2], "norms_and_biases")
         sizes[category] = sizes.get(category, 0) + entry.nbytes
     return sizes
 
 
-def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
-    """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides."""
+def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none") -> list[Entry]:
+    """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides.
+
+    Raises ModelError, and InvalidValue for quantization of what is quantized already.
+    """
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
-    tensors, stored = architecture_of(source).tensors[source.kind], plain_tensors(source)
-    wanted = {key: (_written(tensors.names, key), shape, heads) for key, shape, heads in shapes(spec)}
-    missing = [name for name, _, _ in wanted.values() if name not in stored]
-    known = {name for name, _, _ in wanted.values()}
+    tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
+    wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
+    shared = Counter(name for name, _ in wanted)
+    missing = [name for name in shared if name not in held]
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
-    extra = [name for name in stored if name not in known and not harmless.fullmatch(name)]
-    faults, entries = [], []
-    for key, (name, shape, heads) in wanted.items():
-        if name not in stored:
+    extra = [name for name in held if name not in shared and not harmless.fullmatch(name)]
+    faults: dict[str, None] = {}
+    entries = []
+    for name, part in wanted:
+        if name not in held:
             continue
-        tensor = stored[name]
-        form = format_of(tensor.dtype, dtype) if len(shape) == 2 else None
-        fault = _fault(tensor, shape, form)
+        tensor = held[name]
+        fused = tensors.fused.get(part.name, "") if shared[name] > 1 else ""
+        stored = _stored(part, tensors, fused)
+        entry = _entry(part, tensor, tensors, dtype)
+        fault = _fault(entry, stored)
         if fault:
-            faults.append(f"{shown(name)} {fault}")
-        mixed = key.rpartition(".")[2] in tensors.halves_interleaved
-        entries.append(Entry(key, tensor, form, heads if mixed else 0))
+            faults[f"{shown(name)} {fault}"] = None
+        else:  # a map as long as the tensor is, which is there
+            entries.append(replace(entry, rows=_rows(part, tensors, fused)))
     problems = [_listed("missing", list(map(shown, missing))), _listed("unexpected", list(map(shown, extra)))]
-    problems.append(_listed("unfit", faults))
+    problems.append(_listed("unfit", list(faults)))
     if any(problems):
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
+    if checked(quantization) != "none":
+        entries = _quantized(source, entries, quantization, len(spec.layers))
     return agreed(entries)
+
+
+def _quantized(source: Source, entries: list[Entry], quantization: str, layers: int) -> list[Entry]:
+    """The same entries with matrices in codes, but for those whose inputs no group divides."""
+    out = []
+    for entry in entries:
+        if entry.form is not None and entry.tensor.dtype not in PLAIN:
+            told = f"none: {source.path} is quantized already ({entry.tensor.dtype})"
+            raise InvalidValue("quantization", quantization, told)
+        form = None
+        if entry.form is not None:
+            stored = "F32" if entry.unit else entry.tensor.dtype
+            form = online_format(stored, entry.shape[1], *kept(quantization, entry.key, layers))
+        out.append(replace(entry, form=form or entry.form))
+    return out
 
 
 def agreed(entries: Sequence[Entry]) -> list[Entry]:
@@ -167,7 +227,7 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
         if len(set(reads)) < 2:
             continue
         bits = max(bits for bits, _ in reads)
-        group = gcd(*(size for _, size in reads))
+        group = math.gcd(*(size for _, size in reads))
         for name, form in zip(together, found, strict=True):
             if bits == 8:
                 forms[name] = regrouped(form, group)
@@ -176,55 +236,62 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
     return [replace(entry, form=forms[entry.key]) for entry in entries]
 
 
-def shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """Every tensor of a model: our name, shape, and for those with rows by head how many heads (0: others)."""
-    yield "embed", (spec.vocab, spec.width), 0
-    for i, layer in enumerate(spec.layers):
-        for name, shape, heads in _layer_shapes(layer, spec.width):
-            yield f"layers.{i}.{name}", shape, heads
-    yield "norm", (spec.width,), 0
-    if not spec.tied:
-        yield "head", (spec.vocab, spec.width), 0
+def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -> Entry:
+    """How a part is read from its tensor, but for the map of its rows."""
+    stored = "F32" if part.unit and tensor.dtype in PLAIN else tensor.dtype  # as computing with its numbers leaves it
+    form = None if part.is_vector else format_of(stored, dtype)
+    transposed = part.name in tensors.transposed and not part.is_vector
+    plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
+    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit)
 
 
-def _layer_shapes(layer: Layer, width: int) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    attn, inner = layer.attn, layer.mlp.inner
-    outputs, keys = attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim
-    projections = [
-        ("q", outputs, width, attn.heads, attn.qkv_bias),
-        ("k", keys, width, attn.kv_heads, attn.qkv_bias),
-        ("v", keys, width, attn.kv_heads, attn.qkv_bias),
-        ("o", width, outputs, 0, attn.out_bias),
-        ("gate", inner, width, 0, layer.mlp.bias),
-        ("up", inner, width, 0, layer.mlp.bias),
-        ("down", width, inner, 0, layer.mlp.bias),
-    ]
-    yield "attn_norm", (width,), 0
-    yield "ffn_norm", (width,), 0
-    for name, rows, cols, heads, bias in projections:
-        yield name, (rows, cols), heads
-        if bias:
-            yield f"{name}_bias", (rows,), heads
+def _stored(part: Part, tensors: Tensors, fused: str) -> tuple[int, ...]:
+    """The shape that a part's tensor must have."""
+    layer, name = part.layer, part.name
+    rows = part.shape[0] + tensors.skipped.get(name, 0)
+    if layer and name in ("q", "k", "v"):
+        rows = projection_stored(name, layer.attn, fused)
+    elif layer and name in ("q_norm", "k_norm"):
+        rows, dim = head_norm_stored(name, layer.attn), layer.attn.head_dim
+        if layer.attn.head_norm and layer.attn.head_norm.shares == "none":
+            return rows // dim, dim
+    elif layer and name in ("gate", "up"):
+        rows = layer.ffn.inner * (2 if fused else 1)
+    shape = (rows, *part.shape[1:])
+    return shape[::-1] if name in tensors.transposed and not part.is_vector else shape
 
 
-def _written(names: Mapping[str, str], key: str) -> str:
-    """The format's name of a tensor of ours."""
-    if key.startswith("layers."):
-        _, i, part = key.split(".")
-        return names["layers.{i}." + part].replace("{i}", i)
-    return names[key]
+def _rows(part: Part, tensors: Tensors, fused: str) -> Rows | None:
+    """Which stored rows a part consists of; None: all."""
+    layer, name = part.layer, part.name
+    if layer and name in ("q", "k", "v"):
+        rows = projection_rows(name, layer.attn, fused, tensors.interleaved)
+        return flat(rows, projection_stored(name, layer.attn, fused))
+    if layer and name in ("q_norm", "k_norm"):
+        return flat(head_norm_rows(name, layer.attn, tensors.interleaved), head_norm_stored(name, layer.attn))
+    first = tensors.skipped.get(name, 0)
+    if layer and name in ("gate", "up") and fused:
+        first = layer.ffn.inner if name == "up" else 0
+    elif not first:
+        return None
+    return np.arange(first, first + part.shape[0])
 
 
-def _fault(tensor: Tensor | Derived, shape: tuple[int, ...], form: Format | None) -> str:
-    """What is wrong with a tensor, or nothing."""
-    if tensor.shape != shape:
-        return f"has the shape {list(tensor.shape)}, expected {list(shape)}"
-    if len(shape) == 1:
+def _fault(entry: Entry, stored: tuple[int, ...]) -> str:
+    """What is wrong with a tensor that must have the shape `stored`, or nothing."""
+    tensor, form = entry.tensor, entry.form
+    if tensor.shape != stored:
+        return f"has the shape {list(tensor.shape)}, expected {list(stored)}"
+    if len(entry.shape) == 1 or entry.key in ("positions", "types"):
         return "" if tensor.dtype in PLAIN else f"is stored as {tensor.dtype}; vectors are read as {', '.join(PLAIN)}"
     if form is None:
         return f"is stored as {tensor.dtype}; read are {', '.join(SUPPORTED)}"
-    if form.group and shape[1] % form.group:
-        return f"has {shape[1]} inputs, not a multiple of {form.group}"
+    if entry.transposed and tensor.dtype not in PLAIN:
+        return f"is stored as {tensor.dtype} and [inputs, outputs]; so are read {', '.join(PLAIN)}"
+    if entry.unit and tensor.dtype not in PLAIN:
+        return f"is stored as {tensor.dtype}; rows to be divided by their lengths are read as {', '.join(PLAIN)}"
+    if form.group and entry.shape[1] % form.group:
+        return f"has {entry.shape[1]} inputs, not a multiple of {form.group}"
     return ""
 
 
@@ -237,11 +304,31 @@ def _listed(what: str, names: list[str]) -> str:
 
 
 def _read(entry: Entry) -> Bytes:
-    """One tensor, packed. uint8 [entry.nbytes]. Raises ValueError for values that are no numbers."""
+    """One weight, packed. uint8 [entry.nbytes]. Raises ValueError for values that are no numbers."""
     raw, tensor = entry.tensor.read(), entry.tensor
-    rows: Bytes = raw.reshape(tensor.shape[0], -1)
-    if entry.heads:
-        rows = rows.reshape(entry.heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
     if entry.form is None:
-        return vector(rows, tensor.dtype).view(np.uint8)
-    return pack(entry.form, rows, tensor.shape[1]).data
+        values = vector(raw, tensor.dtype).reshape(entry.tensor.shape) + np.float32(entry.plus)
+        values = values if len(entry.shape) == 2 else values.reshape(-1)
+        return np.ascontiguousarray(picked(values, entry.rows)).view(np.uint8).reshape(-1)
+    rows: Bytes = raw.reshape(tensor.shape[0], -1)
+    if entry.transposed:
+        size = rows.shape[1] // tensor.shape[1]  # bytes of a number
+        rows = rows.reshape(*tensor.shape, size).swapaxes(0, 1).reshape(tensor.shape[1], -1)
+    if entry.unit:
+        rows = unit_rows(float32_values(rows, tensor.dtype)).view(np.uint8)
+    return pack(entry.form, picked(rows, entry.rows), entry.shape[1]).data
+
+
+def unit_rows(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows divided by their lengths. [rows, cols]"""
+    lengths = np.maximum(np.sqrt((values.astype(np.float64) ** 2).sum(axis=1, keepdims=True)), 1e-12)
+    return np.asarray(values / lengths, np.float32)
+
+
+def picked(values: npt.NDArray[T], rows: Rows | None) -> npt.NDArray[T]:
+    """The rows of a map, zeros where it says -1."""
+    if rows is None:
+        return values
+    out = values[rows]
+    out[rows < 0] = 0
+    return out

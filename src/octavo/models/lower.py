@@ -7,6 +7,7 @@ same `Rope` share one pair of tables. Knows no checkpoint format and no executor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,28 @@ import numpy.typing as npt
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES, KvLayout
 from octavo.kernels.weight import Weight, read_as
-from octavo.models.rope import tables
-from octavo.models.spec import Layer, ModelSpec
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Floats, Head, Norm, Op, Program, Proj, Qkv, Rope
+from octavo.models import spec as declared
+from octavo.models.parts import Part, parts
+from octavo.models.rope import slopes, tables
+from octavo.models.spec import Attn, Layer, ModelSpec, places
+from octavo.program.ops import (
+    Act,
+    Attend,
+    Embed,
+    FfnIn,
+    Floats,
+    Head,
+    HeadNorm,
+    Hidden,
+    Norm,
+    Norming,
+    Op,
+    Program,
+    Proj,
+    Qkv,
+    Renorm,
+    Rope,
+)
 
 Weights = Mapping[str, Weight | npt.NDArray[np.float32]]
 
@@ -24,12 +44,48 @@ Weights = Mapping[str, Weight | npt.NDArray[np.float32]]
 def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exact: bool = False) -> Program:
     """The program of a model whose sequences hold up to `max_len` positions.
 
-    `weights` by the names of models/load.py, the rows of q and k in Hugging Face order. exact: every projection reads
-    float32 activations, whatever the form of its weight. Raises ModelError where the model cannot be expressed, and
-    InvalidValue for a cache dtype that does not exist.
+    `weights` by the names of models/parts.py. exact: every projection reads float32 activations, whatever the form of
+    its weight. Raises ModelError where the model cannot be expressed, and InvalidValue for a cache dtype that does not
+    exist.
     """
     if kv_dtype not in KV_BYTES:
         raise InvalidValue("kv_dtype", kv_dtype, " or ".join(KV_BYTES))
+    attn = _same_heads(spec)
+    if spec.positions and max_len > spec.positions:
+        raise ModelError(f"{max_len} positions where the model has learned {spec.positions}")
+    named = _Named(weights, exact, {part.key: part for part in parts(spec)})
+    for key in named.declared:
+        named.check(key)
+    ropes = {rope: tables(rope, attn.head_dim, max_len) for rope in {layer.attn.rope for layer in spec.layers} if rope}
+    embed = named.matrix("embed")
+    ops: list[Op] = [Embed(embed, spec.embed_scale, _positions(named, spec, max_len))]
+    if spec.embed_norm:
+        ops.append(Renorm(named.norm("embed_norm", spec.embed_norm)))
+    for index, layer in enumerate(spec.layers):
+        ops.extend(_Lowered(named, layer, index, ropes).ops())
+    ops.append(_end(named, spec, embed))
+    return Program(
+        ops=tuple(ops),
+        width=spec.width,
+        heads=attn.heads,
+        kv=KvLayout(len(spec.layers), attn.kv_heads, places(attn.head_dim), kv_dtype),
+        vocab=spec.vocab,
+        max_len=max_len,
+        weight_bytes=sum(weight.nbytes for weight in weights.values()),
+    )
+
+
+def _end(named: _Named, spec: ModelSpec, embed: Weight) -> Head | Hidden:
+    """What a program ends with: the head of a decoder, or an encoder's vectors."""
+    norm = named.norm("norm", spec.norm)
+    if not spec.head:
+        return Hidden(norm)
+    head, act = embed if spec.tied else named.matrix("head"), named.act("embed" if spec.tied else "head")
+    return Head(norm, head, named.bias("head"), act, spec.logit_scale, spec.soft_cap)
+
+
+def _same_heads(spec: ModelSpec) -> Attn:
+    """The attention whose heads all layers share."""
     attn = spec.layers[0].attn
     shape = (attn.heads, attn.kv_heads, attn.head_dim)
     for index, layer in enumerate(spec.layers):
@@ -37,82 +93,154 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
             raise ModelError(f"layers.{index}: heads differ from those of layer 0; all layers must share one shape")
     if attn.head_dim % 2 or attn.heads % attn.kv_heads:
         raise ModelError(f"{attn.heads} heads of {attn.head_dim} over {attn.kv_heads} key heads: uneven")
-    named = _Named(weights, exact)
-    embed = named.matrix("embed", spec.vocab, spec.width)
-    head = embed if spec.tied else named.matrix("head", spec.vocab, spec.width)
-    ropes = {layer.attn.rope: layer.attn.rope for layer in spec.layers}
-    turned = {rope: tables(rope, attn.head_dim, max_len) for rope in ropes}
-    ops: list[Op] = [Embed(embed)]
-    for index, layer in enumerate(spec.layers):
-        ops.extend(_layer(named, spec.width, layer, index, turned[layer.attn.rope]))
-    act = named.act("head" if not spec.tied else "embed")
-    ops.append(Head(named.vector("norm", spec.width), spec.norm.eps, head, act))
-    return Program(
-        ops=tuple(ops),
-        width=spec.width,
-        heads=attn.heads,
-        kv=KvLayout(len(spec.layers), attn.kv_heads, attn.head_dim, kv_dtype),
-        vocab=spec.vocab,
-        max_len=max_len,
-        weight_bytes=sum(weight.nbytes for weight in weights.values()),
-    )
+    return attn
 
 
-def _layer(named: _Named, width: int, layer: Layer, index: int, rope: Rope) -> Iterator[Op]:
-    """Attention, then feed-forward, each after its norm and added to the residual stream."""
-    at, attn, mlp = f"layers.{index}.", layer.attn, layer.mlp
-    outputs, keys = attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim
-    q, k, v = (named.matrix(at + n, rows, width) for n, rows in (("q", outputs), ("k", keys), ("v", keys)))
-    o = named.matrix(at + "o", width, outputs)
-    gate, up = (named.matrix(at + n, mlp.inner, width) for n in ("gate", "up"))
-    down = named.matrix(at + "down", width, mlp.inner)
-    act_in = named.act(at + "q", at + "k", at + "v")
-    act_o = named.act(at + "o")
-    yield Norm(named.vector(at + "attn_norm", width), layer.norm.eps, act_in)
-    yield Qkv(
-        q,
-        k,
-        v,
-        named.vector(at + "q_bias", outputs) if attn.qkv_bias else None,
-        named.vector(at + "k_bias", keys) if attn.qkv_bias else None,
-        named.vector(at + "v_bias", keys) if attn.qkv_bias else None,
-        rope=rope,
-        layer=index,
-        act=act_in,
-    )
-    yield Attend(index, attn.scale or float(attn.head_dim**-0.5), act_o)
-    yield Proj(o, named.vector(at + "o_bias", width) if attn.out_bias else None, act_o)
-    act_ffn, act_down = named.act(at + "gate", at + "up"), named.act(at + "down")
-    yield Norm(named.vector(at + "ffn_norm", width), layer.norm.eps, act_ffn)
-    yield FfnIn(
-        gate,
-        up,
-        named.vector(at + "gate_bias", mlp.inner) if mlp.bias else None,
-        named.vector(at + "up_bias", mlp.inner) if mlp.bias else None,
-        act=act_ffn,
-        act_out=act_down,
-    )
-    yield Proj(down, named.vector(at + "down_bias", width) if mlp.bias else None, act_down)
+def _positions(named: _Named, spec: ModelSpec, max_len: int) -> Floats | None:
+    """What is added to the rows of the table: learned positions, and the first of the learned types of text."""
+    if not spec.positions and not spec.types:
+        return None
+    rows = named.numbers("positions")[:max_len] if spec.positions else np.zeros((max_len, spec.width), np.float32)
+    return rows + named.numbers("types")[0] if spec.types else rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Lowered:
+    """One layer on its way to ops."""
+
+    named: _Named
+    layer: Layer
+    index: int
+    ropes: Mapping[declared.Rope, Rope]
+
+    @property
+    def at(self) -> str:
+        return f"layers.{self.index}."
+
+    def ops(self) -> Iterator[Op]:
+        """Attention and feed-forward, one after the other or both from the same x."""
+        read = self.named.act(*(self.at + name for name in ("q", "k", "v")))
+        yield self._norm("attn_norm", self.layer.first or self.layer.norm, read)
+        yield self._qkv(read)
+        if not self.layer.parallel:
+            yield self._attend()
+            yield from self._added("attn", "o", 0)
+        wanted = self.named.act(*(self.at + name for name in self._inputs))
+        if not self.layer.shared or wanted != read:
+            yield self._norm("attn_norm" if self.layer.shared else "ffn_norm", self.layer.norm, wanted)
+        yield self._ffn_in(wanted)
+        if self.layer.parallel:
+            yield self._attend()
+            yield from self._added("attn", "o", 0)
+        yield from self._added("ffn", "down", 1)
+
+    @property
+    def _inputs(self) -> tuple[str, ...]:
+        return ("gate", "up") if self.layer.ffn.gated else ("up",)
+
+    def _norm(self, name: str, norm: declared.Norm, act: Act) -> Norm:
+        return Norm(self.named.norm(self.at + name, norm), act)
+
+    def _qkv(self, act: Act) -> Qkv:
+        named, at, attn = self.named, self.at, self.layer.attn
+        return Qkv(
+            q=named.matrix(at + "q"),
+            k=named.matrix(at + "k"),
+            v=named.matrix(at + "v"),
+            q_bias=named.bias(at + "q"),
+            k_bias=named.bias(at + "k"),
+            v_bias=named.bias(at + "v"),
+            rope=self.ropes[attn.rope] if attn.rope else None,
+            layer=self.index,
+            act=act,
+            q_norm=self._head_norm("q_norm"),
+            k_norm=self._head_norm("k_norm"),
+            clip=attn.clip,
+            head_dim=attn.head_dim,
+        )
+
+    def _head_norm(self, name: str) -> HeadNorm | None:
+        declared_norm = self.layer.attn.head_norm
+        if declared_norm is None:
+            return None
+        norm = self.named.norm(self.at + name, declared_norm.norm)
+        if declared_norm.shares == "none":
+            room = places(self.layer.attn.head_dim)
+            weight = None if norm.weight is None else norm.weight.reshape(-1, room)
+            norm = Norming(norm.kind, weight, None if norm.bias is None else norm.bias.reshape(-1, room), norm.eps)
+        return HeadNorm(norm, declared_norm.shares == "whole")
+
+    def _attend(self) -> Attend:
+        attn = self.layer.attn
+        return Attend(
+            self.index,
+            attn.scale or float(attn.head_dim**-0.5),
+            self.named.act(self.at + "o"),
+            window=attn.window,
+            soft_cap=attn.soft_cap,
+            slopes=slopes(attn.heads, attn.alibi) if attn.alibi else None,
+            sinks=self.named.numbers(self.at + "sinks") if attn.sinks else None,
+            causal=attn.causal,
+            head_dim=attn.head_dim,
+        )
+
+    def _ffn_in(self, act: Act) -> FfnIn:
+        named, at, ffn = self.named, self.at, self.layer.ffn
+        return FfnIn(
+            named.matrix(at + "gate") if ffn.gated else None,
+            named.matrix(at + "up"),
+            named.bias(at + "gate"),
+            named.bias(at + "up"),
+            activation=ffn.activation,
+            act=act,
+            act_out=named.act(at + "down"),
+        )
+
+    def _added(self, half: str, name: str, source: int) -> Iterator[Op]:
+        """A projection added to x, and the norm of x after it."""
+        named, key, layer = self.named, self.at + name, self.layer
+        post = named.norm(f"{self.at}{half}_post", layer.post) if layer.post else None
+        yield Proj(named.matrix(key), named.bias(key), named.act(key), source, layer.scale, post)
+        if layer.after:
+            yield Renorm(named.norm(f"{self.at}{half}_after", layer.after))
 
 
 class _Named:
     """The weights by name, each checked against the shape that the model declares."""
 
-    def __init__(self, weights: Weights, exact: bool) -> None:
+    def __init__(self, weights: Weights, exact: bool, declared: Mapping[str, Part]) -> None:
+        self.declared = declared
         self._weights = weights
         self._exact = exact
 
-    def matrix(self, name: str, rows: int, cols: int) -> Weight:
-        weight = self._weights.get(name)
-        if not isinstance(weight, Weight) or (weight.rows, weight.cols) != (rows, cols):
-            raise ModelError(f"{name}: {_shown(weight)} where a matrix of {rows} x {cols} is declared")
+    def check(self, name: str) -> None:
+        """Raise ModelError where a weight is not what is declared."""
+        if self.declared[name].is_vector:
+            self.numbers(name)
+        else:
+            self.matrix(name)
+
+    def matrix(self, name: str) -> Weight:
+        weight, shape = self._weights.get(name), self.declared[name].shape
+        if not isinstance(weight, Weight) or (weight.rows, weight.cols) != shape:
+            raise ModelError(f"{name}: {_shown(weight)} where a matrix of {shape[0]} x {shape[1]} is declared")
         return weight
 
-    def vector(self, name: str, size: int) -> Floats:
-        vector = self._weights.get(name)
-        if not isinstance(vector, np.ndarray) or vector.shape != (size,) or vector.dtype != np.float32:
-            raise ModelError(f"{name}: {_shown(vector)} where a float32 vector of {size} is declared")
+    def numbers(self, name: str) -> Floats:
+        vector, shape = self._weights.get(name), self.declared[name].shape
+        if not isinstance(vector, np.ndarray) or vector.shape != shape or vector.dtype != np.float32:
+            wanted = f"vector of {shape[0]}" if len(shape) == 1 else f"array of {list(shape)}"
+            raise ModelError(f"{name}: {_shown(vector)} where a float32 {wanted} is declared")
         return vector
+
+    def bias(self, name: str) -> Floats | None:
+        """The bias of a part, where one is declared."""
+        return self.numbers(name + "_bias") if name + "_bias" in self.declared else None
+
+    def norm(self, name: str, norm: declared.Norm) -> Norming:
+        """A norm with its weights."""
+        weight = self.numbers(name) if name in self.declared else None
+        return Norming(norm.kind, weight, self.bias(name), norm.eps)
 
     def act(self, *names: str) -> Act:
         """The form in which all these matrices read one input: int8 in groups as the weights' scales want them."""

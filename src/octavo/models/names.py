@@ -1,92 +1,172 @@
 """What an architecture consists of, as data, and the tensor names of the Llama family in both file formats.
 
-Our names are those of models/load.py: "embed", "norm", "head", and for each layer "layers.{i}." with "attn_norm", "q",
-"k", "v", "o", "ffn_norm", "gate", "up", "down", and "_bias" after a projection's. Knows no shapes.
+Our names are those of models/parts.py: "embed", "norm", "head", and for each layer "layers.{i}." with "attn_norm", "q",
+"k", "v", "o", "ffn_norm", "gate", "up", "down" and others, and "_bias" after a part's. Knows no shapes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from octavo.checkpoint.source import Source
 from octavo.models.settings import Settings
 from octavo.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """One file format's tensor names.
+    """One file format's tensors.
 
-    `names`: ours -> the format's, "{i}" being the layer. `harmless`: patterns of tensors that may be there unread.
-    `halves_interleaved`: of the tensors whose last part is named here, each head's rows alternate between its two
-    halves, and are put back in Hugging Face order.
+    `names`: ours -> the format's, "{i}" being the layer, "{p}" one of `prefixes`, the first under which there is an
+    embedding, and "|" between names of which one is there. `harmless`: patterns of tensors that may be there unread.
+    What is declared by the last part of our name, without "_bias":
+
+        interleaved  in each head the rows of "q" and "k" that turn together are neighbours
+        fused        "q", "k", "v" or "gate", "up", where they have one name: "stacked" or "grouped" (models/rows.py)
+        transposed   matrices stored [inputs, outputs]
+        plus_one     vectors to whose values 1 is added
+        skipped      rows that are left out at the start
     """
 
     names: Mapping[str, str]
     harmless: tuple[str, ...] = ()
-    halves_interleaved: tuple[str, ...] = ()
+    interleaved: bool = False
+    fused: Mapping[str, str] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
+    plus_one: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ("",)
+
+    def written(self, key: str, there: Container[str]) -> str:
+        """The format's name of a tensor of ours, in a file with the tensors `there`."""
+        first = (prefix for prefix in self.prefixes if self.names["embed"].replace("{p}", prefix) in there)
+        prefix, i = next(first, self.prefixes[0]), ""
+        if key.startswith("layers."):
+            _, i, part = key.split(".")
+            key = "layers.{i}." + part
+        names = self.names[key].replace("{i}", i).replace("{p}", prefix).split("|")
+        return next((name for name in names if name in there), names[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A kind of model. `names` as in config.json, `gguf` as in general.architecture; `tensors` by kind of source."""
+    """A kind of model. `names` as in config.json, `gguf` as in general.architecture; `tensors` by kind of source.
+
+    `words`: what config.json calls some settings of GGUF's, where it is not Llama's word. `more`: settings that follow
+    from those of a GGUF file and its tensors. `title`, `notes`: for people.
+    """
 
     names: tuple[str, ...]
     gguf: tuple[str, ...]
     tensors: Mapping[str, Tensors]
     spec: Callable[[Settings], ModelSpec]
+    title: str
+    notes: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
+    more: Callable[[Settings, Source], dict[str, Any]] | None = None
 
 
-LLAMA = Tensors(
-    names={
-        "embed": "model.embed_tokens.weight",
-        "norm": "model.norm.weight",
-        "head": "lm_head.weight",
-        "layers.{i}.attn_norm": "model.layers.{i}.input_layernorm.weight",
-        "layers.{i}.q": "model.layers.{i}.self_attn.q_proj.weight",
-        "layers.{i}.k": "model.layers.{i}.self_attn.k_proj.weight",
-        "layers.{i}.v": "model.layers.{i}.self_attn.v_proj.weight",
-        "layers.{i}.o": "model.layers.{i}.self_attn.o_proj.weight",
-        "layers.{i}.q_bias": "model.layers.{i}.self_attn.q_proj.bias",
-        "layers.{i}.k_bias": "model.layers.{i}.self_attn.k_proj.bias",
-        "layers.{i}.v_bias": "model.layers.{i}.self_attn.v_proj.bias",
-        "layers.{i}.o_bias": "model.layers.{i}.self_attn.o_proj.bias",
-        "layers.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm.weight",
-        "layers.{i}.gate": "model.layers.{i}.mlp.gate_proj.weight",
-        "layers.{i}.up": "model.layers.{i}.mlp.up_proj.weight",
-        "layers.{i}.down": "model.layers.{i}.mlp.down_proj.weight",
-        "layers.{i}.gate_bias": "model.layers.{i}.mlp.gate_proj.bias",
-        "layers.{i}.up_bias": "model.layers.{i}.mlp.up_proj.bias",
-        "layers.{i}.down_bias": "model.layers.{i}.mlp.down_proj.bias",
-    },
-    # Buffers that old files carry; a tied model's head is its embedding's table, whether or not it is written twice.
-    harmless=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", r"lm_head\.weight"),
-)
+QKV = ("q", "k", "v")
 
-LLAMA_GGUF = Tensors(
-    names={
-        "embed": "token_embd.weight",
-        "norm": "output_norm.weight",
-        "head": "output.weight",
-        "layers.{i}.attn_norm": "blk.{i}.attn_norm.weight",
-        "layers.{i}.q": "blk.{i}.attn_q.weight",
-        "layers.{i}.k": "blk.{i}.attn_k.weight",
-        "layers.{i}.v": "blk.{i}.attn_v.weight",
-        "layers.{i}.o": "blk.{i}.attn_output.weight",
-        "layers.{i}.q_bias": "blk.{i}.attn_q.bias",
-        "layers.{i}.k_bias": "blk.{i}.attn_k.bias",
-        "layers.{i}.v_bias": "blk.{i}.attn_v.bias",
-        "layers.{i}.o_bias": "blk.{i}.attn_output.bias",
-        "layers.{i}.ffn_norm": "blk.{i}.ffn_norm.weight",
-        "layers.{i}.gate": "blk.{i}.ffn_gate.weight",
-        "layers.{i}.up": "blk.{i}.ffn_up.weight",
-        "layers.{i}.down": "blk.{i}.ffn_down.weight",
-        "layers.{i}.gate_bias": "blk.{i}.ffn_gate.bias",
-        "layers.{i}.up_bias": "blk.{i}.ffn_up.bias",
-        "layers.{i}.down_bias": "blk.{i}.ffn_down.bias",
-    },
-    # rope_freqs is read with the settings; the other is an old buffer.
-    harmless=(r"rope_freqs\.weight", r"blk\.\d+\.attn_rot_embd\.weight"),
-    # llama.cpp turns neighbouring rows against each other; its converter reorders q and k so.
-    halves_interleaved=("q", "k", "q_bias", "k_bias"),
-)
+
+def stacked(*parts: str, how: str = "stacked") -> dict[str, str]:
+    """`Tensors.fused` of parts that lie in one tensor."""
+    return dict.fromkeys(parts, how)
+
+
+def names_of(outer: Mapping[str, str], layer: str, inner: Mapping[str, str]) -> dict[str, str]:
+    """`Tensors.names` from those of a layer, without ".weight" and where they begin, biases included."""
+    out = dict(outer)
+    for part, name in inner.items():
+        for ending, kind in (("", ".weight"), ("_bias", ".bias")):
+            out["layers.{i}." + part + ending] = "|".join(layer + each + kind for each in name.split("|"))
+    return out
+
+
+LLAMA_OUTER = {
+    "embed": "{p}embed_tokens.weight",
+    "norm": "{p}norm.weight",
+    "norm_bias": "{p}norm.bias",
+    "head": "lm_head.weight",
+    "head_bias": "lm_head.bias",
+}
+LLAMA_LAYER = "{p}layers.{i}."
+LLAMA_INNER = {
+    "attn_norm": "input_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+# Buffers that old files carry; a tied model's head is its embedding's table, whether or not it is written twice.
+HARMLESS = (r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", r"lm_head\.weight")
+
+
+def llama_like(
+    inner: Mapping[str, str] | None = None,
+    outer: Mapping[str, str] | None = None,
+    *,
+    interleaved: bool = False,
+    fused: Mapping[str, str] | None = None,
+    plus_one: tuple[str, ...] = (),
+    prefixes: tuple[str, ...] = ("model.",),
+    harmless: tuple[str, ...] = (),
+) -> Tensors:
+    """Llama's tensors of a Hugging Face folder, with what differs."""
+    names = names_of({**LLAMA_OUTER, **(outer or {})}, LLAMA_LAYER, {**LLAMA_INNER, **(inner or {})})
+    return Tensors(names, (*HARMLESS, *harmless), interleaved, fused or {}, (), plus_one, {}, prefixes)
+
+
+LLAMA = llama_like()
+
+GGUF_OUTER = {
+    "embed": "token_embd.weight",
+    "positions": "position_embd.weight",
+    "types": "token_types.weight",
+    "embed_norm": "token_embd_norm.weight",
+    "embed_norm_bias": "token_embd_norm.bias",
+    "norm": "output_norm.weight",
+    "norm_bias": "output_norm.bias",
+    "head": "output.weight",
+    "head_bias": "output.bias",
+}
+GGUF_INNER = {
+    "attn_norm": "attn_norm",
+    "q": "attn_q|attn_qkv",
+    "k": "attn_k|attn_qkv",
+    "v": "attn_v|attn_qkv",
+    "o": "attn_output",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "attn_post": "post_attention_norm",
+    "attn_after": "attn_output_norm",
+    "ffn_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "ffn_post": "post_ffw_norm",
+    "ffn_after": "layer_output_norm",
+}
+
+
+def gguf_like(
+    inner: Mapping[str, str] | None = None, *, interleaved: bool = False, fused: Mapping[str, str] | None = None
+) -> Tensors:
+    """The tensors of a GGUF file. interleaved: llama.cpp turns neighbours; its converters reorder q and k so."""
+    names = names_of(GGUF_OUTER, "blk.{i}.", {**GGUF_INNER, **(inner or {})})
+    # rope_freqs and rope_factors are read with the settings; the third is an old buffer.
+    harmless = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd\.weight")
+    return Tensors(names, harmless, interleaved, {**stacked(*QKV), **(fused or {})})
+
+
+LLAMA_GGUF = gguf_like(interleaved=True)
+GGUF = gguf_like()
+GGUF_QKV = gguf_like(dict.fromkeys(QKV, "attn_qkv"), fused=stacked(*QKV))

@@ -21,7 +21,7 @@ from octavo.checkpoint.container import SUFFIX, kept_in, open_block, write_block
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Mapped
 from octavo.kernels.weight import FORMS
-from octavo.models.load import Entry, Weights, block_bytes, load, parts, plan, views
+from octavo.models.load import Entry, Weights, block_bytes, load, packed_parts, plan, views
 from octavo.models.spec import ModelSpec
 from octavo.quant.folder import settings_of
 
@@ -34,22 +34,24 @@ def load_kept(
     folder: Path,
     *,
     dtype: str = "auto",
+    quantization: str = "none",
     progress: Callable[[float], None] | None = None,
 ) -> Weights:
     """All weights, as `load` gives them: from the folder, or packed and kept there where that is possible.
 
     Raises ModelError as `load` does.
     """
-    entries = plan(source, spec, dtype)
-    head, size = identity(source, dtype, entries), block_bytes(entries)
-    path = folder / file_name(source, dtype)
+    entries = plan(source, spec, dtype, quantization)
+    kind = dtype if quantization == "none" else f"{dtype} {quantization}"
+    head, size = identity(source, kind, entries), block_bytes(entries)
+    path = folder / file_name(source, kind)
     block = open_block(path, head, size)
     if block is None:
         try:
-            block = write_block(path, head, size, parts(entries, progress))
+            block = write_block(path, head, size, packed_parts(entries, progress))
         except OSError as error:
             logger.warning("%s: packed weights are not kept: %s", folder, error.strerror or error)
-            return load(source, spec, dtype=dtype, progress=progress)
+            return load(source, spec, dtype=dtype, quantization=quantization, progress=progress)
         _forget_orphans(folder)
     elif progress:
         progress(1.0)
@@ -65,8 +67,7 @@ def file_name(source: Source, dtype: str) -> str:
 def identity(source: Source, dtype: str, entries: Sequence[Entry]) -> dict[str, Any]:
     """All that packed bytes depend on, as JSON."""
     tensors = [
-        [entry.key, entry.tensor.name, entry.tensor.dtype, *entry.tensor.shape, entry.heads, entry.nbytes]
-        + ([] if entry.form is None else [entry.form.layout.name, entry.form.group])
+        [entry.key, entry.tensor.name, entry.tensor.dtype, *entry.tensor.shape, entry.nbytes, *entry.recipe]
         for entry in entries
     ]
     return {

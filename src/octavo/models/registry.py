@@ -2,22 +2,86 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+
 from octavo.checkpoint.source import Source
 from octavo.core.errors import ModelError
-from octavo.models.arch import llama, mistral
+from octavo.models.arch import (
+    baichuan,
+    bert,
+    bloom,
+    cohere,
+    falcon,
+    gemma,
+    glm,
+    gpt2,
+    gpt_neox,
+    gptj,
+    granite,
+    internlm2,
+    llama,
+    minicpm,
+    mistral,
+    modernbert,
+    mpt,
+    olmo,
+    opt,
+    phi,
+    phi3,
+    qwen,
+    smollm3,
+    stablelm,
+    starcoder2,
+)
 from octavo.models.gguf_settings import gguf_settings
 from octavo.models.names import Architecture
 from octavo.models.settings import config_settings
 from octavo.models.spec import ModelSpec
 
-ARCHITECTURES = (llama.ARCHITECTURE, mistral.ARCHITECTURE)
+ARCHITECTURES = (
+    llama.ARCHITECTURE,
+    mistral.ARCHITECTURE,
+    qwen.QWEN2,
+    qwen.QWEN3,
+    gemma.GEMMA,
+    gemma.GEMMA2,
+    gemma.GEMMA3,
+    phi.ARCHITECTURE,
+    phi3.ARCHITECTURE,
+    gpt2.ARCHITECTURE,
+    gptj.ARCHITECTURE,
+    gpt_neox.ARCHITECTURE,
+    opt.ARCHITECTURE,
+    bloom.ARCHITECTURE,
+    mpt.ARCHITECTURE,
+    falcon.ARCHITECTURE,
+    starcoder2.ARCHITECTURE,
+    stablelm.ARCHITECTURE,
+    olmo.OLMO,
+    olmo.OLMO2,
+    olmo.OLMO3,
+    granite.ARCHITECTURE,
+    cohere.COHERE,
+    cohere.COHERE2,
+    glm.GLM,
+    glm.GLM4,
+    minicpm.ARCHITECTURE,
+    internlm2.ARCHITECTURE,
+    baichuan.ARCHITECTURE,
+    smollm3.ARCHITECTURE,
+    bert.BERT,
+    bert.ROBERTA,
+    modernbert.ARCHITECTURE,
+)
 
 
 def read_spec(source: Source) -> ModelSpec:
     """The model that a checkpoint declares. Raises ModelError, naming the field at fault."""
     architecture = architecture_of(source)
     if source.kind == "gguf":
-        return architecture.spec(gguf_settings(source, source.metadata["general.architecture"]))
+        name = source.metadata["general.architecture"]
+        return architecture.spec(gguf_settings(source, name, architecture.words, architecture.more))
     return architecture.spec(config_settings(source))
 
 
@@ -27,15 +91,30 @@ def architecture_of(source: Source) -> Architecture:
     found = source.metadata.get(field) if source.kind == "gguf" else source.config.get(field)
     named = [found] if source.kind == "gguf" else found
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        raise ModelError(f"{source.path}: {field} is missing or not a name; supported: {_supported(source.kind)}")
+        raise ModelError(f"{source.path}: {field} is missing or not a name, such as {known(source.kind)[0]}")
     for architecture in ARCHITECTURES:
-        known = architecture.gguf if source.kind == "gguf" else architecture.names
-        if any(name in known for name in named):
+        if any(name in _names(architecture, source.kind) for name in named):
             return architecture
     shown = ", ".join(named)[:100]
-    raise ModelError(f"{source.path}: {field}: {shown!r} is not supported; supported: {_supported(source.kind)}")
+    raise ModelError(f"{source.path}: {field}: {shown!r} is not supported; {_nearest(named[0], source.kind)}")
 
 
-def _supported(kind: str) -> str:
-    names = [a.gguf if kind == "gguf" else a.names for a in ARCHITECTURES]
-    return ", ".join(name for group in names for name in group)
+def known(kind: str) -> list[str]:
+    """Every name of an architecture in this kind of source."""
+    return [name for architecture in ARCHITECTURES for name in _names(architecture, kind)]
+
+
+def _names(architecture: Architecture, kind: str) -> tuple[str, ...]:
+    return architecture.gguf if kind == "gguf" else architecture.names
+
+
+def _nearest(name: str, kind: str) -> str:
+    """What there is instead of an unknown name, and what it would take."""
+    if name.lower() in {other.lower() for other in known("gguf" if kind != "gguf" else "safetensors")}:
+        return "known, but not in this kind of file"
+    near = difflib.get_close_matches(name, known(kind), 3, 0.5) or known(kind)[:3]
+    family = re.sub(r"(For\w+|LMHeadModel|Model)$", "", name)
+    heads = [other for other in known(kind) if family and other.startswith(family) and other != name]
+    if heads and kind != "gguf":
+        return f"of this family there is {', '.join(heads)}, and the head of {name[:100]!r} is missing"
+    return f"the nearest of {len(known(kind))} known are {', '.join(near)}; models/arch has no file that declares it"

@@ -5,7 +5,6 @@ The vocabulary is that of Hugging Face's config.json, whatever the file (gguf_se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from octavo.checkpoint.safetensors import read_json
 from octavo.checkpoint.source import Source
 from octavo.core.errors import ModelError
-from octavo.models.spec import Rope
 
 SIZE = 2**31 - 1  # largest of any size
 
@@ -21,10 +19,14 @@ SIZE = 2**31 - 1  # largest of any size
 class Settings:
     """Values by name; null counts as absent. `written`: how the file itself spells a name, where it differs."""
 
-    def __init__(self, path: Path, values: Mapping[str, Any], written: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, values: Mapping[str, Any], written: Mapping[str, str] | None = None, prefix: str = ""
+    ) -> None:
+        """`prefix`: what an error puts before a name, for objects within the file."""
         self._path = path
         self._values = values
         self._written = written or {}
+        self._prefix = prefix
 
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
@@ -41,7 +43,7 @@ class Settings:
 
     def refused(self, name: str, accepted: str) -> ModelError:
         """The error for what this field holds, or that it is missing."""
-        spelled = self._written.get(name, name)
+        spelled = self._written.get(name, self._prefix + name)
         if not self.has(name):
             return ModelError(f"{self._path}: {spelled} is missing; expected {accepted}")
         shown = repr(self._values[name])
@@ -55,11 +57,12 @@ class Settings:
             raise self.refused(name, f"an integer from {low} to {high}")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+    def number(self, name: str, default: float | None = None, low: float | None = None) -> float:
+        """A finite number above 0, or with `low` from there on."""
         value = self.value(name, default)
-        if type(value) not in (int, float) or not 0 < value < 1e30 or math.isnan(value):
-            raise self.refused(name, "a number above 0")
+        fit = type(value) in (int, float) and -1e30 < value < 1e30 and (value > 0 if low is None else value >= low)
+        if not fit:
+            raise self.refused(name, "a number above 0" if low is None else f"a number from {low:g} on")
         return float(value)
 
     def boolean(self, name: str, default: bool = False) -> bool:
@@ -82,27 +85,44 @@ class Settings:
             raise self.refused(name, f"token ids from 0 to {vocab - 1}")
         return tuple(ids)
 
+    def word(self, name: str, *accepted: str, default: str | None = None) -> str:
+        """One of these words."""
+        value = self.value(name, default)
+        if value not in accepted or not isinstance(value, str):
+            raise self.refused(name, ", ".join(accepted))
+        return value
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers above 0; empty where there is none."""
+        found = self.value(name, [])
+        fit = isinstance(found, list) and all(type(each) in (int, float) and 0 < each < 1e30 for each in found)
+        if not fit:
+            raise self.refused(name, "numbers above 0")
+        return tuple(map(float, found))
+
+    def each(self, name: str, count: int, *kinds: Any) -> list[Any]:
+        """A list of `count` values, each of these."""
+        found = self.value(name)
+        if not isinstance(found, list) or len(found) != count or any(each not in kinds for each in found):
+            raise self.refused(name, f"a list of {count}, each {' or '.join(map(repr, kinds))}")
+        return found
+
     def section(self, name: str) -> Settings:
         """The object under a name, itself as settings; empty where there is none."""
         values = self.value(name, {})
-        if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
-            raise self.refused(name, "an object of plain values, the same for all layers")
-        return Settings(
-            self._path, values, {key: self._written.get(f"{name}.{key}", f"{name}.{key}") for key in NESTED}
-        )
+        if not isinstance(values, dict):
+            raise self.refused(name, "an object")
+        inside = f"{name}."
+        written = {key.removeprefix(inside): as_ for key, as_ in self._written.items() if key.startswith(inside)}
+        return Settings(self._path, values, written, self._prefix + inside)
 
+    def names(self) -> tuple[str, ...]:
+        """The fields that are there."""
+        return tuple(name for name in self._values if self.has(name))
 
-NESTED = (
-    "rope_type",
-    "type",
-    "rope_theta",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-    "divisors",
-)
+    def over(self, **changes: Any) -> Settings:
+        """The same with some values given; None: absent."""
+        return Settings(self._path, {**self._values, **changes}, self._written, self._prefix)
 
 
 def config_settings(source: Source) -> Settings:
@@ -119,37 +139,3 @@ def end_ids(settings: Settings, vocab: int) -> tuple[int, ...]:
     """Every id that ends the text, in the order of the files, each once."""
     both = settings.ids("generation_eos_token_id", vocab) + settings.ids("eos_token_id", vocab)
     return tuple(dict.fromkeys(both))
-
-
-def rope(settings: Settings) -> Rope:
-    """Rotary positions, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    both = settings.has("rope_parameters") and settings.has("rope_scaling")
-    if both and settings.value("rope_parameters") != settings.value("rope_scaling"):
-        raise settings.refused("rope_scaling", "none beside rope_parameters, or the same")
-    scaling = settings.section("rope_parameters" if settings.has("rope_parameters") else "rope_scaling")
-    theta = scaling.number("rope_theta") if scaling.has("rope_theta") else settings.number("rope_theta", 10000.0)
-    for place in (settings, scaling):
-        place.only("partial_rotary_factor", 1, 1.0)
-    field = "rope_type" if scaling.has("rope_type") else "type"
-    divisors = _divisors(scaling)
-    match scaling.value(field, "default"):
-        case "default" | "none":
-            return Rope(theta, divisors=divisors)
-        case "linear":
-            return Rope(theta, "linear", scaling.number("factor"), divisors=divisors)
-        case "llama3":
-            low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
-            if low >= high:
-                raise scaling.refused("low_freq_factor", f"less than high_freq_factor, which is {high}")
-            original = scaling.integer("original_max_position_embeddings")
-            return Rope(theta, "llama3", scaling.number("factor"), low, high, original)
-        case _:
-            raise scaling.refused(field, "default, linear or llama3")
-
-
-def _divisors(scaling: Settings) -> tuple[float, ...]:
-    """Llama 3's scaling in the form GGUF has it: a divisor for the frequency of each pair."""
-    found = scaling.value("divisors", [])
-    if not isinstance(found, list) or any(type(each) is not float or not 0 < each < 1e30 for each in found):
-        raise scaling.refused("divisors", "numbers above 0")
-    return tuple(found)

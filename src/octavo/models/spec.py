@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary positions: angle of pair i at position p is p * theta^(-2i/head_dim), slowed down by `scaling`.
+    """Rotary positions: angle of pair i at position p is p * theta^(-2i/dims), slowed down by `scaling`.
 
-    scaling "none", "linear" (positions divided by factor) or "llama3" (Llama 3.1: long wavelengths divided by factor,
-    smooth between the two marks, which are in units of original_len over wavelength). `divisors`, one for each pair,
-    divide the angles further; empty: none.
+    dims: how many of a head's dims turn, the first ones; 0: all. scaling:
+
+        "none"
+        "linear"    positions divided by factor
+        "dynamic"   theta raised for `factor` times the positions of `original_len`, at any length
+        "llama3"    long wavelengths divided by factor, smooth between the two marks, in units of original_len over
+                    wavelength
+        "yarn"      as llama3 between the turns beta_slow and beta_fast in original_len, on a straight line of pairs
+        "longrope"  angles divided by `long` where sequences may be longer than original_len, else by `short`
+
+    attention: what yarn and longrope multiply cos and sin with; 0: their own formula. `divisors`, one for each pair,
+    divide the angles of any scaling further; empty: none.
     """
 
     theta: float = 10000.0
@@ -21,48 +30,98 @@ class Rope:
     high_freq_factor: float = 4.0
     original_len: int = 8192
     divisors: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Attn:
-    """Grouped causal self-attention. scale 0 means head_dim ** -0.5."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope: Rope
-    qkv_bias: bool = False
-    out_bias: bool = False
-    scale: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mlp:
-    """Gated feed-forward: down(silu(gate) * up)."""
-
-    inner: int
-    bias: bool = False
+    dims: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention: float = 0.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """RMS norm."""
+    """kind "rms", "layer" or "none" (program/ops.py, Norming). weight, bias: whether there are any."""
 
     eps: float = 1e-5
+    kind: str = "rms"
+    weight: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """A norm of queries and of keys. shares "all": one weight for all heads; "none": each head has its own; "whole":
+    all heads are normed as one vector."""
+
+    norm: Norm
+    shares: str = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Attn:
+    """Grouped self-attention. scale 0 means head_dim ** -0.5; rope None: no rotation.
+
+    window, soft_cap, clip 0: none. alibi: the largest exponent of the slopes, 8 in the paper; 0: none. causal, window:
+    see program/ops.py, Attend.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope: Rope | None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    scale: float = 0.0
+    window: int = 0
+    soft_cap: float = 0.0
+    alibi: float = 0.0
+    sinks: bool = False
+    head_norm: HeadNorm | None = None
+    clip: float = 0.0
+    causal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """Feed-forward: down(f(gate) * up), or without gate down(f(up)). activation: see program/ops.py, FfnIn."""
+
+    inner: int
+    bias: bool = False
+    activation: str = "silu"
+    gated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """norm, attention, norm, feed-forward; both added to the residual stream."""
+    """Attention and feed-forward, each after a norm and added to the residual stream x:
+
+        x += scale * post(attn(norm(x)));  x = after(x);  x += scale * post(ffn(norm(x)));  x = after(x)
+
+    parallel: both read x as it was before: x += scale * (attn(norm(x)) + ffn(norm(x))). shared: the two read the same
+    norm, with one weight. post and after None: the identity. `first` None: the norm before attention is `norm` too.
+    """
 
     attn: Attn
-    mlp: Mlp
+    ffn: Mlp
     norm: Norm
+    parallel: bool = False
+    shared: bool = False
+    post: Norm | None = None
+    after: Norm | None = None
+    scale: float = 1.0
+    first: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One model. `tied`: the head is the embedding's table. `max_len`: positions the model was made for."""
+    """One model. `tied`: the head is the embedding's table. `max_len`: positions the model was made for.
+
+    x begins as table[ids] * embed_scale + positions[position] + types[0], then embed_norm; the head gives
+    soft_cap * tanh(logit_scale * (W x + b) / soft_cap). positions and types are numbers of rows, 0: none.
+    head False: an encoder, which gives norm(x).
+    unit_head: rows of W are divided by their lengths.
+    """
 
     vocab: int
     width: int
@@ -72,3 +131,17 @@ class ModelSpec:
     max_len: int
     eos_ids: tuple[int, ...] = ()
     bos_id: int | None = None
+    positions: int = 0
+    types: int = 0
+    embed_scale: float = 1.0
+    embed_norm: Norm | None = None
+    head: bool = True
+    head_bias: bool = False
+    unit_head: bool = False
+    logit_scale: float = 1.0
+    soft_cap: float = 0.0
+
+
+def places(head_dim: int) -> int:
+    """How many places a head takes in the pages and in q: the next multiple of 32."""
+    return -(-head_dim // 32) * 32

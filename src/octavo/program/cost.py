@@ -4,7 +4,8 @@ Bytes are those of weights, of the rows of the token table, and of keys and valu
 one op leaves for the next is taken to stay in the caches and not counted. Operations are products and sums, a
 multiplication and its addition being two, by the form of their inputs: int8, bfloat16 or float32. Of attention, the
 two products count, of norms four operations for each element, of drawing one comparison for each logit; softmax,
-rotations, activation functions and quantization do not count. Padding never counts.
+rotations, activation functions and quantization do not count. Padding never counts, but for the bytes of a head's
+places that hold no dim: they are stored.
 """
 
 from __future__ import annotations
@@ -12,13 +13,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from octavo.kernels.weight import PANEL, Weight
 from octavo.program.batch import Batch
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv
+from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
 
 KINDS = ("embed", "norm", "qkv", "attend", "proj(o)", "ffn_in", "proj(down)", "head", "draw")
 PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
-NAMES = {Embed: "embed", Norm: "norm", Qkv: "qkv", Attend: "attend", FfnIn: "ffn_in", Head: "head"}
+NAMES = {
+    Embed: "embed",
+    Renorm: "norm",
+    Hidden: "norm",
+    Norm: "norm",
+    Qkv: "qkv",
+    Attend: "attend",
+    FfnIn: "ffn_in",
+    Head: "head",
+}
 BITS = {8: "int8", 16: "bf16", 32: "fp32"}
 
 
@@ -61,14 +73,14 @@ class Cost:
 def kinds(program: Program) -> list[str]:
     """What each op of a program is, one of KINDS: projections are told apart by what they read."""
     out: list[str] = []
-    source = "proj(o)"
+    sources = ["proj(o)", "proj(o)"]  # of what stands in h[0] and h[1]
     for op in program.ops:
         match op:
             case Attend():
-                source = "proj(o)"
+                sources[op.out] = "proj(o)"
             case FfnIn():
-                source = "proj(down)"
-        out.append(source if isinstance(op, Proj) else NAMES[type(op)])
+                sources[op.out] = "proj(down)"
+        out.append(sources[op.source] if isinstance(op, Proj) else NAMES[type(op)])
     return out
 
 
@@ -92,22 +104,38 @@ def _cost(op: Op, program: Program, batch: Batch) -> Cost:
     token_bytes = program.kv.token_bytes // program.kv.layers
     match op:
         case Embed():
-            return Cost(read=tokens * _row_bytes(op.table), fp32=tokens * program.width if op.scale != 1 else 0)
-        case Norm():
-            return Cost(fp32=4 * tokens * program.width)
+            additions = (op.scale != 1) + (op.positions is not None)
+            return Cost(read=tokens * _row_bytes(op), fp32=tokens * program.width * additions)
+        case Norm() | Renorm():
+            return Cost(fp32=4 * tokens * program.width if op.norm.kind != "none" else 0)
         case Qkv():
-            return _products((op.q, op.k, op.v), tokens, op.act) + Cost(written=tokens * token_bytes)
+            return _qkv(op, program, tokens) + Cost(written=tokens * token_bytes)
         case Attend():
-            seen = int(batch.positions.sum()) + tokens  # keys, over all rows
-            products = 4 * seen * program.heads * program.kv.head_dim
-            read = int(batch.kv_lens.sum()) * token_bytes
+            seen, read = _keys(op, batch)
+            products = 4 * seen * program.heads * (op.head_dim or program.kv.head_dim)
+            read *= token_bytes
             return Cost(read, fp32=products) if program.kv.dtype == "float32" else Cost(read, bf16=products)
         case Proj():
-            return _products((op.weight,), tokens, op.act)
+            normed = op.post is not None and op.post.kind != "none"
+            added = 4 * tokens * program.width * normed + tokens * program.width * (op.scale != 1)
+            return _products((op.weight,), tokens, op.act) + Cost(fp32=added)
         case FfnIn():
-            return _products((op.gate, op.up), tokens, op.act)
+            return _products((op.up,) if op.gate is None else (op.gate, op.up), tokens, op.act)
+        case Hidden():
+            return Cost(fp32=4 * head * program.width if op.norm.kind != "none" else 0)
         case Head():
-            return _products((op.weight,), head, op.act) + Cost(fp32=4 * head * program.width)
+            norm = 4 * head * program.width * (op.norm.kind != "none")
+            return _products((op.weight,), head, op.act) + Cost(fp32=norm)
+
+
+def _qkv(op: Qkv, program: Program, tokens: int) -> Cost:
+    """Projections to the dims of heads, and their norms."""
+    places = program.kv.head_dim
+    dims = op.head_dim or places
+    whole = _products((op.q, op.k, op.v), tokens, op.act)
+    products = {form: getattr(whole, form) * dims // places for form in BITS.values()}
+    normed = sum(weight.rows // places * dims for weight, norm in ((op.q, op.q_norm), (op.k, op.k_norm)) if norm)
+    return Cost(read=whole.read, **products) + Cost(fp32=4 * tokens * normed)
 
 
 def _products(weights: tuple[Weight, ...], rows: int, act: Act) -> Cost:
@@ -118,6 +146,17 @@ def _products(weights: tuple[Weight, ...], rows: int, act: Act) -> Cost:
     return Cost(read=sum(weight.nbytes for weight in weights), **{BITS[act.bits]: count})
 
 
-def _row_bytes(weight: Weight) -> int:
-    """What one row of a packed matrix takes."""
-    return weight.nbytes // (weight.panels * PANEL)
+def _keys(op: Attend, batch: Batch) -> tuple[int, int]:
+    """Keys that all rows see together, and keys that all runs read."""
+    own, lengths = batch.positions, np.repeat(batch.kv_lens, np.diff(batch.starts))
+    window = op.window or int(batch.kv_lens.max(initial=1))
+    end = own + 1 if op.causal else np.minimum(lengths, own + window)
+    first = np.maximum(0, own - window + 1)
+    behind = np.maximum(0, own[batch.starts[:-1]] - window + 1)  # of each run, keys that none of its rows sees
+    return int((end - first).sum()), int((batch.kv_lens - behind).sum())
+
+
+def _row_bytes(op: Embed) -> int:
+    """What one row of the table takes, and its learned position."""
+    positions = 0 if op.positions is None else op.positions[0].nbytes
+    return op.table.nbytes // (op.table.panels * PANEL) + positions

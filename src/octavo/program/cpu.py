@@ -12,9 +12,25 @@ from octavo.cache.store import KvStore
 from octavo.core.errors import ModelError
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
-from octavo.kernels.weight import Weight, read_as
+from octavo.kernels.interface import Config
 from octavo.program.batch import Batch, Drawn
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv
+from octavo.program.check import check
+from octavo.program.ops import (
+    Act,
+    Attend,
+    Embed,
+    FfnIn,
+    Head,
+    HeadNorm,
+    Hidden,
+    Norm,
+    Norming,
+    Op,
+    Program,
+    Proj,
+    Qkv,
+    Renorm,
+)
 
 HEAD_ROWS = 64  # head rows projected together
 
@@ -39,7 +55,7 @@ class Cpu:
             max_tokens=max_tokens,
             threads=threads,
         )
-        self._plan = native.Plan(shape, [native_op(op) for op in program.ops], self.isa)
+        self._plan = native.Plan(shape, [native_op(op, program.kv.head_dim) for op in program.ops], self.isa)
 
     def allocate(self, pages: int) -> None:
         """Take memory for this many pages; it is touched from now on, see KvStore. Raises MemoryError."""
@@ -88,11 +104,9 @@ class Cpu:
         }
 
 
-def config(
-    kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int
-) -> native.Config:
+def config(kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int) -> Config:
     """The shapes the library needs: enough for native.workspace_bytes, before there is a program."""
-    return native.Config(
+    return Config(
         width=width,
         heads=heads,
         kv_heads=kv.kv_heads,
@@ -106,71 +120,95 @@ def config(
     )
 
 
-def native_op(op: Op) -> native.OpArgs:
-    """One op in the library's terms."""
+def native_op(op: Op, places: int) -> native.OpArgs:
+    """One op in the library's terms. places: those of a head."""
     match op:
         case Embed():
-            return native.OpArgs("embed", scale=op.scale, weights=(op.table,))
+            return native.OpArgs("embed", scale=op.scale, weights=(op.table,), positions=op.positions)
+        case Renorm():
+            return native.OpArgs("renorm", norm=_norm(op.norm))
         case Norm():
-            return native.OpArgs("norm", act=_act(op.act), eps=op.eps, vecs=(op.weight,))
+            return native.OpArgs("norm", act=_act(op.act), out=op.out, norm=_norm(op.norm))
         case Qkv():
-            return native.OpArgs(
-                "qkv",
-                layer=op.layer,
-                act=_act(op.act),
-                weights=(op.q, op.k, op.v),
-                vecs=(op.q_bias, op.k_bias, op.v_bias),
-                rope=(op.rope.cos, op.rope.sin),
-            )
+            return _qkv(op, places)
         case Attend():
-            return native.OpArgs("attend", layer=op.layer, act=_act(op.act), scale=op.scale)
+            return _attend(op, places)
         case Proj():
-            return native.OpArgs("proj", act=_act(op.act), weights=(op.weight,), vecs=(op.bias,))
+            return native.OpArgs(
+                "proj",
+                act=_act(op.act),
+                source=op.source,
+                scale=op.scale,
+                weights=(op.weight,),
+                vecs=(op.bias,),
+                norm=_norm(op.post),
+            )
         case FfnIn():
+            gated = op.gate is not None
             return native.OpArgs(
                 "ffn_in",
                 act=_act(op.act),
                 act_out=_act(op.act_out),
-                weights=(op.gate, op.up),
-                vecs=(op.gate_bias, op.up_bias),
+                source=op.source,
+                out=op.out,
+                weights=(op.up,) if op.gate is None else (op.gate, op.up),
+                vecs=(op.gate_bias, op.up_bias) if gated else (op.up_bias,),
+                activation=op.activation,
             )
         case Head():
-            return native.OpArgs("head", act=_act(op.act), eps=op.eps, weights=(op.weight,), vecs=(op.norm,))
+            return native.OpArgs(
+                "head",
+                act=_act(op.act),
+                scale=op.scale,
+                soft_cap=op.soft_cap,
+                weights=(op.weight,),
+                vecs=(op.bias,),
+                norm=_norm(op.norm),
+            )
+        case Hidden():
+            raise ModelError("Hidden: refused by check")
 
 
-def check(program: Program) -> None:
-    """Refuse what the kernels do not take. Raises ModelError."""
-    if program.kv.head_dim % 32:
-        raise ModelError(f"head_dim {program.kv.head_dim}: the cpu executor takes multiples of 32")
-    written: Act | None = None  # the form of what the next projection reads
-    for op in program.ops:
-        match op:
-            case Norm() | Attend():
-                written = op.act
-            case Qkv():
-                _check_reads(op, (op.q, op.k, op.v), written)
-            case Proj():
-                _check_reads(op, (op.weight,), written)
-            case FfnIn():
-                _check_reads(op, (op.gate, op.up), written)
-                written = op.act_out
-            case Head():
-                _check_reads(op, (op.weight,), op.act)
+def _qkv(op: Qkv, places: int) -> native.OpArgs:
+    return native.OpArgs(
+        "qkv",
+        layer=op.layer,
+        act=_act(op.act),
+        source=op.source,
+        clip=op.clip,
+        weights=(op.q, op.k, op.v),
+        vecs=(op.q_bias, op.k_bias, op.v_bias),
+        head_norms=tuple(_head_norm(norm, places) for norm in (op.q_norm, op.k_norm)),
+        head_dim=op.head_dim or places,
+        rope=None if op.rope is None else (op.rope.cos, op.rope.sin),
+    )
 
 
-def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], written: Act | None) -> None:
-    if op.act != written:
-        raise ModelError(f"{type(op).__name__}: reads its input as {op.act}, but it was written as {written}")
-    for weight in weights:
-        _check_act(type(op).__name__, weight, op.act)
+def _attend(op: Attend, places: int) -> native.OpArgs:
+    return native.OpArgs(
+        "attend",
+        layer=op.layer,
+        act=_act(op.act),
+        out=op.out,
+        scale=op.scale,
+        soft_cap=op.soft_cap,
+        head_dim=op.head_dim or places,
+        window=op.window,
+        causal=op.causal,
+        slopes=op.slopes,
+        sinks=op.sinks,
+    )
 
 
-def _check_act(name: str, weight: Weight, act: Act) -> None:
-    if (act.bits, act.group) != read_as(weight.layout, weight.group) or act.group % 32:
-        raise ModelError(
-            f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "
-            f"in groups of {act.group}; all weights of one operation must have the same kind of layout"
-        )
+def _norm(norm: Norming | None) -> native.NormArgs:
+    return native.NormArgs() if norm is None else native.NormArgs(norm.kind, norm.eps, norm.weight, norm.bias)
+
+
+def _head_norm(norm: HeadNorm | None, places: int) -> native.HeadNormArgs | None:
+    if norm is None or norm.norm.kind == "none":
+        return None
+    apart = norm.norm.weight is not None and norm.norm.weight.ndim == 2
+    return native.HeadNormArgs(_norm(norm.norm), norm.whole, places if apart else 0)
 
 
 def _act(act: Act) -> tuple[int, int]:

@@ -2,11 +2,16 @@
 
 Registers, written and read by every program:
 
-    x  float32 [tokens, width]   the residual stream
-    h  [tokens, ...]             what the next projection reads, in the form `act` says
-    q  float32 [tokens, heads, head_dim]   queries, rotated
+    x     float32 [tokens, width]            the residual stream
+    h[0], h[1]  [tokens, ...]                what projections read, in the form `act` says
+    q     float32 [tokens, heads, places]    queries, rotated
 
-`tokens` is the number of rows in the step; the pages hold keys and values (core/layout.py).
+`tokens` is the number of rows in the step; the pages hold keys and values (core/layout.py). Which h an op reads is its
+`source`, which it writes its `out`.
+
+A head of D dims takes D' places, the next multiple of 32, in q and in the pages (KvLayout.head_dim = D'). Its dims are
+placed at load (models/rows.py): rows of q and k so that places i and i + D'/2 turn together, zeros where no dim is;
+those of v in order, zeros behind. What attention gives is compact again: the first D places of each head.
 """
 
 from __future__ import annotations
@@ -20,6 +25,9 @@ from octavo.core.layout import KvLayout
 from octavo.kernels.weight import Weight
 
 Floats = npt.NDArray[np.float32]
+
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
+NORMS = ("rms", "layer", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +43,81 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Norming:
+    """A norm over the last axis of z, computed in float32. kind:
+
+        "rms"     z / sqrt(mean(z^2) + eps) * weight
+        "layer"   (z - mean(z)) / sqrt(mean((z - mean(z))^2) + eps) * weight + bias
+        "none"    z
+
+    weight, bias  # [width], as long as z; weight None: 1, bias None: 0. What a file adds to its weights (Gemma's 1) is
+    added at load.
+    """
+
+    kind: str
+    weight: Floats | None = None
+    bias: Floats | None = None
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Embed:
-    """x = table[ids] * scale. table  # [vocab, width]"""
+    """x = table[ids] * scale + positions[position]. table  # [vocab, width]; positions  # [max_len or more, width]"""
 
     table: Weight
     scale: float = 1.0
+    positions: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Renorm:
+    """x = norm(x)."""
+
+    norm: Norming
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
-    """h = act(x / sqrt(mean(x^2) + eps) * weight), the mean over the width (RMS norm). weight  # [width]"""
+    """h[out] = act(norm(x))."""
 
-    weight: Floats
-    eps: float
+    norm: Norming
     act: Act
+    out: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rope:
-    """Rotation tables. cos, sin  # [positions, head_dim / 2]; dims i and i + head_dim / 2 turn together."""
+    """Rotation tables. cos, sin  # [positions, D' / 2]; places i and i + D' / 2 turn together:
+
+        (a, b) -> (a cos - b sin, b cos + a sin)
+
+    Pairs that do not turn (partial rotation, padding) have cos 1 and sin 0. A scaling of attention (YaRN, longrope) is
+    in both tables.
+    """
 
     cos: Floats
     sin: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Qkv:
-    """q = rope(Wq h + bq), k = rope(Wk h + bk), v = Wv h + bv; k and v go to their pages of `layer`, in its dtype.
+class HeadNorm:
+    """A norm of queries or keys. `whole` False: each head apart; True: all heads of a token as one vector.
 
-    q  # [heads * head_dim, width]; k, v  # [kv_heads * head_dim, width]; biases float32 or None. Rows of a head are in
-    the order of Hugging Face: the two halves of the head rotate against each other.
+    norm.weight  # [D'], or [heads, D'] for weights of each head's own, or for `whole` [heads * D']; norm.bias alike.
+    Both are 0 where no dim is. Means are over true dims only: they divide by D, or for `whole` by heads * D, and places
+    without a dim do not count. The weight is never None.
+    """
+
+    norm: Norming
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Qkv:
+    """q = rope(q_norm(clamp(Wq h + bq))), k alike, v = clamp(Wv h + bv); k and v go to pages of `layer`, in its dtype.
+
+    h is h[source]. q  # [heads * D', width]; k, v  # [kv_heads * D', width]; biases float32 or None. clip: the clamp is
+    to +-clip, 0: none. head_dim: the true D; 0: all D' places. Norms and rope None: the identity.
     """
 
     q: Weight
@@ -73,61 +126,103 @@ class Qkv:
     q_bias: Floats | None
     k_bias: Floats | None
     v_bias: Floats | None
-    rope: Rope
+    rope: Rope | None
     layer: int
     act: Act
+    source: int = 0
+    q_norm: HeadNorm | None = None
+    k_norm: HeadNorm | None = None
+    clip: float = 0.0
+    head_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attend:
-    """h = act(softmax(scale * q k^T) v), causal: a token sees the positions up to its own.
+    """h[out] = act(softmax(cap(scale * q k^T) + slope * (key position - own position)) v).
 
-    Query head i reads key head i * kv_heads // heads. q is rounded to the cache's dtype after scaling;
-    probabilities may be rounded to it too. Softmax statistics are float32.
+    Query head i reads key head i * kv_heads // heads. causal: a token sees the positions up to its own, of those with
+    window > 0 only the last `window`, its own included; not causal: all positions of its run, window w: those less
+    than w away. cap(s) = soft_cap * tanh(s / soft_cap); 0: s. slopes  # [heads] or None: 0. sinks  # [heads]: one more
+    score in each softmax, of no value. q is rounded to the cache's dtype after scaling; probabilities may be rounded to
+    it too. Softmax statistics are float32. head_dim: of each head's values the first D are given; 0: all.
     """
 
     layer: int
     scale: float
     act: Act
+    out: int = 0
+    window: int = 0
+    soft_cap: float = 0.0
+    slopes: Floats | None = None
+    sinks: Floats | None = None
+    causal: bool = True
+    head_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proj:
-    """x = x + W h + b. weight  # [width, inputs]"""
+    """x = x + scale * post(W h[source] + b). weight  # [width, inputs]; post None: the identity."""
 
     weight: Weight
     bias: Floats | None
     act: Act
+    source: int = 0
+    scale: float = 1.0
+    post: Norming | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FfnIn:
-    """h = act_out(silu(G h + bg) * (U h + bu)), silu(z) = z / (1 + exp(-z)). gate, up  # [inner, width]"""
+    """h[out] = act_out(f(G h + bg) * (U h + bu)), or without gate act_out(f(U h + bu)); h is h[source].
 
-    gate: Weight
+    gate, up  # [inner, width]. f by `activation`:
+
+        "silu"       z / (1 + exp(-z))
+        "gelu"       z * (1 + erf(z / sqrt(2))) / 2
+        "gelu_tanh"  z * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 z^3))) / 2
+        "relu"       max(z, 0)
+        "relu2"      max(z, 0)^2
+    """
+
+    gate: Weight | None
     up: Weight
     gate_bias: Floats | None
     up_bias: Floats | None
+    activation: str
     act: Act
     act_out: Act
+    source: int = 0
+    out: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """logits = W act(norm(x)) for the rows that are asked, then drawing (program/batch.py). weight  # [vocab, width]"""
+    """logits = cap(scale * (W act(norm(x)) + b)) for the rows that are asked, then drawing (program/batch.py).
 
-    norm: Floats
-    eps: float
+    weight  # [vocab, width]; cap(s) = soft_cap * tanh(s / soft_cap); 0: s.
+    """
+
+    norm: Norming
     weight: Weight
+    bias: Floats | None
     act: Act
+    scale: float = 1.0
+    soft_cap: float = 0.0
 
 
-Op = Embed | Norm | Qkv | Attend | Proj | FfnIn | Head
+@dataclass(frozen=True, slots=True, eq=False)
+class Hidden:
+    """vectors = norm(x) for the rows that are asked: what an encoder ends with. float32 [rows, width]"""
+
+    norm: Norming
+
+
+Op = Embed | Renorm | Norm | Qkv | Attend | Proj | FfnIn | Head | Hidden
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """A model, bound to its weights. `ops` begin with Embed and end with Head."""
+    """A model, bound to its weights. `ops` begin with Embed and end with Head or Hidden."""
 
     ops: tuple[Op, ...]
     width: int

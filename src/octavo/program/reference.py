@@ -1,12 +1,14 @@
-"""The definition of correct: one plain numpy function for each operation, slow and obvious.
+"""The definition of correct: a program walked op by op over plain numpy pages, with the functions of equations.py.
 
-Everything is float32, products included, so results depend on the order in which the BLAS adds: equal for another
-batching only to float tolerance, unlike the native executor. What is rounded or quantized is said in ops.py and done
-here exactly so: int8 activations are codes times scales, multiplied as float32. Fresh pages hold NaN: who reads a place
-that was never written gets a bad row. Knows no model by name, and no request.
+Results depend on the order in which the BLAS adds: equal for another batching only to float tolerance, unlike the
+native executor. Fresh pages hold NaN: who reads a place that was never written gets a bad row. Knows no model by name,
+and no request.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,79 +16,36 @@ import numpy.typing as npt
 from octavo.core.layout import PAGE
 from octavo.kernels.weight import Weight, from_bfloat16, to_bfloat16
 from octavo.program.batch import Batch, Drawn, Floats, Ints
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Op, Program, Proj, Qkv, Rope
+from octavo.program.equations import activated, attention, capped, form, linear, norm_heads, normed, rotate
+from octavo.program.ops import Attend, Embed, FfnIn, Head, HeadNorm, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
 from octavo.program.sampling import draw
 
 Pages = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 
 
-def rounded(values: Floats, dtype: str) -> Floats:
-    """Values as the cache's dtype holds them, in float32."""
-    return from_bfloat16(to_bfloat16(values)) if dtype == "bfloat16" else values
+def _empty() -> Floats:
+    return np.empty((0, 0), np.float32)
 
 
-def form(values: Floats, act: Act) -> Floats:
-    """Values as a projection reads them. values, result  # [rows, inputs]"""
-    if act.bits == 32:
-        return values
-    if act.bits == 16:
-        return rounded(values, "bfloat16")
-    groups = values.reshape(len(values), values.shape[1] // act.group, act.group)
-    largest = np.abs(groups).max(axis=2, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest != 0)
-    codes = np.clip(np.rint(groups * inverse), -127, 127)
-    return np.asarray((codes * (largest / np.float32(127))).reshape(values.shape), np.float32)
+@dataclass(slots=True, eq=False)
+class Registers:
+    """What operations read and write, see ops.py."""
 
-
-def linear(h: Floats, matrix: Floats, bias: Floats | None) -> Floats:
-    """W h + b. h  # [tokens, inputs]; matrix  # [outputs, inputs]; result  # [tokens, outputs]"""
-    product: Floats = h @ matrix.T
-    return product if bias is None else product + bias
-
-
-def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
-    """x / sqrt(mean(x^2) + eps) * weight. x  # [tokens, width]"""
-    mean = np.mean(x * x, axis=1, keepdims=True, dtype=np.float32)
-    return np.asarray(x / np.sqrt(mean + np.float32(eps)) * weight, np.float32)
-
-
-def rotate(heads: Floats, rope: Rope, positions: Ints) -> Floats:
-    """Turn the two halves of each head against each other. heads  # [tokens, heads, head_dim]"""
-    cos, sin = rope.cos[positions][:, None], rope.sin[positions][:, None]
-    first, second = np.split(heads, 2, axis=2)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=2)
-
-
-def silu(z: Floats) -> Floats:
-    """z / (1 + exp(-z))."""
-    return np.asarray(z / (1 + np.exp(-z)), np.float32)
-
-
-def attention(q: Floats, keys: Floats, values: Floats, positions: Ints, scale: float, dtype: str) -> Floats:
-    """Causal softmax attention of one run.
-
-    q  # [tokens, heads, head_dim]; keys, values  # [positions so far, kv_heads, head_dim]; result as q
-    """
-    heads, kv_heads = q.shape[1], keys.shape[1]
-    future = np.arange(len(keys)) > positions[:, None]  # [tokens, positions]
-    scaled = rounded(q * np.float32(scale), dtype)
-    out = np.empty_like(q)
-    for head in range(heads):
-        source = head * kv_heads // heads
-        scores = np.where(future, -np.inf, scaled[:, head] @ keys[:, source].T).astype(np.float32)
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        total = weights.sum(axis=1, keepdims=True)
-        out[:, head] = rounded(weights, dtype) @ values[:, source] / total
-    return out
+    x: Floats = field(default_factory=_empty)
+    q: Floats = field(default_factory=_empty)
+    h: list[Floats] = field(default_factory=lambda: [_empty(), _empty()])
 
 
 class Reference:
-    """Runs a program in numpy. Weights are dequantized once, when made; implements `Executor`."""
+    """Runs a program in numpy. Weights are dequantized once, when made; implements `Executor`.
 
-    def __init__(self, program: Program) -> None:
+    dense: the matrices by the id of their Weight, from who has them already and may change them between operations.
+    """
+
+    def __init__(self, program: Program, dense: Mapping[int, Floats] | None = None) -> None:
         self.program = program
-        held = {id(weight): weight for op in program.ops for weight in _weights(op)}
-        self._dense = {key: weight.dequantize() for key, weight in held.items()}
+        held = {id(weight): weight for op in program.ops for weight in matrices(op)}
+        self._dense = {key: weight.dequantize() for key, weight in held.items()} if dense is None else dense
         self._pages: Pages | None = None
 
     def allocate(self, pages: int) -> None:
@@ -104,28 +63,46 @@ class Reference:
 
     def logits(self, batch: Batch) -> Floats:
         """One step, up to the raw logits of the head's rows. [H, vocab]"""
-        x = h = q = np.empty((0, 0), np.float32)
+        assert isinstance(self.program.ops[-1], Head), "the program gives vectors"
+        return self._walk(batch)
+
+    def vectors(self, batch: Batch) -> Floats:
+        """One step of an encoder, up to the vectors of the head's rows. [H, width]"""
+        assert isinstance(self.program.ops[-1], Hidden), "the program gives logits"
+        return self._walk(batch)
+
+    def _walk(self, batch: Batch) -> Floats:
+        """All ops in order; what the last one gives."""
+        at = Registers()
+        for op in self.program.ops:
+            self.step(op, at, batch)
+        return at.x
+
+    def step(self, op: Op, at: Registers, batch: Batch) -> None:
+        """One operation. Head leaves the logits in x [H, vocab], Hidden the vectors [H, width]."""
+        x, h = at.x, at.h
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported by `Drawn.bad`
-            for op in self.program.ops:
-                match op:
-                    case Embed():
-                        x = self._dense[id(op.table)][batch.ids] * np.float32(op.scale)
-                    case Norm():
-                        h = form(rms_norm(x, op.weight, op.eps), op.act)
-                    case Qkv():
-                        q = self._qkv(op, h, batch)
-                    case Attend():
-                        h = form(self._attend(op, q, batch), op.act)
-                    case Proj():
-                        x = x + linear(h, self._dense[id(op.weight)], op.bias)
-                    case FfnIn():
-                        gate = linear(h, self._dense[id(op.gate)], op.gate_bias)
-                        up = linear(h, self._dense[id(op.up)], op.up_bias)
-                        h = form(silu(gate) * up, op.act_out)
-                    case Head():
-                        h = form(rms_norm(x[batch.head.rows], op.norm, op.eps), op.act)
-                        return linear(h, self._dense[id(op.weight)], None)
-        raise ValueError("the program does not end with Head")
+            match op:
+                case Embed():
+                    x = self._dense[id(op.table)][batch.ids] * np.float32(op.scale)
+                    at.x = x if op.positions is None else x + op.positions[batch.positions]
+                case Renorm():
+                    at.x = normed(x, op.norm)
+                case Norm():
+                    h[op.out] = form(normed(x, op.norm), op.act)
+                case Qkv():
+                    at.q = self._qkv(op, h[op.source], batch)
+                case Attend():
+                    h[op.out] = form(self._attend(op, at.q, batch), op.act)
+                case Proj():
+                    added = linear(h[op.source], self._dense[id(op.weight)], op.bias)
+                    at.x = x + np.float32(op.scale) * (added if op.post is None else normed(added, op.post))
+                case FfnIn():
+                    h[op.out] = form(self._ffn_in(op, h[op.source]), op.act_out)
+                case Head():
+                    at.x = self._head(op, x[batch.head.rows])
+                case Hidden():
+                    at.x = normed(x[batch.head.rows], op.norm)
 
     def workspace_bytes(self) -> int:
         """Bytes of the dequantized weights, which stand beside the packed ones."""
@@ -136,18 +113,34 @@ class Reference:
         self._pages = None
 
     def _qkv(self, op: Qkv, h: Floats, batch: Batch) -> Floats:
-        """Write keys and values to their pages; give the rotated queries. [tokens, heads, head_dim]"""
-        split = (len(h), -1, self.program.kv.head_dim)
-        q = linear(h, self._dense[id(op.q)], op.q_bias).reshape(split)
-        k = linear(h, self._dense[id(op.k)], op.k_bias).reshape(split)
-        v = linear(h, self._dense[id(op.v)], op.v_bias).reshape(split)
-        k = rotate(k, op.rope, batch.positions)
+        """Write keys and values to their pages; give the rotated queries. [tokens, heads, places]"""
+
+        def heads(weight: Weight, bias: Floats | None, norm: HeadNorm | None) -> Floats:
+            product = linear(h, self._dense[id(weight)], bias)
+            product = np.clip(product, -op.clip, op.clip) if op.clip else product
+            split = product.reshape(len(h), -1, self.program.kv.head_dim)
+            return norm_heads(split, norm, op.head_dim or self.program.kv.head_dim)
+
+        k = rotate(heads(op.k, op.k_bias, op.k_norm), op.rope, batch.positions)
+        v = heads(op.v, op.v_bias, None)
         slots = np.repeat(batch.slots, np.diff(batch.starts))
         page = batch.tables[slots, batch.positions // PAGE]
         for part, rows in enumerate((k, v)):
             stored = rows if self._held.dtype == np.float32 else to_bfloat16(rows)
             self._held[op.layer, part, page, batch.positions % PAGE] = stored
-        return rotate(q, op.rope, batch.positions)
+        return rotate(heads(op.q, op.q_bias, op.q_norm), op.rope, batch.positions)
+
+    def _ffn_in(self, op: FfnIn, h: Floats) -> Floats:
+        """The hidden layer of a feed-forward. [tokens, inner]"""
+        up = linear(h, self._dense[id(op.up)], op.up_bias)
+        if op.gate is None:
+            return activated(up, op.activation)
+        return activated(linear(h, self._dense[id(op.gate)], op.gate_bias), op.activation) * up
+
+    def _head(self, op: Head, x: Floats) -> Floats:
+        """Logits of some rows. x  # [rows, width] -> [rows, vocab]"""
+        product = linear(form(normed(x, op.norm), op.act), self._dense[id(op.weight)], op.bias)
+        return capped(np.float32(op.scale) * product, op.soft_cap)
 
     def _attend(self, op: Attend, q: Floats, batch: Batch) -> Floats:
         """Each run over the pages its block table names. [tokens, heads * head_dim]"""
@@ -156,9 +149,8 @@ class Reference:
             rows, length = slice(batch.starts[run], batch.starts[run + 1]), int(batch.kv_lens[run])
             table = batch.tables[slot, : -(-length // PAGE)]
             keys, values = (self._read(op.layer, part, table)[:length] for part in (0, 1))
-            dtype = self.program.kv.dtype
-            out[rows] = attention(q[rows], keys, values, batch.positions[rows], op.scale, dtype)
-        return out.reshape(len(q), -1)
+            out[rows] = attention(q[rows], keys, values, batch.positions[rows], op, self.program.kv.dtype)
+        return out[:, :, : op.head_dim or q.shape[2]].reshape(len(q), -1)
 
     def _read(self, layer: int, part: int, table: Ints) -> Floats:
         """Keys (part 0) or values (1) of pages, in order. [tokens, kv_heads, head_dim]"""
@@ -173,7 +165,7 @@ class Reference:
         return self._pages
 
 
-def _weights(op: Op) -> tuple[Weight, ...]:
+def matrices(op: Op) -> tuple[Weight, ...]:
     """The matrices of one operation."""
     match op:
         case Embed():
@@ -183,6 +175,6 @@ def _weights(op: Op) -> tuple[Weight, ...]:
         case Proj() | Head():
             return (op.weight,)
         case FfnIn():
-            return (op.gate, op.up)
+            return (op.up,) if op.gate is None else (op.gate, op.up)
         case _:
             return ()

@@ -1,8 +1,8 @@
-"""Mistral: Llama, where no sliding window is active. Its GGUF files call themselves llama."""
+"""Mistral: Llama with a sliding window, in its first version. Its GGUF files call themselves llama."""
 
 from __future__ import annotations
 
-from octavo.models.arch import llama
+from octavo.models.arch.llama import LAYERS, decoder, windows
 from octavo.models.names import LLAMA, Architecture
 from octavo.models.settings import Settings
 from octavo.models.spec import ModelSpec
@@ -10,11 +10,17 @@ from octavo.models.spec import ModelSpec
 
 def spec(c: Settings) -> ModelSpec:
     """As Llama's, but what Llama and Mistral complete differently when it is left out must be given."""
-    if not c.given("sliding_window"):
-        raise c.refused("sliding_window", "null: Mistral without it means 4096, and no window is supported")
     c.integer("num_key_value_heads")
     c.integer("max_position_embeddings")
-    return llama.spec(c)
+    default = 0 if c.given("sliding_window") else 4096
+    return decoder(c, sliding=windows(c, c.integer("num_hidden_layers", high=LAYERS), default))
 
 
-ARCHITECTURE = Architecture(names=("MistralForCausalLM",), gguf=(), tensors={"safetensors": LLAMA}, spec=spec)
+ARCHITECTURE = Architecture(
+    names=("MistralForCausalLM",),
+    gguf=(),
+    tensors={"safetensors": LLAMA},
+    spec=spec,
+    title="Mistral",
+    notes="7B 0.1 to 0.3, Nemo, Small as text; sliding windows; GGUF files are of the architecture llama",
+)

@@ -1,0 +1,142 @@
+// An executor's working memory: how much, and where everything lies.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <new>
+
+#include "plan.h"
+
+namespace octavo {
+
+namespace {
+
+// Candidates a row has room for: as many as a draw looks at (draw.cc), and all of the first span that each thread
+// meets.
+int candidates_of(int threads) {
+  return NEAR + SPAN * threads;
+}
+
+// What the lists of head rows take for each row.
+constexpr size_t HEAD_ROW_BYTES = sizeof(Manner) + sizeof(HeadBlock) + 4 * sizeof(int32_t) + 1;
+
+// Those of all attention, each once.
+std::vector<Sight> sights_of(const octavo_op* ops, int count) {
+  std::vector<Sight> found;
+  for (int i = 0; i < count; ++i) {
+    const Sight sight = sight_of(ops[i]);
+    if (ops[i].kind == OCTAVO_ATTEND && std::find(found.begin(), found.end(), sight) == found.end())
+      found.push_back(sight);
+  }
+  return found;
+}
+
+}  // namespace
+
+// What working memory is made of; offsets into the arena, in the order they are laid out.
+struct Executor::Sizes {
+  size_t x, q, y, data, sums, partials, logits, spans, candidates, bounds, scratch, arena, lists;
+
+  Sizes(const octavo_config& c, const octavo_op* ops, int count) {
+    size_t cols = c.width, unit_cols = 0, waiting = 0;
+    for (int i = 0; i < count; ++i) {
+      const octavo_op& op = ops[i];
+      if (op.kind == OCTAVO_FFN_IN) {
+        cols = std::max(cols, size_t(op.weight[0].rows));
+        unit_cols = std::max(unit_cols, size_t(ffn_unit(op)));
+      }
+      if (op.kind == OCTAVO_PROJ && op.norm.kind != OCTAVO_NO_NORM) waiting = std::max(waiting, size_t(c.width));
+      if (op.head_norm[1].whole) waiting = std::max(waiting, size_t(c.kv_heads) * c.head_dim);
+    }
+    const size_t attended = size_t(c.heads) * c.head_dim;
+    cols = padded(int(std::max(cols, attended)), 2 * PANEL);
+    const size_t rows = std::max(c.max_tokens, c.head_rows), D = c.head_dim;
+    const auto lines = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
+    x = lines(rows * c.width * 4);
+    q = lines(rows * attended * 4);
+    y = lines(rows * waiting * 4);
+    data = lines(rows * cols * 4);
+    sums = lines(rows * (cols / (4 * QUADS)) * 4);
+    partials = lines(Work::places(c) * TILE * (D + 2) * 4);
+    logits = lines(size_t(HELD_ROWS) * spans_of(c.vocab) * SPAN * 4);
+    spans = lines(size_t(c.head_rows) * spans_of(c.vocab) * 4);
+    candidates = lines(size_t(c.head_rows) * candidates_of(c.threads) * sizeof(Candidate));
+    bounds = size_t(c.head_rows) * sizeof(Bounds);
+    const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
+    const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
+    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head}));
+    arena =
+        x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + scratch * c.threads;
+    lists = sights_of(ops, count).size() * Work::bytes(c) + size_t(c.max_tokens) * 5 +
+            DrawScratch::bytes(c.vocab) * c.threads + rows * HEAD_ROW_BYTES;
+  }
+};
+
+size_t Executor::workspace(const octavo_config& config, const octavo_op* ops, int count) {
+  const Sizes sizes(config, ops, count);
+  return sizes.arena + sizes.lists;
+}
+
+Executor::Executor(const octavo_config& config, const octavo_op* ops, int count, const Kernels* kernels)
+    : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads), times_(count + 1) {
+  const Sizes sizes(config, ops, count);
+  row_page_.reserve(config.max_tokens);
+  row_last_.reserve(config.max_tokens);
+  const std::vector<Sight> sights = sights_of(ops, count);
+  for (const Sight& sight : sights) works_.emplace_back(config, sight);
+  for (const octavo_op& op : ops_)
+    work_of_.push_back(int(std::find(sights.begin(), sights.end(), sight_of(op)) - sights.begin()));
+  const size_t heads = std::max(config.max_tokens, config.head_rows);
+  manners_.reserve(heads);
+  again_.reserve(heads);
+  blocks_.reserve(heads);
+  for (auto* list : {&heads_, &inputs_}) list->reserve(2 * heads);
+  draw_scratch_.reserve(config.threads);
+  for (int tid = 0; tid < config.threads; ++tid) draw_scratch_.emplace_back(config.vocab);
+  arena_bytes_ = sizes.arena;
+  arena_ = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (arena_ == MAP_FAILED) throw std::bad_alloc();
+  madvise(arena_, arena_bytes_, MADV_HUGEPAGE);
+  uint8_t* at = static_cast<uint8_t*>(arena_);
+  const auto take = [&](size_t bytes) {
+    uint8_t* start = at;
+    at += bytes;
+    return start;
+  };
+  memory_.x = reinterpret_cast<float*>(take(sizes.x));
+  memory_.q = reinterpret_cast<float*>(take(sizes.q));
+  memory_.y = reinterpret_cast<float*>(take(sizes.y));
+  for (Buffer& buffer : buffers_) {
+    buffer.data = take(sizes.data);
+    buffer.scale = reinterpret_cast<float*>(take(sizes.sums));
+    buffer.sum = reinterpret_cast<float*>(take(sizes.sums));
+    buffer.start4 = reinterpret_cast<int32_t*>(take(sizes.sums));
+    buffer.start8 = reinterpret_cast<int32_t*>(take(sizes.sums));
+    buffer.front = reinterpret_cast<int32_t*>(take(sizes.sums));
+  }
+  memory_.partials = reinterpret_cast<float*>(take(sizes.partials));
+  memory_.logits = reinterpret_cast<float*>(take(sizes.logits));
+  Sweep& sweep = memory_.sweep;
+  sweep.stride = spans_of(config.vocab);
+  sweep.room = candidates_of(config.threads);
+  sweep.top = reinterpret_cast<float*>(take(sizes.spans));
+  sweep.mass = reinterpret_cast<float*>(take(sizes.spans));
+  sweep.best = reinterpret_cast<int32_t*>(take(sizes.spans));
+  sweep.start = reinterpret_cast<int32_t*>(take(sizes.spans));
+  sweep.count = reinterpret_cast<int32_t*>(take(sizes.spans));
+  sweep.candidates = reinterpret_cast<Candidate*>(take(sizes.candidates));
+  sweep.bounds = reinterpret_cast<Bounds*>(take(sizes.bounds));
+  std::fill(sweep.bounds, sweep.bounds + config.head_rows, Bounds());
+  memory_.scratch = take(sizes.scratch * config.threads);
+  memory_.scratch_bytes = sizes.scratch;
+}
+
+Executor::~Executor() {
+  munmap(arena_, arena_bytes_);
+}
+
+void Executor::bind_pages(uint8_t* pages, int64_t layer_stride) {
+  memory_.pages = pages;
+  memory_.layer_stride = layer_stride;
+}
+
+}  // namespace octavo

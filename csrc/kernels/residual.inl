@@ -1,0 +1,55 @@
+// What changes the residual stream x.
+
+// x = norm(x)
+static void renorm(const octavo_op& op, const Context& context, int tid) {
+  const int width = context.config->width;
+  int first, last;
+  while (context.pool->claim(tid, context.step->batch.tokens, &first, &last)) {
+    for (int row = first; row < last; ++row) {
+      float* x = context.memory->x + size_t(row) * width;
+      norm_row(op.norm, x, width, width, x);
+    }
+  }
+  context.pool->meet(tid);
+}
+
+// x += scale * norm(y), y being whole by now
+static void add_normed(const octavo_op& op, const Context& context, int tid) {
+  const int width = context.config->width;
+  int first, last;
+  while (context.pool->claim(tid, context.step->batch.tokens, &first, &last)) {
+    for (int row = first; row < last; ++row) {
+      float *x = context.memory->x + size_t(row) * width, *y = context.memory->y + size_t(row) * width;
+      norm_row(op.norm, y, width, width, y);
+      for (int i = 0; i < width; ++i) x[i] += op.scale * y[i];
+    }
+  }
+  context.pool->meet(tid);
+}
+
+// x += scale * norm(W h + b)
+static void proj(const octavo_op& op, const Context& context, const Rows& in, int tid) {
+  const octavo_weight& weight = op.weight[0];
+  const int width = context.config->width;
+  const bool normed = op.norm.kind != OCTAVO_NO_NORM;
+  float* to = normed ? context.memory->y : context.memory->x;
+  for_units(context, int(padded(weight.rows, PANEL) / PANEL), in, tid, [&](int unit, const Block& block) {
+    alignas(64) float out[BLOCK_TILES * TILE * PANEL];
+    panel(weight, unit, block, out, PANEL);
+    const int cols = weight.rows - unit * PANEL < PANEL ? weight.rows - unit * PANEL : PANEL;
+    const int row0 = block.row0(), rows = block.rows();
+    add_bias(out, PANEL, rows, op.vec[0] ? op.vec[0] + unit * PANEL : nullptr, cols);
+    for (int r = 0; r < rows; ++r) {
+      float* row = to + size_t(row0 + r) * width + unit * PANEL;
+      const float* sums = out + r * PANEL;
+      if (normed) {
+        __builtin_memcpy(row, sums, cols * sizeof(float));
+      } else if (op.scale == 1.f) {
+        for (int c = 0; c < cols; ++c) row[c] += sums[c];
+      } else {
+        for (int c = 0; c < cols; ++c) row[c] += op.scale * sums[c];
+      }
+    }
+  });
+  if (normed) add_normed(op, context, tid);
+}

@@ -1,0 +1,83 @@
+"""OLMo: layer norms without weights. OLMo 2: norms behind both halves and of all heads together. OLMo 3: windows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from octavo.models.arch.llama import LAYERS, decoder, windows
+from octavo.models.names import GGUF, LLAMA, LLAMA_GGUF, Architecture, llama_like
+from octavo.models.rope_settings import rope_of_kind
+from octavo.models.settings import Settings
+from octavo.models.spec import HeadNorm, Layer, ModelSpec, Norm
+
+
+def olmo(c: Settings) -> ModelSpec:
+    """Raises ModelError for what is malformed or not supported."""
+    clip = c.number("clip_qkv", 0.0, low=0)
+    return decoder(
+        c,
+        norm=Norm(1e-5, "layer", weight=False),
+        change=lambda index, layer: replace(layer, attn=replace(layer.attn, clip=clip)),
+    )
+
+
+def olmo2(c: Settings) -> ModelSpec:
+    """Raises ModelError for what is malformed or not supported."""
+    return _behind(c, [0] * c.integer("num_hidden_layers", high=LAYERS))
+
+
+def olmo3(c: Settings) -> ModelSpec:
+    """Raises ModelError for what is malformed or not supported."""
+    count = c.integer("num_hidden_layers", high=LAYERS)
+    if c.has("layer_types"):
+        return _behind(c, windows(c, count, 4096))
+    window = c.integer("sliding_window", 4096)
+    return _behind(c, [0 if (index + 1) % 4 == 0 else window for index in range(count)])
+
+
+def _behind(c: Settings, sliding: list[int]) -> ModelSpec:
+    """No norm before a half, one behind it; layers that slide turn without scaling."""
+    norm = Norm(c.number("rms_norm_eps", 1e-5))
+    local = c
+    if not c.section("rope_parameters").has("sliding_attention"):
+        theta = c.section("rope_parameters").value("rope_theta", c.value("rope_theta"))
+        local = c.over(rope_theta=theta, rope_parameters=None, rope_scaling=None)
+
+    def change(index: int, layer: Layer) -> Layer:
+        if sliding[index]:
+            turned = rope_of_kind(local, "sliding_attention", layer.attn.head_dim)
+            layer = replace(layer, attn=replace(layer.attn, rope=turned))
+        return replace(layer, norm=Norm(kind="none"), post=norm)
+
+    return decoder(
+        c,
+        norm=norm,
+        head_norm=HeadNorm(norm, "whole"),
+        turning=lambda c, dim: rope_of_kind(c, "full_attention", dim),
+        change=change,
+        sliding=sliding,
+    )
+
+
+BEHIND = llama_like({"attn_post": "post_attention_layernorm", "ffn_post": "post_feedforward_layernorm"})
+OLMO = Architecture(
+    names=("OlmoForCausalLM",),
+    gguf=("olmo",),
+    tensors={"safetensors": LLAMA, "gguf": LLAMA_GGUF},
+    spec=olmo,
+    title="OLMo",
+)
+OLMO2 = Architecture(
+    names=("Olmo2ForCausalLM",),
+    gguf=("olmo2",),
+    tensors={"safetensors": BEHIND, "gguf": GGUF},
+    spec=olmo2,
+    title="OLMo 2",
+)
+OLMO3 = Architecture(
+    names=("Olmo3ForCausalLM",),
+    gguf=(),
+    tensors={"safetensors": BEHIND},
+    spec=olmo3,
+    title="OLMo 3",
+)

@@ -1,0 +1,99 @@
+"""The weights that a declared model consists of: our names and shapes. Lowering and loading read the same list.
+
+    embed  positions  types  embed_norm  norm  head (absent when tied)
+    layers.{i}.attn_norm  .q  .k  .v  .q_norm  .k_norm  .sinks  .o  .attn_post  .attn_after
+    layers.{i}.ffn_norm  .gate  .up  .down  .ffn_post  .ffn_after
+
+and "_bias" after a projection or norm, where the model has it. Matrices are [outputs, inputs]; heads are in places
+(models/rows.py). Knows no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from octavo.models.spec import Attn, Layer, ModelSpec, Norm, places
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One weight. shape: of a matrix or a vector. plain: kept as float32 though it is a matrix. unit: rows are
+    divided by their lengths. layer: whose it is."""
+
+    key: str
+    shape: tuple[int, ...]
+    plain: bool = False
+    unit: bool = False
+    layer: Layer | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of its name, without "_bias"."""
+        return self.key.rpartition(".")[2].removesuffix("_bias")
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is kept as float32 numbers."""
+        return self.plain or len(self.shape) == 1
+
+
+def parts(spec: ModelSpec) -> Iterator[Part]:
+    """Every weight of a model."""
+    yield Part("embed", (spec.vocab, spec.width))
+    if spec.positions:
+        yield Part("positions", (spec.positions, spec.width), plain=True)
+    if spec.types:
+        yield Part("types", (spec.types, spec.width), plain=True)
+    if spec.embed_norm:
+        yield from _norm("embed_norm", spec.embed_norm, spec.width)
+    for index, layer in enumerate(spec.layers):
+        yield from _layer(f"layers.{index}.", layer, spec.width)
+    yield from _norm("norm", spec.norm, spec.width)
+    if spec.head and not spec.tied:
+        yield Part("head", (spec.vocab, spec.width), unit=spec.unit_head)
+    if spec.head_bias:
+        yield Part("head_bias", (spec.vocab,))
+
+
+def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:
+    attn, ffn = layer.attn, layer.ffn
+    yield from _norm(at + "attn_norm", layer.first or layer.norm, width, layer)
+    room = places(attn.head_dim)
+    for name, heads in (("q", attn.heads), ("k", attn.kv_heads), ("v", attn.kv_heads)):
+        yield from _matrix(at + name, heads * room, width, attn.qkv_bias, layer)
+    yield from _head_norms(at, attn, layer)
+    if attn.sinks:
+        yield Part(at + "sinks", (attn.heads,), layer=layer)
+    yield from _matrix(at + "o", width, attn.heads * attn.head_dim, attn.out_bias, layer)
+    for half in ("attn", "ffn"):
+        if half == "ffn":
+            if not layer.shared:
+                yield from _norm(at + "ffn_norm", layer.norm, width, layer)
+            for name in ("gate", "up") if ffn.gated else ("up",):
+                yield from _matrix(at + name, ffn.inner, width, ffn.bias, layer)
+            yield from _matrix(at + "down", width, ffn.inner, ffn.bias, layer)
+        for name, norm in (("post", layer.post), ("after", layer.after)):
+            if norm:
+                yield from _norm(f"{at}{half}_{name}", norm, width, layer)
+
+
+def _matrix(key: str, rows: int, cols: int, bias: bool, layer: Layer) -> Iterator[Part]:
+    yield Part(key, (rows, cols), layer=layer)
+    if bias:
+        yield Part(key + "_bias", (rows,), layer=layer)
+
+
+def _norm(key: str, norm: Norm, size: int, layer: Layer | None = None) -> Iterator[Part]:
+    if norm.weight and norm.kind != "none":
+        yield Part(key, (size,), layer=layer)
+    if norm.bias and norm.kind != "none":
+        yield Part(key + "_bias", (size,), layer=layer)
+
+
+def _head_norms(at: str, attn: Attn, layer: Layer) -> Iterator[Part]:
+    if attn.head_norm is None:
+        return
+    for name, heads in (("q_norm", attn.heads), ("k_norm", attn.kv_heads)):
+        count = 1 if attn.head_norm.shares == "all" else heads
+        yield from _norm(at + name, attn.head_norm.norm, count * places(attn.head_dim), layer)
