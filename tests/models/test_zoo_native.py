@@ -1,4 +1,4 @@
-"""The native executor on a tiny model of each architecture: what the reference answers, which is confirmed elsewhere."""
+"""The native executor on a tiny model of each architecture: what the reference answers, confirmed by its makers."""
 
 from __future__ import annotations
 
