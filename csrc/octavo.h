@@ -68,10 +68,10 @@ typedef struct {
 
 typedef struct {
   int32_t width, heads, kv_heads, head_dim, vocab;  // head_dim: places of a head, a multiple of 32
-  int32_t kv_float32;  // 0: bfloat16 pages
-  int32_t max_tokens;  // rows of the largest step
-  int32_t max_len;     // positions of the longest sequence
-  int32_t head_rows;   // head rows projected together
+  int32_t kv_float32;                               // 0: bfloat16 pages
+  int32_t max_tokens;                               // rows of the largest step
+  int32_t max_len;                                  // positions of the longest sequence
+  int32_t head_rows;                                // head rows projected together
   int32_t threads;
 } octavo_config;
 

@@ -163,8 +163,8 @@ void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
   place_keys(batch, row_page_, row_last_);
   for (Work& work : works_) work.plan(config_, batch);
   prepare_head(batch, drawn);
-  step_ = {batch, drawn, row_page_.data(), row_last_.data(), nullptr, nullptr, 0, 0, manners_.data(), blocks_.size(),
-           {}};
+  step_ = {batch, drawn, row_page_.data(), row_last_.data(), nullptr, nullptr,
+           0,     0,     manners_.data(),  blocks_.size(),   {}};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);
   times_.end();
 }

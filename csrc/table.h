@@ -128,7 +128,7 @@ struct Step {
   octavo_drawn drawn;
   const int32_t* row_page;  // [T] the page its key goes to
   const uint8_t* row_last;  // [T] 1: the last row of its run
-  const Item* items;  // of the attention at work
+  const Item* items;        // of the attention at work
   const Merge* merges;
   int item_count, merge_count;
   const Manner* manners;  // [H]

@@ -96,8 +96,7 @@ void Work::plan(const octavo_config& c, const octavo_batch& b) {
     const Run run = run_of(index);
     const int tiles = tiles_of(run.rows());
     for (int tile = 0; tile < tiles; ++tile)
-      total +=
-          cost_of(run, tile_start(run.rows(), tiles, tile), tile_start(run.rows(), tiles, tile + 1)) * c.kv_heads;
+      total += cost_of(run, tile_start(run.rows(), tiles, tile), tile_start(run.rows(), tiles, tile + 1)) * c.kv_heads;
   }
   items.clear();
   merges.clear();

@@ -14,10 +14,10 @@ constexpr bool WIDENS = false;  // dots take bfloat16 as it is, or widening hide
 
 // Working memory of one thread, for one item.
 struct Scratch {
-  float* scores;          // [TILE][BLOCK]: scores, then probabilities in the form the dots read
-  float* part;            // [TILE][D]: weighted values of one block
-  float* q;               // [rows of the item][D] in the form the dots read
-  float* wide;            // [BLOCK / PAGE] page-heads widened to float32
+  float* scores;                             // [TILE][BLOCK]: scores, then probabilities in the form the dots read
+  float* part;                               // [TILE][D]: weighted values of one block
+  float* q;                                  // [rows of the item][D] in the form the dots read
+  float* wide;                               // [BLOCK / PAGE] page-heads widened to float32
   const uint8_t* page[BLOCK / PAGE];         // page-heads of one block
   float* row[ITEM_ROWS];                     // where each row's query lies, and its result
   int from[ITEM_ROWS], limit[ITEM_ROWS];     // positions of the keys that each row sees: [from, limit), both ascending
@@ -113,8 +113,7 @@ static void shape_rows(const octavo_op& op, const Keys& keys, int n, int pages, 
     const float slope = op.slopes ? op.slopes[s.head[row + m]] : 0.f;
     shape_scores(op, slope, keys.first, s.position[row + m], pages * PAGE, score);
     F best = f_set(-__builtin_inff());
-    for (int i = 0; i < pages; ++i)
-      best = f_max(best, hide_page(score + i * PAGE, keys.first + i * PAGE, from, limit));
+    for (int i = 0; i < pages; ++i) best = f_max(best, hide_page(score + i * PAGE, keys.first + i * PAGE, from, limit));
     top[m] = sees(keys, pages, from, limit) ? f_hmax(best) : 0.f;
   }
 }

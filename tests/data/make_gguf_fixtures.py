@@ -18,6 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
+OF_PACKAGE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")  # that it can quantize to
 ROWS, COLS = 3, 512
 
 
@@ -38,14 +39,6 @@ def by_library(path: str, kind: str, source: np.ndarray) -> np.ndarray:
     out = np.zeros((ROWS, COLS // block * size), np.uint8)
     assert quantize(Type[kind], source.ctypes.data, out.ctypes.data, 0, ROWS, COLS, None) == out.nbytes
     return out
-
-
-def by_package(kind: str, source: np.ndarray) -> np.ndarray | None:
-    """The gguf package's, where it has one."""
-    try:
-        return gguf.quantize(source, Type[kind])
-    except RuntimeError:  # of which "not implemented" is one
-        return None
 
 
 def write_type(folder: Path, kind: str, stored: np.ndarray) -> None:
@@ -73,10 +66,10 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     source = values()
-    for kind in TYPES:
-        stored = by_library(sys.argv[2], kind, source) if len(sys.argv) > 2 else by_package(kind, source)
-        if stored is not None:
-            write_type(folder, kind, stored)
+    library = sys.argv[2] if len(sys.argv) > 2 else ""
+    for kind in TYPES if library else OF_PACKAGE:
+        stored = by_library(library, kind, source) if library else gguf.quantize(source, Type[kind])
+        write_type(folder, kind, stored)
     write_parts(folder)
 
 

@@ -17,6 +17,7 @@ FLOORS = {
     "program": 3,
     "sched": 3,
     "models": 4,
+    "compress": 5,
     "worker": 6,
     "engine": 7,
     "server": 8,

@@ -45,7 +45,7 @@ def test_a_key_that_overflows(place: int, sign: int, dtype: str) -> None:
     k[5, 0] = sign * 3e38  # times what stands in column 0 of one row only
     ops: tuple[Op, ...] = (
         Norm(ONE, Act(32)),
-        Qkv(*map(Weight.float32, (q, k, q)), None, None, None, rope=plain_rope(32, 600), layer=0, act=Act(32)),
+        Qkv(*map(Weight.float32, (q, k, q)), None, None, None, rope=plain_rope(32, 1024), layer=0, act=Act(32)),
         Attend(0, 0.2, Act(32)),
         Proj(Weight.float32(q), None, Act(32)),
     )

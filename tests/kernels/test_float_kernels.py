@@ -54,7 +54,7 @@ def test_silu_and_with_it_exp2(isa: str) -> None:
     ops = (
         Norm(Norming("rms", ones, eps=1.0), FULL),
         FfnIn(zero, zero, z, ones, "silu", FULL, FULL),
-        Proj(Weight.float32(np.eye(width, dtype=np.float32)), None, FULL),
+        Proj(Weight.float32(np.eye(width, dtype=np.float32)), None, FULL, source=1),
     )
     got, _ = run(np.zeros((3, width), np.float32), ops, KvLayout(1, 1, 32), 1, isa)
     exact = z.astype(np.float64)
@@ -107,7 +107,7 @@ def test_attention_rotation_and_pages(isa: str, dtype: str, heads: int, kv_heads
     weights = [Weight.float32(matrix) for matrix in (q, k, v)]
     ops = (
         Norm(Norming("rms", np.ones(width, np.float32), eps=0.0), FULL),
-        Qkv(*weights, None, None, None, rope=plain_rope(dim, count), layer=0, act=FULL),
+        Qkv(*weights, None, None, None, rope=plain_rope(dim, 1024), layer=0, act=FULL),
         Attend(0, scale, FULL),
         Proj(Weight.float32(np.float32(2) ** 20 * np.eye(width, dtype=np.float32)), None, FULL),  # drowns x
     )

@@ -1,4 +1,4 @@
-"""The native executor on a tiny model of each architecture: what the reference answers, confirmed by its makers."""
+"""The native executor on a tiny model of each architecture: the answers of the reference, which its makers confirm."""
 
 from __future__ import annotations
 

@@ -155,6 +155,30 @@ def turns(found: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def quantized(found: dict[str, Any], path: Path) -> None:
+    """What a `quantize` record says: the share that each matrix loses, by layer, bytes and perplexity."""
+    results = found["results"]
+    figure = _figure(found, f"{Path(found['settings']['model']).name} in {found['settings']['scheme']}", (12.0, 4.2))
+    lost, size, perplexity = figure.subplots(1, 3, width_ratios=(4, 1, 1))
+    kinds: dict[str, list[float]] = {}
+    for matrix in results["matrices"]:
+        kinds.setdefault(matrix["name"].rpartition(".")[2], []).append(matrix["error"])
+    for (kind, errors), mark, colour in zip(kinds.items(), cycle(MARKS), cycle(COLOURS), strict=False):
+        lost.plot(range(len(errors)), [100 * error for error in errors], f"{mark}-", color=colour, label=kind)
+    lost.set_xlabel("layer")
+    lost.set_ylabel("% of the output lost")
+    _finish(lost)
+    for axes, title, unit, scale in ((size, "bytes", "MB", 1e-6), (perplexity, "perplexity", "", 1.0)):
+        values = [value * scale for value in results[title].values() if value is not None]
+        if values:
+            bars = axes.bar(list(results[title]), values, 0.6, color=COLOURS[:2])
+            axes.bar_label(bars, [_short(value) for value in values], fontsize=8)
+        axes.set_title(title if values else f"{title}: not measured", fontsize=10)
+        axes.set_ylabel(unit)
+        axes.grid(axis="y", alpha=0.3)
+    _save(figure, path)
+
+
 def _figure(found: dict[str, Any], title: str, size: tuple[float, float]) -> Figure:
     """An empty figure with the record's title; size in inches."""
     from matplotlib.figure import Figure  # late, and without pyplot, which keeps state

@@ -88,13 +88,19 @@ def told(rates: Mapping[str, float]) -> str:
 
 
 def program_of(
-    model: Path, *, dtype: str, kv_dtype: str, max_len: int, progress: Callable[[float], None] | None = None
+    model: Path,
+    *,
+    dtype: str,
+    quantization: str = "none",
+    kv_dtype: str,
+    max_len: int,
+    progress: Callable[[float], None] | None = None,
 ) -> Program:
     """A model's program for sequences of up to `max_len` tokens. Raises ModelError."""
     source = open_source(model)
     try:
         spec = read_spec(source)
-        weights = load(source, spec, dtype=dtype, progress=progress)
+        weights = load(source, spec, dtype=dtype, quantization=quantization, progress=progress)
     finally:
         source.close()
     return lower(spec, weights, kv_dtype=kv_dtype, max_len=max_len)

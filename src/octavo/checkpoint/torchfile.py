@@ -53,7 +53,7 @@ def _entries(file: Mapped) -> Places:
     try:
         with file.path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
             listed, end = archive.infolist(), archive.start_dir
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error, OSError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, struct.error, OSError) as error:
         raise ModelError(f"{damaged}: {shown(str(error))}") from None
     places: Places = {}
     reached = 0

@@ -10,7 +10,7 @@ import argparse
 from typing import Any, NoReturn
 
 from octavo.cli.flag import Flag, size, switch
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
+from octavo.core.config import CacheConfig, ExecConfig, QuantizeConfig, SchedulerConfig
 from octavo.server.config import ServerConfig
 
 COMMANDS = {
@@ -20,6 +20,7 @@ COMMANDS = {
     "pull": "fetch a model into the cache folder",
     "models": "list the models known by name and those in the cache folder",
     "plan": "say from the headers alone what memory serving a model takes, and what fits",
+    "quantize": "write a model's folder anew in codes of 8 or 4 bits, as other engines read it too",
     "doctor": "say what this machine offers, and what to change",
     "profile": "run single steps, and say where their time goes and how near that is to the machine's limit",
     "bench": "measure, and keep a record: figures, machine, commit, pictures",
@@ -32,7 +33,7 @@ BENCHES = {  # octavo bench NAME
     "bench.startup": "time from the start of a server's process to its first token, and the memory it holds",
 }
 POSITIONAL = {"serve": "[MODEL]", "chat": "[MODEL]", "generate": "PROMPT", "pull": "MODEL", "plan": "MODEL"}
-POSITIONAL |= {"profile": "[MODEL]", "bench.startup": "[MODEL]", "bench.offline": "[MODEL]"}
+POSITIONAL |= {"quantize": "MODEL OUT", "profile": "[MODEL]", "bench.startup": "[MODEL]", "bench.offline": "[MODEL]"}
 PASSED_ON = {"bench.startup": "serve"}  # takes the other's flags too, but those of the server's own section
 DEFAULT_MODEL = "smollm2-135m"
 TITLES = {  # of the parts of the help, by section
@@ -42,6 +43,9 @@ TITLES = {  # of the parts of the help, by section
     "cache": "how it runs",
     "exec": "how it runs",
     "packing": "how it runs",
+    "recipe": "what it becomes",
+    "texts": "what tells how",
+    "report": "besides",
     "server": "the server",
     "target": "whom to ask",
     "load": "what to ask, and when",
@@ -54,11 +58,12 @@ TITLES = {  # of the parts of the help, by section
 
 _SIZING = "serve chat generate plan"
 _PROGRAM = f"{_SIZING} profile bench.offline"
-_HUB = f"{_PROGRAM} pull"
+_HUB = f"{_PROGRAM} pull quantize"
 _LOADING = "bench.serve bench.compare"
 _INSIDE = "bench.offline bench.kernels"
 _BENCHES = f"{_LOADING} bench.startup {_INSIDE}"
 _SCHEDULER, _CACHE, _EXEC, _SERVER = SchedulerConfig(), CacheConfig(), ExecConfig(), ServerConfig(names=("model",))
+_RECIPE = QuantizeConfig()
 
 # fmt: off
 FLAGS = (
@@ -93,6 +98,8 @@ FLAGS = (
          "serve chat generate", "cache.prefix_cache", aliases=("--prefix-cache",)),
     Flag("--dtype", str, _EXEC.dtype, "", "how unquantized weights are stored; auto is bfloat16", _PROGRAM,
          "exec.dtype", choices=("auto", "bfloat16", "float32")),
+    Flag("--quantize", str, _EXEC.quantization, "", "turn unquantized weights into codes of 8 or 4 bits while loading",
+         _PROGRAM, "exec.quantization", choices=("none", "int8", "int4"), aliases=("--quantization",)),
     Flag("--packed-cache", switch, True, "", "keep packed weights in the cache folder, for a quick start the next time",
          "serve chat generate", "packing.kept"),
     Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", f"{_PROGRAM} bench.kernels",
@@ -136,6 +143,26 @@ FLAGS = (
     # What a command does besides.
     Flag("--model", str, DEFAULT_MODEL, "", "an alias, a folder, a .gguf file or a hub id", "generate", "run.model"),
     Flag("--system", str, None, "text", "what the model is told first", "chat", "run.system", shown="nothing"),
+    # What `octavo quantize` makes, and by what.
+    Flag("--scheme", str, _RECIPE.scheme, "", "codes of the layers' matrices", "quantize", "recipe.scheme",
+         choices=("int4", "int8")),
+    Flag("--group-size", int, _RECIPE.group, "inputs", "most that share a scale: 32, 64, 96 or 128; the largest that "
+         "divides a matrix's inputs is taken", "quantize", "recipe.group", shown="64 for int4, 128 for int8"),
+    Flag("--symmetric", switch, _RECIPE.symmetric, "", "codes without zero points, which cost int4 a byte or less for "
+         "each group", "quantize", "recipe.symmetric"),
+    Flag("--calibration", str, None, "file", "text such as the model will meet, to quantize by", "quantize",
+         "texts.calibration", shown="none: each matrix by itself"),
+    Flag("--calibration-tokens", int, 4096, "tokens", "how much of it is used", "quantize",
+         "texts.calibration_tokens"),
+    Flag("--gptq", switch, _RECIPE.gptq, "", "with calibration: let columns make up for the error of those before",
+         "quantize", "recipe.gptq"),
+    Flag("--awq", switch, _RECIPE.awq, "", "with calibration: search scales for the channels that norms give",
+         "quantize", "recipe.awq"),
+    Flag("--damping", float, _RECIPE.damping, "share", "of the mean of the Hessian's diagonal, added to it for GPTQ",
+         "quantize", "recipe.damping"),
+    Flag("--perplexity", str, None, "file", "text to measure perplexity on before and after", "quantize",
+         "texts.perplexity", shown="what calibration leaves of its own, if anything"),
+    Flag("--picture", switch, True, "", "draw the report; needs matplotlib", "quantize", "report.picture"),
     # What `octavo profile` runs.
     Flag("--prompt", int, 512, "tokens", "length of the prompt that is computed; 0: no such step", "profile",
          "step.prompt"),
@@ -230,7 +257,7 @@ FLAGS = (
          "record.out", shown="nothing is written"),
     Flag("--picture", switch, True, "", "draw result.png into --out; needs matplotlib", _BENCHES, "record.picture"),
     Flag("--json", switch, False, "", "print one JSON object",
-         f"generate models plan doctor profile {_BENCHES}", "run.json"),
+         f"generate models plan quantize doctor profile {_BENCHES}", "run.json"),
 )
 # fmt: on
 
@@ -303,8 +330,10 @@ def _command(commands: argparse._SubParsersAction[Any], name: str, summary: str)
     if POSITIONAL.get(name) == "[MODEL]":
         shown = f"{about} [default: {DEFAULT_MODEL}]"
         one.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help=shown)
-    elif POSITIONAL.get(name) == "MODEL":
+    elif POSITIONAL.get(name) in ("MODEL", "MODEL OUT"):
         one.add_argument("model", metavar="MODEL", help=about)
+        if name == "quantize":
+            one.add_argument("out", metavar="OUT", help="the folder to write; it must not be there yet")
     elif POSITIONAL.get(name) == "PROMPT":
         one.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
     parts: dict[str, argparse._ArgumentGroup] = {}

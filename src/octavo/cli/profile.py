@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     program = program_of(
         resolve.path(args),
         dtype=args.dtype,
+        quantization=args.quantize,
         kv_dtype=args.kv_cache_dtype,
         max_len=max(first + size for shape in shapes for first, size in shape.runs),
         progress=lambda share: progress.share("loading", share),

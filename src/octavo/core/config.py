@@ -54,3 +54,31 @@ class ExecConfig:
     executor: str = "cpu"
     threads: int | None = None
     dtype: str = "auto"  # of unquantized weights: "auto" and "bfloat16" store bfloat16, "float32" keeps float32
+    quantization: str = "none"  # of unquantized weights at load: "none", "int8" or "int4"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeConfig:
+    """What `octavo quantize` makes: codes, and how they are found.
+
+    scheme: "int4" or "int8". group: most inputs that share a scale, 0: 64 for int4, 128 for int8. symmetric: codes
+    without zero points. gptq, awq: what calibration text, where there is some, is used for (quant/compensate.py,
+    quant/rescale.py), with this damping.
+    """
+
+    scheme: str = "int4"
+    group: int = 0
+    symmetric: bool = True
+    gptq: bool = True
+    awq: bool = True
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("int4", "int8"):
+            raise InvalidValue("scheme", self.scheme, "int4 or int8")
+        if self.group not in (0, 32, 64, 96, 128):
+            raise InvalidValue("group", self.group, "32, 64, 96 or 128")
+        if not self.symmetric and self.scheme != "int4":
+            raise InvalidValue("symmetric", self.symmetric, "zero points are for int4; int8 gains nothing by them")
+        if not 0 < self.damping <= 1:
+            raise InvalidValue("damping", self.damping, "above 0, at most 1")

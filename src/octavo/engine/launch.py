@@ -109,9 +109,10 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
 
 
 def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:
+    dtype, quantization = launch.exec.dtype, launch.exec.quantization
     if launch.packed_dir is None:
-        return load(source, spec, dtype=launch.exec.dtype, progress=progress)
-    return load_kept(source, spec, Path(launch.packed_dir), dtype=launch.exec.dtype, progress=progress)
+        return load(source, spec, dtype=dtype, quantization=quantization, progress=progress)
+    return load_kept(source, spec, Path(launch.packed_dir), dtype=dtype, quantization=quantization, progress=progress)
 
 
 def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:
@@ -119,7 +120,7 @@ def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:
         raise ModelError(f"{source.path}: an encoder, which gives vectors; expected a model that gives tokens")
     return fit(
         spec,
-        sum(footprint(source, spec, launch.exec.dtype).values()),
+        sum(footprint(source, spec, launch.exec.dtype, launch.exec.quantization).values()),
         max_len=launch.max_len,
         scheduler=launch.scheduler,
         cache=launch.cache,

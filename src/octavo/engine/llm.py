@@ -52,9 +52,10 @@ class LLM:
 
     model: an alias, a folder, a .gguf file or a hub id (`revision`, `hf_token`; kept under `cache_dir`, default
     ~/.cache/octavo). memory: bytes this process may take, such as "2GiB"; None: what the machine leaves. dtype: how
-    unquantized weights are stored, "auto" is bfloat16. kv_cache_dtype: "auto" (bfloat16), "bfloat16" or "float32".
-    seed: of draws that bring none of their own; None: random ones. packed_cache: keep packed weights under `cache_dir`
-    for the next start. Raises ModelError and InvalidValue.
+    unquantized weights are stored, "auto" is bfloat16; quantization: "int8" or "int4" turns them into codes instead.
+    kv_cache_dtype: "auto" (bfloat16), "bfloat16" or "float32". seed: of draws that bring none of their own; None:
+    random ones. packed_cache: keep packed weights under `cache_dir` for the next start. Raises ModelError and
+    InvalidValue.
 
     Use it as a context manager, or call `close`, to give the memory back at once.
     """
@@ -65,6 +66,7 @@ class LLM:
         *,
         memory: str | int | None = None,
         dtype: str = "auto",
+        quantization: str | None = None,
         max_model_len: int | None = None,
         max_num_seqs: int = 64,
         max_num_batched_tokens: int = 512,
@@ -96,7 +98,7 @@ class LLM:
                 kv_dtype="bfloat16" if kv_cache_dtype == "auto" else kv_cache_dtype,
                 prefix_cache=enable_prefix_caching,
             ),
-            exec=ExecConfig(executor=executor, threads=threads, dtype=dtype),
+            exec=ExecConfig(executor=executor, threads=threads, dtype=dtype, quantization=quantization or "none"),
         )
         source = open_source(path)
         try:

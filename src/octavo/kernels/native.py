@@ -1,7 +1,7 @@
 """The binding: csrc/octavo.h by ctypes. Owns the choice of the library and of the instruction set.
 
-`Plan` keeps every array it points to alive. Knows nothing of models. ctypes
-releases the GIL during every call. Environment: OCTAVO_ISA forces one of `isas()`.
+`Plan` keeps every array it points to alive. Knows nothing of models. ctypes releases the GIL during every call.
+Environment: OCTAVO_ISA forces one of `isas()`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Layout, Weight, read_as
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
+from octavo.models.precision import checked, kept
 from octavo.models.registry import architecture_of
 from octavo.models.rows import (
     Rows,
@@ -37,6 +38,7 @@ from octavo.models.rows import (
 from octavo.models.spec import ModelSpec
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
+from octavo.quant.online import online_format
 from octavo.quant.plain import PLAIN, float32_values
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -93,14 +95,19 @@ class Entry:
 
 
 def load(
-    source: Source, spec: ModelSpec, *, dtype: str = "auto", progress: Callable[[float], None] | None = None
+    source: Source,
+    spec: ModelSpec,
+    *,
+    dtype: str = "auto",
+    quantization: str = "none",
+    progress: Callable[[float], None] | None = None,
 ) -> Weights:
     """Read and pack all weights. Raises ModelError, before anything is allocated, for what does not fit the spec.
 
-    dtype, of unquantized matrices: "auto" and "bfloat16" keep bfloat16, "float32" float32. `progress` is told the
-    share of bytes done, ending with 1.
+    dtype, of unquantized matrices: "auto" and "bfloat16" keep bfloat16, "float32" float32. quantization: "int8" or
+    "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
-    entries = plan(source, spec, dtype)
+    entries = plan(source, spec, dtype, quantization)
     packed, at = block(block_bytes(entries)), 0
     advise(packed, Advice.HUGEPAGE)
     for part in packed_parts(entries, progress):
@@ -145,17 +152,20 @@ def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
     return weights
 
 
-def footprint(source: Source, spec: ModelSpec, dtype: str = "auto") -> dict[str, int]:
+def footprint(source: Source, spec: ModelSpec, dtype: str = "auto", quantization: str = "none") -> dict[str, int]:
     """Bytes that `load` will give, from headers alone, by category. Raises ModelError as `load` does."""
     sizes: dict[str, int] = {}
-    for entry in plan(source, spec, dtype):
+    for entry in plan(source, spec, dtype, quantization):
         category = CATEGORIES.get(entry.key.rpartition(".")[2], "norms_and_biases")
         sizes[category] = sizes.get(category, 0) + entry.nbytes
     return sizes
 
 
-def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
-    """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides."""
+def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none") -> list[Entry]:
+    """What is to be read, checked: every tensor there, of the right shape and a known type, and none besides.
+
+    Raises ModelError, and InvalidValue for quantization of what is quantized already.
+    """
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
     tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
@@ -182,7 +192,24 @@ def plan(source: Source, spec: ModelSpec, dtype: str) -> list[Entry]:
     problems.append(_listed("unfit", list(faults)))
     if any(problems):
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
+    if checked(quantization) != "none":
+        entries = _quantized(source, entries, quantization, len(spec.layers))
     return agreed(entries)
+
+
+def _quantized(source: Source, entries: list[Entry], quantization: str, layers: int) -> list[Entry]:
+    """The same entries with matrices in codes, but for those whose inputs no group divides."""
+    out = []
+    for entry in entries:
+        if entry.form is not None and entry.tensor.dtype not in PLAIN:
+            told = f"none: {source.path} is quantized already ({entry.tensor.dtype})"
+            raise InvalidValue("quantization", quantization, told)
+        form = None
+        if entry.form is not None:
+            stored = "F32" if entry.unit else entry.tensor.dtype
+            form = online_format(stored, entry.shape[1], *kept(quantization, entry.key, layers))
+        out.append(replace(entry, form=form or entry.form))
+    return out
 
 
 def agreed(entries: Sequence[Entry]) -> list[Entry]:
@@ -282,19 +309,23 @@ def _read(entry: Entry) -> Bytes:
     if entry.form is None:
         values = vector(raw, tensor.dtype).reshape(entry.tensor.shape) + np.float32(entry.plus)
         values = values if len(entry.shape) == 2 else values.reshape(-1)
-        return np.ascontiguousarray(_picked(values, entry.rows)).view(np.uint8).reshape(-1)
+        return np.ascontiguousarray(picked(values, entry.rows)).view(np.uint8).reshape(-1)
     rows: Bytes = raw.reshape(tensor.shape[0], -1)
     if entry.transposed:
         size = rows.shape[1] // tensor.shape[1]  # bytes of a number
         rows = rows.reshape(*tensor.shape, size).swapaxes(0, 1).reshape(tensor.shape[1], -1)
     if entry.unit:
-        values = float32_values(rows, tensor.dtype)
-        lengths = np.maximum(np.sqrt((values.astype(np.float64) ** 2).sum(axis=1, keepdims=True)), 1e-12)
-        rows = (values / lengths).astype(np.float32).view(np.uint8)
-    return pack(entry.form, _picked(rows, entry.rows), entry.shape[1]).data
+        rows = unit_rows(float32_values(rows, tensor.dtype)).view(np.uint8)
+    return pack(entry.form, picked(rows, entry.rows), entry.shape[1]).data
 
 
-def _picked(values: npt.NDArray[T], rows: Rows | None) -> npt.NDArray[T]:
+def unit_rows(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows divided by their lengths. [rows, cols]"""
+    lengths = np.maximum(np.sqrt((values.astype(np.float64) ** 2).sum(axis=1, keepdims=True)), 1e-12)
+    return np.asarray(values / lengths, np.float32)
+
+
+def picked(values: npt.NDArray[T], rows: Rows | None) -> npt.NDArray[T]:
     """The rows of a map, zeros where it says -1."""
     if rows is None:
         return values

@@ -34,22 +34,24 @@ def load_kept(
     folder: Path,
     *,
     dtype: str = "auto",
+    quantization: str = "none",
     progress: Callable[[float], None] | None = None,
 ) -> Weights:
     """All weights, as `load` gives them: from the folder, or packed and kept there where that is possible.
 
     Raises ModelError as `load` does.
     """
-    entries = plan(source, spec, dtype)
-    head, size = identity(source, dtype, entries), block_bytes(entries)
-    path = folder / file_name(source, dtype)
+    entries = plan(source, spec, dtype, quantization)
+    kind = dtype if quantization == "none" else f"{dtype} {quantization}"
+    head, size = identity(source, kind, entries), block_bytes(entries)
+    path = folder / file_name(source, kind)
     block = open_block(path, head, size)
     if block is None:
         try:
             block = write_block(path, head, size, packed_parts(entries, progress))
         except OSError as error:
             logger.warning("%s: packed weights are not kept: %s", folder, error.strerror or error)
-            return load(source, spec, dtype=dtype, progress=progress)
+            return load(source, spec, dtype=dtype, quantization=quantization, progress=progress)
         _forget_orphans(folder)
     elif progress:
         progress(1.0)

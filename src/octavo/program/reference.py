@@ -7,6 +7,9 @@ and no request.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,13 +23,29 @@ from octavo.program.sampling import draw
 Pages = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 
 
-class Reference:
-    """Runs a program in numpy. Weights are dequantized once, when made; implements `Executor`."""
+def _empty() -> Floats:
+    return np.empty((0, 0), np.float32)
 
-    def __init__(self, program: Program) -> None:
+
+@dataclass(slots=True, eq=False)
+class Registers:
+    """What operations read and write, see ops.py."""
+
+    x: Floats = field(default_factory=_empty)
+    q: Floats = field(default_factory=_empty)
+    h: list[Floats] = field(default_factory=lambda: [_empty(), _empty()])
+
+
+class Reference:
+    """Runs a program in numpy. Weights are dequantized once, when made; implements `Executor`.
+
+    dense: the matrices by the id of their Weight, from who has them already and may change them between operations.
+    """
+
+    def __init__(self, program: Program, dense: Mapping[int, Floats] | None = None) -> None:
         self.program = program
-        held = {id(weight): weight for op in program.ops for weight in _weights(op)}
-        self._dense = {key: weight.dequantize() for key, weight in held.items()}
+        held = {id(weight): weight for op in program.ops for weight in matrices(op)}
+        self._dense = {key: weight.dequantize() for key, weight in held.items()} if dense is None else dense
         self._pages: Pages | None = None
 
     def allocate(self, pages: int) -> None:
@@ -54,32 +73,36 @@ class Reference:
 
     def _walk(self, batch: Batch) -> Floats:
         """All ops in order; what the last one gives."""
-        x = q = np.empty((0, 0), np.float32)
-        h = [x, x]
+        at = Registers()
+        for op in self.program.ops:
+            self.step(op, at, batch)
+        return at.x
+
+    def step(self, op: Op, at: Registers, batch: Batch) -> None:
+        """One operation. Head leaves the logits in x [H, vocab], Hidden the vectors [H, width]."""
+        x, h = at.x, at.h
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported by `Drawn.bad`
-            for op in self.program.ops:
-                match op:
-                    case Embed():
-                        x = self._dense[id(op.table)][batch.ids] * np.float32(op.scale)
-                        x = x if op.positions is None else x + op.positions[batch.positions]
-                    case Renorm():
-                        x = normed(x, op.norm)
-                    case Norm():
-                        h[op.out] = form(normed(x, op.norm), op.act)
-                    case Qkv():
-                        q = self._qkv(op, h[op.source], batch)
-                    case Attend():
-                        h[op.out] = form(self._attend(op, q, batch), op.act)
-                    case Proj():
-                        added = linear(h[op.source], self._dense[id(op.weight)], op.bias)
-                        x = x + np.float32(op.scale) * (added if op.post is None else normed(added, op.post))
-                    case FfnIn():
-                        h[op.out] = form(self._ffn_in(op, h[op.source]), op.act_out)
-                    case Head():
-                        return self._head(op, x[batch.head.rows])
-                    case Hidden():
-                        return normed(x[batch.head.rows], op.norm)
-        raise ValueError("the program ends with neither Head nor Hidden")
+            match op:
+                case Embed():
+                    x = self._dense[id(op.table)][batch.ids] * np.float32(op.scale)
+                    at.x = x if op.positions is None else x + op.positions[batch.positions]
+                case Renorm():
+                    at.x = normed(x, op.norm)
+                case Norm():
+                    h[op.out] = form(normed(x, op.norm), op.act)
+                case Qkv():
+                    at.q = self._qkv(op, h[op.source], batch)
+                case Attend():
+                    h[op.out] = form(self._attend(op, at.q, batch), op.act)
+                case Proj():
+                    added = linear(h[op.source], self._dense[id(op.weight)], op.bias)
+                    at.x = x + np.float32(op.scale) * (added if op.post is None else normed(added, op.post))
+                case FfnIn():
+                    h[op.out] = form(self._ffn_in(op, h[op.source]), op.act_out)
+                case Head():
+                    at.x = self._head(op, x[batch.head.rows])
+                case Hidden():
+                    at.x = normed(x[batch.head.rows], op.norm)
 
     def workspace_bytes(self) -> int:
         """Bytes of the dequantized weights, which stand beside the packed ones."""
@@ -142,7 +165,7 @@ class Reference:
         return self._pages
 
 
-def _weights(op: Op) -> tuple[Weight, ...]:
+def matrices(op: Op) -> tuple[Weight, ...]:
     """The matrices of one operation."""
     match op:
         case Embed():

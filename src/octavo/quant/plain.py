@@ -26,6 +26,13 @@ def bfloat16_bits(raw: Array, stored: str) -> npt.NDArray[np.uint16]:
     return bits
 
 
+def stored_bytes(values: npt.NDArray[np.float32], stored: str) -> npt.NDArray[np.uint8]:
+    """The nearest numbers of a stored type, as its bytes. uint8"""
+    if stored == "BF16":
+        return np.ascontiguousarray(to_bfloat16(values).astype("<u2")).view(np.uint8).reshape(-1)
+    return np.ascontiguousarray(values.astype("<f4" if stored == "F32" else "<f2")).view(np.uint8).reshape(-1)
+
+
 def _widened(raw: Array, stored: str) -> npt.NDArray[np.float32]:
     """The values as float32, whatever they are."""
     if stored == "BF16":
