@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.checkpoint.source import Source
-from octavo.checkpoint.tensor import Tensor, shown
+from octavo.checkpoint.tensor import Derived, Tensor, shown
 from octavo.core.errors import ModelError
 from octavo.kernels.weight import Layout, Weight
 from octavo.models.load import Entry, Weights, packed_parts, picked, plan, unit_rows, views
@@ -34,7 +34,7 @@ class Plain:
     program: Program
     keys: dict[int, str]  # our name of a matrix, by the id of its Weight
 
-    def linear(self) -> list[Tensor]:
+    def linear(self) -> list[Tensor | Derived]:
         """The stored matrices of the layers, in their order."""
         found = {e.tensor.name: e for e in self.entries.values() if e.key.startswith("layers.") and e.form is not None}
         return [self.source.tensors[name] for name in found]
@@ -65,7 +65,7 @@ class Plain:
         """Our name of the head's matrix."""
         return "embed" if self.spec.tied else "head"
 
-    def _numbers(self, tensor: Tensor, rows: npt.NDArray[np.int64]) -> Floats:
+    def _numbers(self, tensor: Tensor | Derived, rows: npt.NDArray[np.int64]) -> Floats:
         raw = tensor.read().reshape(tensor.shape[0], -1)
         try:
             return float32_values(np.ascontiguousarray(raw[rows]), tensor.dtype)

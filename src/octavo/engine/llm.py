@@ -53,8 +53,9 @@ class LLM:
     model: an alias, a folder, a .gguf file or a hub id (`revision`, `hf_token`; kept under `cache_dir`, default
     ~/.cache/octavo). memory: bytes this process may take, such as "2GiB"; None: what the machine leaves. dtype: how
     unquantized weights are stored, "auto" is bfloat16; quantization: "int8" or "int4" turns them into codes instead.
-    kv_cache_dtype: "auto" (bfloat16), "bfloat16" or "float32". seed: of draws that bring none of their own; None: random
-    ones. packed_cache: keep packed weights under `cache_dir` for the next start. Raises ModelError and InvalidValue.
+    kv_cache_dtype: "auto" (bfloat16), "bfloat16" or "float32". seed: of draws that bring none of their own; None:
+    random ones. packed_cache: keep packed weights under `cache_dir` for the next start. Raises ModelError and
+    InvalidValue.
 
     Use it as a context manager, or call `close`, to give the memory back at once.
     """
