@@ -56,9 +56,13 @@ class Plain:
         return unit_rows(values) if entry.unit else values
 
     def heads(self) -> list[str]:
-        """The modules that project to the vocabulary, as the folder calls them, whether or not they are stored."""
+        """What the module that projects to the vocabulary may be called, whether or not it is stored.
+
+        Engines call it lm_head even where the file has another name.
+        """
         names = architecture_of(self.source).tensors["safetensors"]
-        return [names.written("head", self.source.tensors).removesuffix(".weight")] if "head" in names.names else []
+        stored = names.written("head", self.source.tensors) if "head" in names.names else "lm_head.weight"
+        return list(dict.fromkeys(["lm_head", stored.removesuffix(".weight")]))
 
     @property
     def head(self) -> str:
