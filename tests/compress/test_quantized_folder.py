@@ -140,9 +140,7 @@ def test_scales_move_from_the_norm_into_the_matrices(tmp_path) -> None:
     with open_source(folder) as source:
         tensor = source.tensors["model.layers.0.input_layernorm.weight"]
         loud = np.where(np.arange(64) % 16 == 3, 40, 1).astype(np.float32)
-        data[tensor.start : tensor.start + tensor.nbytes] = (
-            np.frombuffer(tensor.read(), np.float32) * loud
-        ).tobytes()
+        data[tensor.start : tensor.start + tensor.nbytes] = (np.frombuffer(tensor.read(), np.float32) * loud).tobytes()
     path.write_bytes(data)
     quantized(folder, tmp_path / "out", texts(64), scheme="int8")
     was, now = numbers(folder), numbers(tmp_path / "out")
@@ -183,9 +181,7 @@ def test_what_is_quantized_already_is_refused(folder, tmp_path) -> None:
     assert not (tmp_path / "again").exists()
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("scheme", "int3"), ("group", 48), ("damping", 0.0), ("damping", 2.0)]
-)
+@pytest.mark.parametrize(("field", "value"), [("scheme", "int3"), ("group", 48), ("damping", 0.0), ("damping", 2.0)])
 def test_a_recipe_names_the_field_at_fault(field, value) -> None:
     with pytest.raises(InvalidValue) as error:
         quantized_model.QuantizeConfig(**{field: value})

@@ -124,17 +124,13 @@ def test_channel_scales_help_where_few_inputs_are_large() -> None:
     values, hessian, grid = matrix(7, 64, 128), inputs.T @ inputs, Grid(4, 64)
     scales = channel_scales([(values, grid)], hessian)
     assert scales is not None and scales[7] > scales[90] > np.median(scales)
-    lost = [
-        loss(coded(values * by, grid).values() / by - values, hessian) for by in (scales, np.ones(128, np.float32))
-    ]
+    lost = [loss(coded(values * by, grid).values() / by - values, hessian) for by in (scales, np.ones(128, np.float32))]
     assert lost[0] < 0.8 * lost[1]
     assert channel_scales([(values, grid)], np.zeros_like(hessian)) is None
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 5), st.integers(1, 40), st.sampled_from([4, 8]), st.integers(0, 2**32 - 1)
-)
+@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([4, 8]), st.integers(0, 2**32 - 1))
 def test_words_hold_the_codes_side_by_side(rows: int, cols: int, bits: int, seed: int) -> None:
     codes = np.random.default_rng(seed).integers(0, 1 << bits, (rows, cols)).astype(np.uint8)
     words = packed_words(codes, bits)
@@ -163,7 +159,11 @@ def test_a_matrix_quantized_at_load_is_its_codes(bits: int, cols: int, group: in
     values = matrix(9, 40, cols)
     kinds = {"F32": values, "F16": values.astype(np.float16), "BF16": (values.view(np.uint32) >> 16).astype(np.uint16)}
     raw = kinds[stored].view(np.uint8)
-    exact = {"F32": values, "F16": kinds["F16"].astype(np.float32), "BF16": (values.view(np.uint32) & 0xFFFF0000).view("f4")}
+    exact = {
+        "F32": values,
+        "F16": kinds["F16"].astype(np.float32),
+        "BF16": (values.view(np.uint32) & 0xFFFF0000).view("f4"),
+    }
     form = online_format(stored, cols, bits, 64 if bits == 4 else 128)
     assert form is not None and form.group == group and form.layout is (Layout.W4 if bits == 4 else Layout.W8)
     weight = pack(form, raw, cols)

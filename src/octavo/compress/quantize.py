@@ -117,7 +117,9 @@ class _Job:
                 walk.step(op)
             self.progress((index + 1) / len(ops) * 0.99)
         for name, grid in self.grids.items():
-            if grid is not None and name.removesuffix(".weight") not in self.errors:  # of an operation that calibration does not know
+            if (
+                grid is not None and name.removesuffix(".weight") not in self.errors
+            ):  # of an operation that calibration does not know
                 self._code(name, self.plain.stored(name), grid, None, None)
         self.folder.put_rest()
         if self._judged and isinstance(head, Head):
