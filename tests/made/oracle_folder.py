@@ -80,3 +80,22 @@ def largest_error(folder: Path, chunk: int, seed: int = 0, last: int = 5, model:
         for slot, _, count in runs:
             done[slot] += count
     return worst
+
+
+def plain_logits(folder: Path, ids: np.ndarray) -> np.ndarray:
+    """The logits of texts of equal length, each computed in one step. float32 [texts, tokens, vocab]"""
+    rng = np.random.default_rng(0)
+    executor = Reference(program_of(folder))
+    texts = Texts.placed(rng, list(ids))
+    executor.allocate(texts.pages)
+    runs = [(slot, 0, ids.shape[1]) for slot in range(len(ids))]
+    return executor.logits(texts.batch(rng, runs, more=1)).reshape(*ids.shape, -1)
+
+
+def perplexity(folder: Path, ids: np.ndarray) -> float:
+    """exp of the mean loss over the second half of each text."""
+    logits = plain_logits(folder, ids).astype(np.float64)
+    half, length = ids.shape[1] // 2, ids.shape[1]
+    total = np.log(np.exp(logits).sum(axis=2))
+    chosen = np.take_along_axis(logits[:, :-1], ids[:, 1:, None], axis=2)[..., 0]
+    return float(np.exp((total[:, half : length - 1] - chosen[:, half:]).mean()))

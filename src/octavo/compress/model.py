@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.checkpoint.source import Source
-from octavo.checkpoint.tensor import Tensor, shown
+from octavo.checkpoint.tensor import Derived, Tensor, shown
 from octavo.core.errors import ModelError
 from octavo.kernels.weight import Layout, Weight
 from octavo.models.load import Entry, Weights, packed_parts, picked, plan, unit_rows, views
@@ -34,7 +34,7 @@ class Plain:
     program: Program
     keys: dict[int, str]  # our name of a matrix, by the id of its Weight
 
-    def linear(self) -> list[Tensor]:
+    def linear(self) -> list[Tensor | Derived]:
         """The stored matrices of the layers, in their order."""
         found = {e.tensor.name: e for e in self.entries.values() if e.key.startswith("layers.") and e.form is not None}
         return [self.tensor(name) for name in found]
@@ -62,16 +62,20 @@ class Plain:
         return unit_rows(values) if entry.unit else values
 
     def heads(self) -> list[str]:
-        """The modules that project to the vocabulary, as the folder calls them, whether or not they are stored."""
+        """What the module that projects to the vocabulary may be called, whether or not it is stored.
+
+        Engines call it lm_head even where the file has another name.
+        """
         names = architecture_of(self.source).tensors["safetensors"]
-        return [names.written("head", self.source.tensors).removesuffix(".weight")] if "head" in names.names else []
+        stored = names.written("head", self.source.tensors) if "head" in names.names else "lm_head.weight"
+        return list(dict.fromkeys(["lm_head", stored.removesuffix(".weight")]))
 
     @property
     def head(self) -> str:
         """Our name of the head's matrix."""
         return "embed" if self.spec.tied else "head"
 
-    def _numbers(self, tensor: Tensor, rows: npt.NDArray[np.int64]) -> Floats:
+    def _numbers(self, tensor: Tensor | Derived, rows: npt.NDArray[np.int64]) -> Floats:
         raw = tensor.read().reshape(tensor.shape[0], -1)
         try:
             return float32_values(np.ascontiguousarray(raw[rows]), tensor.dtype)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from octavo.checkpoint.source import Source
-from octavo.checkpoint.tensor import Tensor
+from octavo.checkpoint.tensor import Derived, Tensor
 from octavo.compress.folder import Folder
 from octavo.compress.model import Plain, open_plain
 from octavo.compress.walk import Ids, Walk, known_rows
@@ -59,7 +59,7 @@ def quantize(
     return Report(recipe, job.before, job.after, folder.bytes_before, folder.bytes_after, job.errors)
 
 
-def grid_of(recipe: QuantizeConfig, tensor: Tensor) -> Grid | None:
+def grid_of(recipe: QuantizeConfig, tensor: Tensor | Derived) -> Grid | None:
     """The codes of a stored matrix; None where no group divides its inputs. Scales are stored in the matrix's type."""
     bits = BITS[recipe.scheme]
     span = span_of(tensor.shape[1], recipe.group or SPAN[recipe.scheme])
@@ -117,7 +117,9 @@ class _Job:
                 walk.step(op)
             self.progress((index + 1) / len(ops) * 0.99)
         for name, grid in self.grids.items():
-            if name not in self.errors and grid is not None:  # of an operation that calibration does not know
+            if (
+                grid is not None and name.removesuffix(".weight") not in self.errors
+            ):  # of an operation that calibration does not know
                 self._code(name, self.plain.stored(name), grid, None, None)
         self.folder.put_rest()
         if self._judged and isinstance(head, Head):

@@ -47,6 +47,8 @@ def compensated(values: Floats, hessian: Square, grid: Grid, damping: float) -> 
 def _factor(hessian: Square, damping: float) -> Square:
     """U, upper, with U^T U = (H + damping)^-1. With H = R R^T, R upper, it is R^-1."""
     size = len(hessian)
+    if not np.isfinite(hessian).all():
+        raise ValueError("reads inputs of the calibration text that are no numbers or too large")
     mean = float(np.trace(hessian, dtype=np.float64)) / size
     for attempt in range(ATTEMPTS):
         damped = hessian.copy()
@@ -56,4 +58,4 @@ def _factor(hessian: Square, damping: float) -> Square:
         except np.linalg.LinAlgError:
             continue
         return np.asarray(np.triu(np.linalg.inv(lower[::-1, ::-1])), np.float32)
-    raise ValueError("reads inputs of the calibration text that are no numbers or too large")
+    raise ValueError("reads inputs of the calibration text that depend on each other too much for this damping")
