@@ -137,9 +137,7 @@ def test_quantized_at_load_the_command_and_python_answer_alike(folder, tmp_path)
     kept = json.loads(octavo("models", "--json", *cache).stdout)["packed"]
     assert len(kept) == 2, "plain and quantized weights are kept apart"
     with LLM(folder, quantization="int4", memory="256MiB", packed_cache=False) as llm:
-        (out,) = llm.generate(
-            told["prompt"], use_tqdm=False, sampling_params=SamplingParams(temperature=0, max_tokens=12)
-        )
+        (out,) = llm.generate(told["prompt"], SamplingParams(temperature=0, max_tokens=12), use_tqdm=False)
     assert list(out.outputs[0].token_ids) == told["answers"][0]["token_ids"]
 
 

@@ -117,9 +117,8 @@ class _Job:
                 walk.step(op)
             self.progress((index + 1) / len(ops) * 0.99)
         for name, grid in self.grids.items():
-            if (
-                grid is not None and name.removesuffix(".weight") not in self.errors
-            ):  # of an operation that calibration does not know
+            done = name.removesuffix(".weight") in self.errors
+            if grid is not None and not done:  # of an operation that calibration does not know
                 self._code(name, self.plain.stored(name), grid, None, None)
         self.folder.put_rest()
         if self._judged and isinstance(head, Head):
