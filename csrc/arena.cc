@@ -32,9 +32,30 @@ std::vector<Sight> sights_of(const octavo_op* ops, int count) {
 
 }  // namespace
 
+// The largest mixture of experts; one without any has no `pairs`.
+struct Mixed {
+  size_t experts = 0, top = 0, pairs = 0;  // experts of the largest step's rows
+  size_t inner = 0;                        // outputs of an expert
+
+  Mixed(const octavo_config& c, const octavo_op* ops, int count) {
+    for (int i = 0; i < count; ++i) {
+      const octavo_op& op = ops[i];
+      if (op.kind == OCTAVO_ROUTE) {
+        experts = std::max(experts, size_t(op.experts));
+        top = std::max(top, size_t(op.routing.top));
+      }
+      if (op.kind != OCTAVO_MOE_IN) continue;
+      inner = std::max(inner, padded(op.expert[0].weight[0].rows, 2 * PANEL));
+    }
+    pairs = top * c.max_tokens;
+  }
+  size_t stride() const { return padded(int(experts), PANEL); }
+};
+
 // What working memory is made of; offsets into the arena, in the order they are laid out.
 struct Executor::Sizes {
   size_t x, q, y, data, sums, partials, logits, spans, candidates, bounds, scratch, arena, lists;
+  size_t scores, gate, pairs, experts, chosen, gathered, gathered_sums;
 
   Sizes(const octavo_config& c, const octavo_op* ops, int count) {
     size_t cols = c.width, unit_cols = 0, waiting = 0;
@@ -44,7 +65,9 @@ struct Executor::Sizes {
         cols = std::max(cols, size_t(op.weight[0].rows));
         unit_cols = std::max(unit_cols, size_t(ffn_unit(op)));
       }
-      if (op.kind == OCTAVO_PROJ && op.norm.kind != OCTAVO_NO_NORM) waiting = std::max(waiting, size_t(c.width));
+      if (op.kind == OCTAVO_MOE_IN) unit_cols = std::max(unit_cols, size_t(ffn_unit(op)));
+      if ((op.kind == OCTAVO_PROJ || op.kind == OCTAVO_MOE_OUT) && op.norm.kind != OCTAVO_NO_NORM)
+        waiting = std::max(waiting, size_t(c.width));
       if (op.head_norm[1].whole) waiting = std::max(waiting, size_t(c.kv_heads) * c.head_dim);
     }
     const size_t attended = size_t(c.heads) * c.head_dim;
@@ -54,8 +77,18 @@ struct Executor::Sizes {
     x = lines(rows * c.width * 4);
     q = lines(rows * attended * 4);
     y = lines(rows * waiting * 4);
-    data = lines(rows * cols * 4);
-    sums = lines(rows * (cols / (4 * QUADS)) * 4);
+    const Mixed mixed(c, ops, count);
+    const size_t inputs = std::max(rows * cols, mixed.pairs * mixed.inner);
+    data = lines(inputs * 4);
+    sums = lines(inputs / (4 * QUADS) * 4);
+    scores = lines(c.max_tokens * mixed.stride() * 4);
+    gate = mixed.experts ? lines(size_t(c.max_tokens) * 4) : 0;
+    pairs = lines(mixed.pairs * 4);
+    experts = lines((mixed.experts + 2) * 4);
+    chosen = lines(mixed.experts * sizeof(Chosen));
+    const size_t wide = mixed.pairs * padded(c.width, 2 * PANEL);
+    gathered = lines(wide * 4);
+    gathered_sums = lines(wide / (4 * QUADS) * 4);
     partials = lines(Work::places(c) * TILE * (D + 2) * 4);
     logits = lines(size_t(HELD_ROWS) * spans_of(c.vocab) * SPAN * 4);
     spans = lines(size_t(c.head_rows) * spans_of(c.vocab) * 4);
@@ -63,9 +96,11 @@ struct Executor::Sizes {
     bounds = size_t(c.head_rows) * sizeof(Bounds);
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
     const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
-    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head}));
-    arena =
-        x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + scratch * c.threads;
+    const size_t ranking = 3 * mixed.stride();
+    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head, ranking}));
+    const size_t mixture = scores + gate + 4 * pairs + experts + chosen + gathered + 5 * gathered_sums;
+    arena = x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + mixture +
+            scratch * c.threads;
     lists = sights_of(ops, count).size() * Work::bytes(c) + size_t(c.max_tokens) * 5 +
             DrawScratch::bytes(c.vocab) * c.threads + rows * HEAD_ROW_BYTES;
   }
@@ -113,6 +148,23 @@ Executor::Executor(const octavo_config& config, const octavo_op* ops, int count,
     buffer.start8 = reinterpret_cast<int32_t*>(take(sizes.sums));
     buffer.front = reinterpret_cast<int32_t*>(take(sizes.sums));
   }
+  gathered_.data = take(sizes.gathered);
+  gathered_.scale = reinterpret_cast<float*>(take(sizes.gathered_sums));
+  gathered_.sum = reinterpret_cast<float*>(take(sizes.gathered_sums));
+  gathered_.start4 = reinterpret_cast<int32_t*>(take(sizes.gathered_sums));
+  gathered_.start8 = reinterpret_cast<int32_t*>(take(sizes.gathered_sums));
+  gathered_.front = reinterpret_cast<int32_t*>(take(sizes.gathered_sums));
+  Mixture& mixture = memory_.mixture;
+  mixture.stride = int(Mixed(config, ops, count).stride());
+  mixture.scores = reinterpret_cast<float*>(take(sizes.scores));
+  mixture.gate = reinterpret_cast<float*>(take(sizes.gate));
+  mixture.expert = reinterpret_cast<int32_t*>(take(sizes.pairs));
+  mixture.share = reinterpret_cast<float*>(take(sizes.pairs));
+  mixture.token = reinterpret_cast<int32_t*>(take(sizes.pairs));
+  mixture.weight = reinterpret_cast<float*>(take(sizes.pairs));
+  mixture.counts = reinterpret_cast<int32_t*>(take(sizes.experts));
+  mixture.next = mixture.counts + 2;
+  mixture.chosen = reinterpret_cast<Chosen*>(take(sizes.chosen));
   memory_.partials = reinterpret_cast<float*>(take(sizes.partials));
   memory_.logits = reinterpret_cast<float*>(take(sizes.logits));
   Sweep& sweep = memory_.sweep;

@@ -18,10 +18,14 @@ enum octavo_kind {
   OCTAVO_PROJ,
   OCTAVO_FFN_IN,
   OCTAVO_HEAD,
-  OCTAVO_RENORM
+  OCTAVO_RENORM,
+  OCTAVO_ROUTE,
+  OCTAVO_MOE_IN,
+  OCTAVO_MOE_OUT
 };
 enum octavo_norm_kind { OCTAVO_NO_NORM, OCTAVO_RMS_NORM, OCTAVO_LAYER_NORM };
-enum octavo_activation { OCTAVO_SILU, OCTAVO_GELU, OCTAVO_GELU_TANH, OCTAVO_RELU, OCTAVO_RELU2 };
+enum octavo_activation { OCTAVO_SILU, OCTAVO_GELU, OCTAVO_GELU_TANH, OCTAVO_RELU, OCTAVO_RELU2, OCTAVO_SWIGLU_OAI };
+enum octavo_scoring { OCTAVO_SOFTMAX, OCTAVO_SIGMOID };
 
 // A packed matrix [rows, cols]; the panel layouts are described in src/octavo/kernels/weight.py.
 typedef struct {
@@ -48,13 +52,26 @@ typedef struct {
   int32_t whole, stride;
 } octavo_head_norm;
 
+// One expert: what is activated and, where gated, its factor; or its down projection. Biases may be null.
+typedef struct {
+  octavo_weight weight[2];
+  const float* bias[2];
+} octavo_expert;
+
+// How experts are chosen: see Route of src/octavo/program/ops.py. correction: [experts], or null.
+typedef struct {
+  int32_t scoring, top, groups, top_groups, group_top, renormalise;
+  const float* correction;
+} octavo_routing;
+
 // One operation of src/octavo/program/ops.py. Unused fields are zero, but for scale.
 typedef struct {
   int32_t kind, layer;
   int32_t source, out;  // which h it reads and writes: 0 or 1
   octavo_act act, act_out;
   float scale, soft_cap, clip;       // soft_cap, clip 0: none
-  octavo_weight weight[3];           // of the feed-forward the one that is activated, then, where gated, its factor
+  octavo_weight weight[3];           // of the feed-forward the one that is activated, then, where gated, its factor;
+                                     // of a route the experts' and, where there is one, the gate's
   const float* vec[3];               // biases of the weights, or null
   octavo_norm norm;                  // of a projection: what comes before its result is added
   octavo_head_norm head_norm[2];     // of queries and keys
@@ -64,6 +81,11 @@ typedef struct {
   int32_t activation;                // octavo_activation
   int32_t window, all_keys;          // a token sees so many positions up to its own, 0: all; and the ones behind it too
   const float *slopes, *sinks;       // [heads], or null
+  int32_t gated;                     // of a projection: times the token's gate
+  octavo_routing routing;            // of a route; `scale` is that of the shares
+  const octavo_expert* expert;       // [experts]
+  int32_t experts, top;
+  float limit;  // of OCTAVO_SWIGLU_OAI
 } octavo_op;
 
 typedef struct {

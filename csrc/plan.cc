@@ -7,9 +7,12 @@
 
 namespace octavo {
 
-Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
-  const Buffer& b = buffers_[buffer];
+Rows Executor::view(const Buffer& b, octavo_act act, int rows, int cols) {
   return {act, rows, cols, b.data, b.scale, b.sum, b.start4, b.start8, b.front};
+}
+
+Rows Executor::view(int buffer, octavo_act act, int rows, int cols) const {
+  return view(buffers_[buffer], act, rows, cols);
 }
 
 void Executor::embed(const octavo_op& op, const Context& context, int tid) const {
@@ -109,6 +112,19 @@ void Executor::head(const octavo_op& op, Step& step, const Context& context, int
   }
 }
 
+// The experts of a mixture: rows are (token, expert) pairs.
+void Executor::walk_mixture(const octavo_op& op, const Context& context, int tid) const {
+  const int tokens = context.step->batch.tokens;
+  const octavo_weight& weight = op.expert[0].weight[0];
+  if (op.kind == OCTAVO_MOE_OUT) {
+    kernels_->moe_out(op, context, view(op.source, op.act, tokens * op.top, weight.cols), tid);
+    return;
+  }
+  Rows gathered = view(gathered_, op.act, tokens * op.top, weight.cols);
+  Rows out = view(op.out, op.act_out, tokens * op.top, weight.rows);
+  kernels_->moe_in(op, context, view(op.source, op.act, tokens, weight.cols), gathered, out, tid);
+}
+
 void Executor::walk(int tid) {
   Step step = step_;
   const Context context{&config_, &step, &memory_, &pool_};
@@ -150,6 +166,13 @@ void Executor::walk(int tid) {
         kernels_->ffn_in(op, context, in, out, tid);
         break;
       }
+      case OCTAVO_ROUTE:
+        kernels_->route(op, context, in, tid);
+        break;
+      case OCTAVO_MOE_IN:
+      case OCTAVO_MOE_OUT:
+        walk_mixture(op, context, tid);
+        break;
       case OCTAVO_HEAD:
         head(op, step, context, tid, i);
         break;

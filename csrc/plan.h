@@ -45,6 +45,8 @@ class Executor {
   }
   void draw(const octavo_op& op, const Context& context, const Rows& in, int tid);
   Rows view(int buffer, octavo_act act, int rows, int cols) const;
+  static Rows view(const Buffer& buffer, octavo_act act, int rows, int cols);
+  void walk_mixture(const octavo_op& op, const Context& context, int tid) const;
 
   octavo_config config_;
   std::vector<octavo_op> ops_;
@@ -52,7 +54,7 @@ class Executor {
   Pool pool_;
   Times times_;
   Memory memory_{};
-  Buffer buffers_[2]{};
+  Buffer buffers_[2]{}, gathered_{};
   void* arena_ = nullptr;
   size_t arena_bytes_ = 0;
   Step step_{};

@@ -36,6 +36,10 @@ inline int tile_start(int rows, int tiles, int tile) {
   const int size = rows / tiles, larger = rows % tiles;
   return tile * size + (tile < larger ? tile : larger);
 }
+// Blocks of tiles: what a unit of weights is read for at once.
+inline int blocks_of_tiles(int tiles) {
+  return (tiles + BLOCK_TILES - 1) / BLOCK_TILES;
+}
 // How many tiles from this one on have its size.
 inline int tiles_alike(int rows, int tiles, int tile) {
   return (tile < rows % tiles ? rows % tiles : tiles) - tile;
@@ -136,6 +140,25 @@ struct Step {
   HeadBlock block;        // of head rows, at work
 };
 
+// Some rows of a step's (token, expert) pairs: those of one expert, in the order of tokens.
+struct Chosen {
+  int32_t expert, row0, rows, block0;  // blocks of rows that come before: of BLOCK_TILES tiles at most
+};
+
+// Which experts the step's tokens go to, from one route to the next. Rows are ordered by expert, then by token.
+struct Mixture {
+  float* scores;    // [T, stride] of all experts
+  float* gate;      // [T]
+  int32_t* expert;  // [T, top] the best first
+  float* share;     // [T, top]
+  int32_t* token;   // [T * top] of each row
+  float* weight;    // [T * top] of each row: its share
+  int32_t* next;    // [experts] room to sort in
+  Chosen* chosen;   // [experts] those with any rows, ascending
+  int32_t* counts;  // how many those are, and their blocks
+  int stride;
+};
+
 struct Memory {
   float* x;         // [T, width]
   float* q;         // [T, heads * head_dim], queries, then attention's result
@@ -145,6 +168,7 @@ struct Memory {
   Sweep sweep;
   uint8_t* scratch;  // [threads][scratch_bytes]
   size_t scratch_bytes;
+  Mixture mixture;
   uint8_t* pages;
   int64_t layer_stride;
 };
@@ -165,6 +189,10 @@ struct Kernels {
   void (*attend)(const octavo_op&, const Context&, Rows& out, int tid);
   void (*proj)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*ffn_in)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
+  void (*route)(const octavo_op&, const Context&, const Rows& in, int tid);
+  // gathered: room for the rows of `in` once for each expert that reads them
+  void (*moe_in)(const octavo_op&, const Context&, const Rows& in, Rows& gathered, Rows& out, int tid);
+  void (*moe_out)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // the step's block of head rows
   // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`.
   const float* (*head_span)(const octavo_op&, const Rows& in, int row, int span, float* room);

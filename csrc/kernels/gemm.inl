@@ -349,7 +349,7 @@ static void panel(const octavo_weight& weight, int p, const Block& block, float*
 // unit's weights are read from memory once for all tiles of a block.
 template <class Body>
 static void for_units(const Context& context, int units, const Rows& in, int tid, Body body) {
-  const int tiles = tiles_of(in.rows), blocks = (tiles + BLOCK_TILES - 1) / BLOCK_TILES;
+  const int tiles = tiles_of(in.rows), blocks = blocks_of_tiles(tiles);
   int first, last;
   while (context.pool->claim(tid, units * blocks, &first, &last)) {
     for (int item = first; item < last; ++item) {

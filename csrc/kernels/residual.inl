@@ -13,6 +13,11 @@ static void renorm(const octavo_op& op, const Context& context, int tid) {
   context.pool->meet(tid);
 }
 
+// What one token's result is multiplied with before it is added.
+INLINE float share_of(const octavo_op& op, const Context& context, int row) {
+  return op.gated ? op.scale * context.memory->mixture.gate[row] : op.scale;
+}
+
 // x += scale * norm(y), y being whole by now
 static void add_normed(const octavo_op& op, const Context& context, int tid) {
   const int width = context.config->width;
@@ -21,7 +26,8 @@ static void add_normed(const octavo_op& op, const Context& context, int tid) {
     for (int row = first; row < last; ++row) {
       float *x = context.memory->x + size_t(row) * width, *y = context.memory->y + size_t(row) * width;
       norm_row(op.norm, y, width, width, y);
-      for (int i = 0; i < width; ++i) x[i] += op.scale * y[i];
+      const float by = share_of(op, context, row);
+      for (int i = 0; i < width; ++i) x[i] += by * y[i];
     }
   }
   context.pool->meet(tid);
@@ -40,14 +46,15 @@ static void proj(const octavo_op& op, const Context& context, const Rows& in, in
     const int row0 = block.row0(), rows = block.rows();
     add_bias(out, PANEL, rows, op.vec[0] ? op.vec[0] + unit * PANEL : nullptr, cols);
     for (int r = 0; r < rows; ++r) {
+      const float by = share_of(op, context, row0 + r);
       float* row = to + size_t(row0 + r) * width + unit * PANEL;
       const float* sums = out + r * PANEL;
       if (normed) {
         __builtin_memcpy(row, sums, cols * sizeof(float));
-      } else if (op.scale == 1.f) {
+      } else if (by == 1.f) {
         for (int c = 0; c < cols; ++c) row[c] += sums[c];
       } else {
-        for (int c = 0; c < cols; ++c) row[c] += op.scale * sums[c];
+        for (int c = 0; c < cols; ++c) row[c] += by * sums[c];
       }
     }
   });

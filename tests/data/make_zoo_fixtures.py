@@ -122,6 +122,27 @@ MODELS: dict[str, dict[str, Any]] = {
     "baichuan2-13b": SMALL
     | {"type": "baichuan", "hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 6, "z_loss_weight": 0}
     | {"max_position_embeddings": None, "model_max_length": 128},
+    "mixtral": SMALL | {"type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 24},
+    "qwen2_moe": SMALL
+    | {"type": "qwen2_moe", "num_experts": 6, "num_experts_per_tok": 3, "num_hidden_layers": 1}
+    | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 80},
+    "qwen3_moe": SMALL
+    | {"type": "qwen3_moe", "head_dim": 24, "num_experts": 7, "num_experts_per_tok": 2, "norm_topk_prob": False}
+    | {"moe_intermediate_size": 40, "decoder_sparse_step": 2},
+    "qwen3_moe-stacked": SMALL
+    | {"type": "qwen3_moe", "head_dim": 32, "num_experts": 9, "num_experts_per_tok": 4, "norm_topk_prob": True}
+    | {"moe_intermediate_size": 40, "num_hidden_layers": 1, "stacked": True},
+    "olmoe": SMALL | {"type": "olmoe", "num_experts": 6, "num_experts_per_tok": 3, "intermediate_size": 48},
+    "granitemoe": SMALL
+    | {"type": "granitemoe", "embedding_multiplier": 3.0, "attention_multiplier": 0.4, "residual_multiplier": 0.6}
+    | {"logits_scaling": 2.0, "num_local_experts": 5, "num_experts_per_tok": 3, "intermediate_size": 48},
+    "glm4_moe": SMALL
+    | {"type": "glm4_moe", "head_dim": 24, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4}
+    | {"topk_group": 2, "n_shared_experts": 2, "moe_intermediate_size": 24, "routed_scaling_factor": 1.8}
+    | {"first_k_dense_replace": 1, "use_qk_norm": True, "attention_bias": True},
+    "gpt_oss": SMALL
+    | {"type": "gpt_oss", "num_local_experts": 5, "num_experts_per_tok": 2, "head_dim": 24, "sliding_window": 20}
+    | {"swiglu_limit": 1.5, "intermediate_size": 64, "rope_parameters": YARN | {"truncate": False}},
     "bert": SMALL | {"type": "bert", "num_attention_heads": 2, "hidden_size": 48, "encoder": True},
     "roberta": SMALL
     | {"type": "roberta", "hidden_size": 72, "num_attention_heads": 3, "num_hidden_layers": 1, "encoder": True}
@@ -147,6 +168,9 @@ def liven(model: torch.nn.Module, stored: torch.dtype) -> None:
             else:
                 values.copy_(noise * 1.5 * values.shape[-1] ** -0.5)
             values.copy_(values.to(stored).float())
+        for name, values in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                values.copy_((0.2 * torch.randn(values.shape)).to(stored).float())
 
 
 def make(folder: Path, name: str, settings: dict[str, Any]) -> None:
@@ -155,6 +179,7 @@ def make(folder: Path, name: str, settings: dict[str, Any]) -> None:
     settings = ENDS | settings
     stored = getattr(torch, settings.pop("stored", "bfloat16"))
     lengths, kind = settings.pop("lengths", LENGTHS), settings.pop("type")
+    stacked = settings.pop("stacked", False)  # experts in one tensor, as transformers has them in memory
     encoder = settings.pop("encoder", False)
     if kind in zoo_torch.MODELS:
         model = zoo_torch.MODELS[kind](settings)
@@ -171,6 +196,8 @@ def make(folder: Path, name: str, settings: dict[str, Any]) -> None:
     logits = {str(i): getattr(answer, kind)[0].contiguous() for i, answer in enumerate(answers)}
     folder.mkdir(parents=True, exist_ok=True)
     model.to(stored).save_pretrained(folder)
+    if stacked:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "prompts.json").write_text(json.dumps([prompt.tolist() for prompt in prompts]) + "\n")
     save_file(logits, folder / "logits.safetensors")

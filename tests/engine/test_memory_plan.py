@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import tiny_llama
@@ -17,6 +18,7 @@ from octavo.engine.memory import INTERPRETER_BYTES, fit
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm, Rope
 
 MIB = 2**20
+ZOO = Path(__file__).parents[1] / "data" / "zoo"
 LLAMA_8B = ModelSpec(
     vocab=128256,
     width=4096,
@@ -137,6 +139,23 @@ def test_the_engine_takes_what_the_plan_says(tmp_path, executor, kind):
     assert (info.pages, info.max_len) == (plan.pages, plan.max_len) == (4 * 512 // PAGE, 512)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+    engine.close()
+
+
+@pytest.mark.parametrize("executor", ["reference", "cpu"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"])
+def test_a_mixture_of_experts_takes_what_the_plan_says(name, executor):
+    launch = LaunchConfig(
+        str(ZOO / name),
+        scheduler=SchedulerConfig(max_seqs=4),
+        cache=CacheConfig(memory_bytes=128 * MIB),
+        exec=ExecConfig(executor=executor, threads=2, dtype="float32"),
+    )
+    plan = memory_plan(launch)
+    engine, info = build_engine(launch)
+    taken = engine._worker._executor.workspace_bytes()
+    assert info.memory == plan.by_category()
+    assert 0.9 * plan.workspace < taken + 4 * 2 * 64 * plan.max_len and taken <= plan.workspace
     engine.close()
 
 

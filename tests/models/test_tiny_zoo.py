@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import models_page
+import moe_gguf
 import numpy as np
 import oracle_folder
 import pytest
@@ -66,6 +67,7 @@ def test_gguf_files_of_the_same_weights_answer_alike(name: str, tmp_path: Path) 
 
 def test_every_gguf_architecture_has_a_row() -> None:
     proven = {row.arch for row in zoo_gguf.ROWS.values()} | {"llama"}
+    proven |= {arch for arch, _, _ in moe_gguf.FILES.values()}
     assert {name for each in ARCHITECTURES for name in each.gguf} - proven == set()
 
 

@@ -18,7 +18,7 @@ from octavo.kernels.weight import Layout, Weight
 from octavo.models.load import Entry, Weights, packed_parts, picked, plan, unit_rows, views
 from octavo.models.lower import lower
 from octavo.models.registry import architecture_of, read_spec
-from octavo.models.spec import ModelSpec
+from octavo.models.spec import ModelSpec, Moe
 from octavo.program.ops import Attend, Floats, Op, Program, Qkv
 from octavo.quant.folder import settings_of
 from octavo.quant.plain import PLAIN, float32_values
@@ -92,6 +92,8 @@ def open_plain(source: Source) -> Plain:
     if settings_of(source) is not None:
         raise ModelError(f"{source.path}: is quantized already; give the folder that it was made from")
     spec = read_spec(source)
+    if any(isinstance(layer.ffn, Moe) for layer in spec.layers):
+        raise ModelError(f"{source.path}: has mixtures of experts, which load in codes with --quantize instead")
     entries = plan(source, spec, "float32")
     for entry in entries:
         if entry.tensor.dtype not in PLAIN:

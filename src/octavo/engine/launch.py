@@ -47,7 +47,7 @@ def guess(spec: ModelSpec, weights: int, threads: int) -> Costs:
     row = key = 0
     for layer in spec.layers:
         queries, keys = layer.attn.heads * layer.attn.head_dim, layer.attn.kv_heads * layer.attn.head_dim
-        row += spec.width * (2 * queries + 2 * keys + 3 * layer.ffn.inner)
+        row += spec.width * (2 * queries + 2 * keys + 3 * layer.hidden)
         key += 2 * queries
     one = 1 / (threads * MULTIPLICATIONS)
     return Costs(weights / BANDWIDTH, row * one, spec.vocab * spec.width * one, key * one, key * one)

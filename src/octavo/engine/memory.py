@@ -13,7 +13,7 @@ from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES, PAGE, KvLayout, pages_for
 from octavo.engine.limits import MemoryLimit, cores
 from octavo.kernels import native
-from octavo.models.spec import ModelSpec, places
+from octavo.models.spec import ModelSpec, Moe, places
 from octavo.program.cpu import config
 from octavo.worker.slots import Slots
 
@@ -102,13 +102,15 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
     """What an executor takes beside weights and pages, the rotation tables included."""
     attn = spec.layers[0].attn
     queries = attn.heads * places(attn.head_dim)
-    inner = max(layer.ffn.inner for layer in spec.layers)
+    inner = [layer.dense.inner if layer.dense else 0 for layer in spec.layers]
+    mixtures = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, Moe)]
     ropes = {layer.attn.rope for layer in spec.layers} - {None}
     rotations = 4 * len(ropes) * max_len * places(attn.head_dim)
     if executor.executor == "reference":  # all weights again, in float32
         keys = attn.kv_heads * places(attn.head_dim)
-        layer = spec.width * (2 * queries + 2 * keys + 3 * inner)
-        return rotations + 4 * (len(spec.layers) * layer + spec.vocab * spec.width * (1 if spec.tied else 2))
+        layers = spec.width * (len(spec.layers) * (2 * queries + 2 * keys) + 3 * sum(inner))
+        layers += sum(spec.width * (moe.experts * (3 * moe.inner + 1) + 1) for moe in mixtures)
+        return rotations + 4 * (layers + spec.vocab * spec.width * (1 if spec.tied else 2))
     shape = config(
         kv,
         width=spec.width,
@@ -121,10 +123,15 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
     norms = [layer.attn.head_norm for layer in spec.layers]
     return rotations + native.workspace_bytes(
         shape,
-        inner,
+        max(inner),
         sights=[(layer.attn.window, layer.attn.causal) for layer in spec.layers],
         post_norms=any(layer.post is not None for layer in spec.layers),
         whole_key_norms=any(norm is not None and norm.shares == "whole" for norm in norms),
+        mixture=native.MixtureSize(
+            max(moe.experts for moe in mixtures), max(moe.top for moe in mixtures), max(moe.inner for moe in mixtures)
+        )
+        if mixtures
+        else None,
     )
 
 

@@ -7,9 +7,11 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 
 import numpy as np
 
-KINDS = {"embed": 0, "norm": 1, "qkv": 2, "attend": 3, "proj": 4, "ffn_in": 5, "head": 6, "renorm": 7}
+_KINDS = ("embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out")
+KINDS = {name: number for number, name in enumerate(_KINDS)}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "swiglu_oai": 5}
+SCORINGS = {"softmax": 0, "sigmoid": 1}
 
 
 class CWeight(ctypes.Structure):
@@ -34,6 +36,21 @@ class CHeadNorm(ctypes.Structure):
     """octavo_head_norm"""
 
     _fields_ = [("norm", CNorm), ("whole", c_int32), ("stride", c_int32)]
+
+
+class CExpert(ctypes.Structure):
+    """octavo_expert"""
+
+    _fields_ = [("weight", CWeight * 2), ("bias", c_void_p * 2)]
+
+
+class CRouting(ctypes.Structure):
+    """octavo_routing"""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("scoring", "top", "groups", "top_groups", "group_top", "renormalise")),
+        ("correction", c_void_p),
+    ]
 
 
 class COp(ctypes.Structure):
@@ -62,6 +79,12 @@ class COp(ctypes.Structure):
         ("all_keys", c_int32),
         ("slopes", c_void_p),
         ("sinks", c_void_p),
+        ("gated", c_int32),
+        ("routing", CRouting),
+        ("expert", ctypes.POINTER(CExpert)),
+        ("experts", c_int32),
+        ("top", c_int32),
+        ("limit", c_float),
     ]
 
 

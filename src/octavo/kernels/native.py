@@ -24,13 +24,16 @@ from octavo.kernels.interface import (
     BATCH_ARRAYS,
     KINDS,
     NORMS,
+    SCORINGS,
     CAct,
     CBatch,
     CDrawn,
+    CExpert,
     CHeadNorm,
     CNorm,
     Config,
     COp,
+    CRouting,
     CWeight,
 )
 from octavo.kernels.weight import Weight
@@ -119,6 +122,15 @@ def measure(threads: int, isa_name: str | None = None) -> dict[str, float]:
     return dict(zip(("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s"), rates, strict=True))
 
 
+@dataclass(frozen=True)
+class MixtureSize:
+    """Experts, how many of them a token goes to, and outputs of the widest one."""
+
+    experts: int
+    top: int
+    inner: int
+
+
 def workspace_bytes(
     config: Config,
     inner: int,
@@ -126,17 +138,24 @@ def workspace_bytes(
     sights: Sequence[tuple[int, bool]] = ((0, True),),
     post_norms: bool = False,
     whole_key_norms: bool = False,
+    mixture: MixtureSize | None = None,
 ) -> int:
     """Working memory of an executor before there is a plan.
 
     inner: outputs of the widest feed-forward. sights: each pair of window and causal that attention comes with.
     post_norms: some projection is normed before it is added. whole_key_norms: keys are normed over all heads together.
+    mixture: the largest mixture of experts.
     """
     ops = [COp(kind=KINDS["attend"], window=window, all_keys=not causal) for window, causal in dict.fromkeys(sights)]
     ops += [COp(kind=KINDS["ffn_in"]), COp(kind=KINDS["proj"]), COp(kind=KINDS["qkv"])]
     ops[-3].weight[0] = CWeight(rows=inner)
     ops[-2].norm.kind = NORMS["rms"] if post_norms else NORMS["none"]
     ops[-1].head_norm[1].whole = whole_key_norms
+    if mixture is not None:
+        expert = (CExpert * 1)()
+        expert[0].weight[0] = CWeight(rows=mixture.inner)
+        ops += [COp(kind=KINDS["route"], experts=mixture.experts), COp(kind=KINDS["moe_in"], expert=expert)]
+        ops[-2].routing.top = mixture.top
     return int(library().octavo_workspace(config, (COp * len(ops))(*ops), len(ops)))
 
 
@@ -157,6 +176,27 @@ class HeadNormArgs:
     norm: NormArgs
     whole: bool = False
     stride: int = 0
+
+
+@dataclass(frozen=True)
+class RoutingArgs:
+    """octavo_routing"""
+
+    scoring: str
+    top: int
+    groups: int = 1
+    top_groups: int = 1
+    group_top: int = 1
+    renormalise: bool = False
+    correction: Array | None = None
+
+
+@dataclass(frozen=True)
+class ExpertArgs:
+    """octavo_expert: one or two matrices and as many biases."""
+
+    weights: tuple[Weight, ...]
+    biases: tuple[Array | None, ...]
 
 
 @dataclass(frozen=True)
@@ -184,16 +224,21 @@ class OpArgs:
     causal: bool = True
     slopes: Array | None = None
     sinks: Array | None = None
+    gated: bool = False
+    routing: RoutingArgs | None = None
+    experts: tuple[ExpertArgs, ...] = ()
+    expert_count: int = 0
+    top: int = 0
+    limit: float = 0.0
 
 
 def _pack(op: OpArgs) -> COp:
     out = COp(kind=KINDS[op.kind], activation=ACTIVATIONS[op.activation], all_keys=not op.causal)
-    for name in ("layer", "source", "out", "scale", "soft_cap", "clip", "head_dim", "window"):
+    for name in ("layer", "source", "out", "scale", "soft_cap", "clip", "head_dim", "window", "gated", "top", "limit"):
         setattr(out, name, getattr(op, name))
     out.act, out.act_out = CAct(*op.act), CAct(*op.act_out)
     for i, weight in enumerate(op.weights):
-        assert weight.data.ctypes.data % 64 == 0, "a weight does not start on a cache line"
-        out.weight[i] = CWeight(weight.layout, weight.rows, weight.cols, weight.group, weight.data.ctypes.data)
+        out.weight[i] = _weight(weight)
     for i, vec in enumerate(op.vecs):
         out.vec[i] = _floats(f"{op.kind}, vector {i}", vec)
     out.norm = _norm(f"{op.kind}, norm", op.norm)
@@ -204,6 +249,30 @@ def _pack(op: OpArgs) -> COp:
         out.rope_cos, out.rope_sin = (_pointer(f"{op.kind}, rope", table, np.float32) for table in op.rope)
     for name in ("positions", "slopes", "sinks"):
         setattr(out, name, _floats(f"{op.kind}, {name}", getattr(op, name)))
+    out.experts = op.expert_count
+    if op.routing is not None:
+        out.routing = _routing(op.routing)
+    if op.experts:
+        out.expert = (CExpert * len(op.experts))(*map(_expert, op.experts))
+    return out
+
+
+def _weight(weight: Weight) -> CWeight:
+    assert weight.data.ctypes.data % 64 == 0, "a weight does not start on a cache line"
+    return CWeight(weight.layout, weight.rows, weight.cols, weight.group, weight.data.ctypes.data)
+
+
+def _routing(routing: RoutingArgs) -> CRouting:
+    out = CRouting(SCORINGS[routing.scoring], correction=_floats("route, correction", routing.correction))
+    for name in ("top", "groups", "top_groups", "group_top", "renormalise"):
+        setattr(out, name, getattr(routing, name))
+    return out
+
+
+def _expert(expert: ExpertArgs) -> CExpert:
+    out = CExpert()
+    for i, (weight, bias) in enumerate(zip(expert.weights, expert.biases, strict=True)):
+        out.weight[i], out.bias[i] = _weight(weight), _floats(f"expert, bias {i}", bias)
     return out
 
 
@@ -248,7 +317,7 @@ class Plan:
         self._ops = tuple(ops)  # keeps weights, vectors and tables alive
         self._pages: npt.NDArray[np.uint8] | None = None
         self._vocab = int(config.vocab)
-        packed = (COp * len(ops))(*(_pack(op) for op in ops))
+        self._packed = packed = (COp * len(ops))(*(_pack(op) for op in ops))  # keeps lists of experts alive
         self.workspace_bytes = int(library().octavo_workspace(config, packed, len(ops)))
         self._handle = library().octavo_create(config, packed, len(ops), isa_name.encode())
         if not self._handle:

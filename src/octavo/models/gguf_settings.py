@@ -32,6 +32,10 @@ KEYS = {
     "vocab_size": "vocab_size",
     "sliding_window": "attention.sliding_window",
     "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+    "norm_topk_prob": "expert_weights_norm",
     "use_parallel_residual": "use_parallel_residual",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
@@ -42,6 +46,7 @@ KEYS = {
     "clip_qkv": "attention.clamp_kqv",
     "alibi_bias_max": "attention.max_alibi_bias",
 }
+NORMALISED = ("qwen3moe",)  # the shares of experts add up to 1, and no key says so
 # The keys within rope.scaling that are plain numbers.
 SCALING_KEYS = {
     "original_max_position_embeddings": "original_context_length",
@@ -69,6 +74,8 @@ def gguf_settings(
             raise Settings(source.path, values, written).refused(names[0], "a number above 0")
     if values["vocab_size"] is None and "token_embd.weight" in tensors:
         values["vocab_size"] = tensors["token_embd.weight"].shape[0]
+    if values["norm_topk_prob"] is None and architecture in NORMALISED:
+        values["norm_topk_prob"] = True
     values["tie_word_embeddings"] = "output.weight" not in tensors
     values["attention_bias"] = "blk.0.attn_q.bias" in tensors or "blk.0.attn_qkv.bias" in tensors
     values["output_bias"] = "blk.0.attn_output.bias" in tensors

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ from octavo.models.rows import (
     projection_rows,
     projection_stored,
 )
-from octavo.models.spec import ModelSpec
+from octavo.models.spec import ModelSpec, Moe
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
 from octavo.quant.online import online_format
@@ -49,8 +50,10 @@ CATEGORIES = {
     "head": "head",
     **dict.fromkeys(("q", "k", "v", "o"), "attention"),
     **dict.fromkeys(("gate", "up", "down"), "feed_forward"),
+    **dict.fromkeys(("router", "shared_gate", "expert_gate", "expert_up", "expert_down"), "experts"),
 }
-READ_TOGETHER = {"q": ("q", "k", "v"), "gate": ("gate", "up")}  # matrices of a layer that read one input
+PAIRS = (("gate", "up"), ("expert_gate", "expert_up"))  # that files may have in one tensor
+READ_TOGETHER = {"q": ("q", "k", "v"), **{pair[0]: pair for pair in PAIRS}}  # matrices that read one input
 
 T = TypeVar("T", bound=np.generic)
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
@@ -62,7 +65,8 @@ class Entry:
 
     `rows`: which stored rows (of a vector: elements) it consists of, see models/rows.py. transposed: stored
     [inputs, outputs]. plus: added to every stored number of a vector. unit: rows of a matrix are
-    divided by their lengths.
+    divided by their lengths. index: which of the parts that lie in one tensor, one after the other; -1: it is whole.
+    exact: never in codes.
     """
 
     key: str
@@ -73,6 +77,18 @@ class Entry:
     transposed: bool = False
     plus: float = 0.0
     unit: bool = False
+    index: int = -1
+    exact: bool = False
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape of what is read of the tensor."""
+        return self.tensor.shape if self.index < 0 else self.tensor.shape[1:]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of what is read of the tensor."""
+        return self.tensor.nbytes // (1 if self.index < 0 else self.tensor.shape[0])
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +102,7 @@ class Entry:
         """What its packed bytes depend on beside the stored ones, as JSON."""
         rows = "" if self.rows is None else hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
         form: list[str | int | float] = [] if self.form is None else [self.form.layout.name, self.form.group]
-        return [*self.shape, rows, self.transposed, self.plus, self.unit, *form]
+        return [*self.shape, rows, self.transposed, self.plus, self.unit, self.index, *form]
 
     @property
     def room(self) -> int:
@@ -124,17 +140,20 @@ def block_bytes(entries: Sequence[Entry]) -> int:
 
 def packed_parts(entries: Sequence[Entry], progress: Callable[[float], None] | None = None) -> Iterator[Bytes]:
     """The block of all weights, read and packed one entry after another. uint8 [entry.room] each. Raises ModelError."""
-    total, done = sum(entry.tensor.nbytes for entry in entries), 0
-    for entry in entries:
-        try:
-            packed = _read(entry)
-        except ValueError as error:
-            raise ModelError(f"{entry.tensor.file.path}: tensor {shown(entry.tensor.name)} {error}") from None
-        entry.tensor.release()
-        yield np.pad(packed, (0, entry.room - packed.nbytes))
-        done += entry.tensor.nbytes
-        if progress:
-            progress(done / total)
+    total, done = sum(entry.stored_bytes for entry in entries), 0
+    for tensor, together in groupby(entries, key=lambda entry: entry.tensor):
+        raw: Bytes | None = None
+        for entry in together:
+            try:
+                raw = tensor.read() if raw is None else raw
+                packed = _read(entry, raw)
+            except ValueError as error:
+                raise ModelError(f"{tensor.file.path}: tensor {shown(tensor.name)} {error}") from None
+            yield np.pad(packed, (0, entry.room - packed.nbytes))
+            done += entry.stored_bytes
+            if progress:
+                progress(done / total)
+        tensor.release()
 
 
 def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
@@ -180,10 +199,10 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
         if name not in held:
             continue
         tensor = held[name]
-        fused = tensors.fused.get(part.name, "") if shared[name] > 1 else ""
-        stored = _stored(part, tensors, fused)
         entry = _entry(part, tensor, tensors, dtype)
-        fault = _fault(entry, stored)
+        alone = 1 if entry.index < 0 else tensor.shape[0]
+        fused = tensors.fused.get(part.name, "" if part.expert < 0 else "stacked") if shared[name] > alone else ""
+        fault = _fault(entry, _stored(part, tensors, fused, entry.transposed), part)
         if fault:
             faults[f"{shown(name)} {fault}"] = None
         else:  # a map as long as the tensor is, which is there
@@ -205,7 +224,7 @@ def _quantized(source: Source, entries: list[Entry], quantization: str, layers: 
             told = f"none: {source.path} is quantized already ({entry.tensor.dtype})"
             raise InvalidValue("quantization", quantization, told)
         form = None
-        if entry.form is not None:
+        if entry.form is not None and not entry.exact:
             stored = "F32" if entry.unit else entry.tensor.dtype
             form = online_format(stored, entry.shape[1], *kept(quantization, entry.key, layers))
         out.append(replace(entry, form=form or entry.form))
@@ -239,14 +258,16 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
 def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -> Entry:
     """How a part is read from its tensor, but for the map of its rows."""
     stored = "F32" if part.unit and tensor.dtype in PLAIN else tensor.dtype  # as computing with its numbers leaves it
-    form = None if part.is_vector else format_of(stored, dtype)
-    transposed = part.name in tensors.transposed and not part.is_vector
+    form = None if part.is_vector else format_of(stored, "float32" if part.exact else dtype)
+    # Experts' codes lie by outputs even where their numbers would not.
+    transposed = part.name in tensors.transposed and not part.is_vector and (part.expert < 0 or tensor.dtype in PLAIN)
     plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
-    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit)
+    index = part.expert if len(tensor.shape) > len(part.shape) else -1
+    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact)
 
 
-def _stored(part: Part, tensors: Tensors, fused: str) -> tuple[int, ...]:
-    """The shape that a part's tensor must have."""
+def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple[int, ...]:
+    """The shape that must be stored of a part, of one expert where there are several."""
     layer, name = part.layer, part.name
     rows = part.shape[0] + tensors.skipped.get(name, 0)
     if layer and name in ("q", "k", "v"):
@@ -255,10 +276,10 @@ def _stored(part: Part, tensors: Tensors, fused: str) -> tuple[int, ...]:
         rows, dim = head_norm_stored(name, layer.attn), layer.attn.head_dim
         if layer.attn.head_norm and layer.attn.head_norm.shares == "none":
             return rows // dim, dim
-    elif layer and name in ("gate", "up"):
-        rows = layer.ffn.inner * (2 if fused else 1)
+    elif layer and any(name in pair for pair in PAIRS):
+        rows *= 2 if fused else 1
     shape = (rows, *part.shape[1:])
-    return shape[::-1] if name in tensors.transposed and not part.is_vector else shape
+    return shape[::-1] if transposed else shape
 
 
 def _rows(part: Part, tensors: Tensors, fused: str) -> Rows | None:
@@ -270,18 +291,26 @@ def _rows(part: Part, tensors: Tensors, fused: str) -> Rows | None:
     if layer and name in ("q_norm", "k_norm"):
         return flat(head_norm_rows(name, layer.attn, tensors.interleaved), head_norm_stored(name, layer.attn))
     first = tensors.skipped.get(name, 0)
-    if layer and name in ("gate", "up") and fused:
-        first = layer.ffn.inner if name == "up" else 0
+    if layer and any(name in pair for pair in PAIRS) and fused:
+        second = name.endswith("up")
+        if fused == "alternating":
+            return np.arange(second, 2 * part.shape[0], 2)
+        first = part.shape[0] if second else 0
     elif not first:
         return None
     return np.arange(first, first + part.shape[0])
 
 
-def _fault(entry: Entry, stored: tuple[int, ...]) -> str:
-    """What is wrong with a tensor that must have the shape `stored`, or nothing."""
+def _fault(entry: Entry, stored: tuple[int, ...], part: Part) -> str:
+    """What is wrong with a tensor of which the shape `stored` is to be read, or nothing."""
     tensor, form = entry.tensor, entry.form
-    if tensor.shape != stored:
+    if entry.index >= 0 and part.layer and isinstance(part.layer.ffn, Moe):
+        stored = (part.layer.ffn.experts, *stored)
+    flat = part.name == "shared_gate" and tensor.shape == stored[1:]  # as GGUF files have it
+    if tensor.shape != stored and not flat:
         return f"has the shape {list(tensor.shape)}, expected {list(stored)}"
+    if part.exact and tensor.dtype not in PLAIN:
+        return f"is stored as {tensor.dtype}; experts are chosen by {', '.join(PLAIN)}"
     if len(entry.shape) == 1 or entry.key in ("positions", "types"):
         return "" if tensor.dtype in PLAIN else f"is stored as {tensor.dtype}; vectors are read as {', '.join(PLAIN)}"
     if form is None:
@@ -303,17 +332,18 @@ def _listed(what: str, names: list[str]) -> str:
     return f"{what}: {', '.join(names[:LISTED])}{more}"
 
 
-def _read(entry: Entry) -> Bytes:
-    """One weight, packed. uint8 [entry.nbytes]. Raises ValueError for values that are no numbers."""
-    raw, tensor = entry.tensor.read(), entry.tensor
+def _read(entry: Entry, raw: Bytes) -> Bytes:
+    """One weight, packed, of its tensor's bytes. uint8 [entry.nbytes]. Raises ValueError for what are no numbers."""
+    tensor, stored = entry.tensor, entry.stored
+    raw = raw if entry.index < 0 else raw.reshape(tensor.shape[0], -1)[entry.index]
     if entry.form is None:
-        values = vector(raw, tensor.dtype).reshape(entry.tensor.shape) + np.float32(entry.plus)
+        values = vector(raw, tensor.dtype).reshape(stored) + np.float32(entry.plus)
         values = values if len(entry.shape) == 2 else values.reshape(-1)
         return np.ascontiguousarray(picked(values, entry.rows)).view(np.uint8).reshape(-1)
-    rows: Bytes = raw.reshape(tensor.shape[0], -1)
+    rows: Bytes = raw.reshape(stored[0] if len(stored) > 1 else 1, -1)
     if entry.transposed:
-        size = rows.shape[1] // tensor.shape[1]  # bytes of a number
-        rows = rows.reshape(*tensor.shape, size).swapaxes(0, 1).reshape(tensor.shape[1], -1)
+        size = rows.shape[1] // stored[1]  # bytes of a number
+        rows = rows.reshape(*stored, size).swapaxes(0, 1).reshape(stored[1], -1)
     if entry.unit:
         rows = unit_rows(float32_values(rows, tensor.dtype)).view(np.uint8)
     return pack(entry.form, picked(rows, entry.rows), entry.shape[1]).data

@@ -6,7 +6,7 @@ same `Rope` share one pair of tables. Knows no checkpoint format and no executor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,19 @@ from octavo.kernels.weight import Weight, read_as
 from octavo.models import spec as declared
 from octavo.models.parts import Part, parts
 from octavo.models.rope import slopes, tables
-from octavo.models.spec import Attn, Layer, ModelSpec, places
+from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Moe, places
 from octavo.program.ops import (
     Act,
     Attend,
     Embed,
+    Expert,
     FfnIn,
     Floats,
     Head,
     HeadNorm,
     Hidden,
+    MoeIn,
+    MoeOut,
     Norm,
     Norming,
     Op,
@@ -36,7 +39,10 @@ from octavo.program.ops import (
     Qkv,
     Renorm,
     Rope,
+    Route,
 )
+
+LISTED = 4  # most names an error shows
 
 Weights = Mapping[str, Weight | npt.NDArray[np.float32]]
 
@@ -125,21 +131,75 @@ class _Lowered:
         if not self.layer.parallel:
             yield self._attend()
             yield from self._added("attn", "o", 0)
-        wanted = self.named.act(*(self.at + name for name in self._inputs))
+        if isinstance(self.layer.ffn, Moe):
+            yield from self._mixture(self.layer.ffn)
+            return
+        wanted = self.named.act(*self._inputs(self.layer.ffn))
         if not self.layer.shared or wanted != read:
             yield self._norm("attn_norm" if self.layer.shared else "ffn_norm", self.layer.norm, wanted)
-        yield self._ffn_in(wanted)
+        yield self._ffn_in(self.layer.ffn, wanted)
         if self.layer.parallel:
             yield self._attend()
             yield from self._added("attn", "o", 0)
         yield from self._added("ffn", "down", 1)
 
-    @property
-    def _inputs(self) -> tuple[str, ...]:
-        return ("gate", "up") if self.layer.ffn.gated else ("up",)
+    def _inputs(self, ffn: Mlp) -> list[str]:
+        """The matrices that read what a feed-forward reads."""
+        return [self.at + name for name in (("gate", "up") if ffn.gated else ("up",))]
 
-    def _norm(self, name: str, norm: declared.Norm, act: Act) -> Norm:
-        return Norm(self.named.norm(self.at + name, norm), act)
+    def _norm(self, name: str, norm: declared.Norm, act: Act, out: int = 0) -> Norm:
+        return Norm(self.named.norm(self.at + name, norm), act, out)
+
+    def _mixture(self, moe: Moe) -> Iterator[Op]:
+        """The choice of experts, the shared one, the chosen ones: all read x as it was before any of them."""
+        named, at, layer = self.named, self.at, self.layer
+        if layer.parallel or layer.shared or layer.after or (layer.post and moe.shared):
+            raise ModelError(f"{at}ffn: a mixture of experts beside attention, or normed together with a shared one")
+        yield self._norm("ffn_norm", layer.norm, Act(32), out=1)
+        yield self._route(moe)
+        wanted = named.act(*(f"{at}{e}.expert_{name}" for name in ("gate", "up") for e in range(moe.experts)))
+        read = named.act(*self._inputs(moe.shared)) if moe.shared else None
+        if moe.shared and read:
+            yield self._norm("ffn_norm", layer.norm, read)
+            yield self._ffn_in(moe.shared, read)
+        if read != wanted:
+            yield self._norm("ffn_norm", layer.norm, wanted)
+        if moe.shared:
+            yield from self._added("ffn", "down", 1, moe.shared_gate)
+        yield from self._experts(moe, wanted)
+
+    def _route(self, moe: Moe) -> Route:
+        named, at = self.named, self.at
+        return Route(
+            named.matrix(at + "router"),
+            named.bias(at + "router"),
+            moe.top,
+            scoring=moe.scoring,
+            renormalise=moe.renormalise,
+            scale=moe.scale,
+            correction=named.numbers(at + "correction") if moe.correction else None,
+            groups=moe.groups,
+            top_groups=moe.top_groups,
+            group_top=moe.group_top,
+            gate=named.matrix(at + "shared_gate") if moe.shared_gate else None,
+            source=1,
+        )
+
+    def _experts(self, moe: Moe, act: Act) -> Iterator[Op]:
+        named, numbers = self.named, range(moe.experts)
+
+        def keys(name: str) -> list[str]:
+            return [f"{self.at}{number}.expert_{name}" for number in numbers]
+
+        experts = tuple(
+            Expert(named.matrix(gate), named.matrix(up), named.bias(gate), named.bias(up))
+            for gate, up in zip(keys("gate"), keys("up"), strict=True)
+        )
+        down = named.act(*keys("down"))
+        yield MoeIn(experts, moe.top, moe.activation, act, act_out=down, limit=moe.limit)
+        weights, biases = tuple(map(named.matrix, keys("down"))), tuple(map(named.bias, keys("down")))
+        post = named.norm(self.at + "ffn_post", self.layer.post) if self.layer.post else None
+        yield MoeOut(weights, biases, moe.top, down, scale=self.layer.scale, post=post)
 
     def _qkv(self, act: Act) -> Qkv:
         named, at, attn = self.named, self.at, self.layer.attn
@@ -184,8 +244,8 @@ class _Lowered:
             head_dim=attn.head_dim,
         )
 
-    def _ffn_in(self, act: Act) -> FfnIn:
-        named, at, ffn = self.named, self.at, self.layer.ffn
+    def _ffn_in(self, ffn: Mlp, act: Act) -> FfnIn:
+        named, at = self.named, self.at
         return FfnIn(
             named.matrix(at + "gate") if ffn.gated else None,
             named.matrix(at + "up"),
@@ -196,11 +256,11 @@ class _Lowered:
             act_out=named.act(at + "down"),
         )
 
-    def _added(self, half: str, name: str, source: int) -> Iterator[Op]:
+    def _added(self, half: str, name: str, source: int, gated: bool = False) -> Iterator[Op]:
         """A projection added to x, and the norm of x after it."""
         named, key, layer = self.named, self.at + name, self.layer
         post = named.norm(f"{self.at}{half}_post", layer.post) if layer.post else None
-        yield Proj(named.matrix(key), named.bias(key), named.act(key), source, layer.scale, post)
+        yield Proj(named.matrix(key), named.bias(key), named.act(key), source, layer.scale, post, gated)
         if layer.after:
             yield Renorm(named.norm(f"{self.at}{half}_after", layer.after))
 
@@ -249,12 +309,18 @@ class _Named:
         matrices = [weight for name in names if isinstance(weight := self._weights[name], Weight)]
         forms = {read_as(weight.layout, weight.group) for weight in matrices}
         if len({bits for bits, _ in forms}) > 1:
-            stored = ", ".join(weight.layout.name for weight in matrices)
-            raise ModelError(f"{', '.join(names)}: stored as {stored}, which do not read one form of input")
+            stored = _listed([weight.layout.name for weight in matrices])
+            raise ModelError(f"{_listed(names)}: stored as {stored}, which do not read one form of input")
         if len(forms) > 1:
             shown = ", ".join(str(group) for _, group in sorted(forms))
-            raise ModelError(f"{', '.join(names)}: stored in groups of {shown}, which do not read one form of input")
+            raise ModelError(f"{_listed(names)}: stored in groups of {shown}, which do not read one form of input")
         return Act(*forms.pop())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _shown(weight: Weight | npt.NDArray[np.float32] | None) -> str:

@@ -1,7 +1,8 @@
 """What an architecture consists of, as data, and the tensor names of the Llama family in both file formats.
 
 Our names are those of models/parts.py: "embed", "norm", "head", and for each layer "layers.{i}." with "attn_norm", "q",
-"k", "v", "o", "ffn_norm", "gate", "up", "down" and others, and "_bias" after a part's. Knows no shapes.
+"k", "v", "o", "ffn_norm", "gate", "up", "down" and others, those of an expert after "layers.{i}.{e}.", and "_bias"
+after a part's. Knows no shapes.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ class Tensors:
     """One file format's tensors.
 
     `names`: ours -> the format's, "{i}" being the layer, "{p}" one of `prefixes`, the first under which there is an
-    embedding, and "|" between names of which one is there. `harmless`: patterns of tensors that may be there unread.
-    What is declared by the last part of our name, without "_bias":
+    embedding, "{e}" the expert, which the name of a tensor of all experts lacks, and "|" between names of which one is
+    there. `harmless`: patterns of tensors that may be there unread. What is declared by the last part of our name,
+    without "_bias":
 
         interleaved  in each head the rows of "q" and "k" that turn together are neighbours
-        fused        "q", "k", "v" or "gate", "up", where they have one name: "stacked" or "grouped" (models/rows.py)
+        fused        "q", "k", "v" or "gate", "up", where they have one name: "stacked" or "grouped" (models/rows.py);
+                     an expert's are "stacked" or, so declared, "alternating"
         transposed   matrices stored [inputs, outputs]
         plus_one     vectors to whose values 1 is added
         skipped      rows that are left out at the start
@@ -42,11 +45,11 @@ class Tensors:
     def written(self, key: str, there: Container[str]) -> str:
         """The format's name of a tensor of ours, in a file with the tensors `there`."""
         first = (prefix for prefix in self.prefixes if self.names["embed"].replace("{p}", prefix) in there)
-        prefix, i = next(first, self.prefixes[0]), ""
+        prefix, i, e = next(first, self.prefixes[0]), "", [""]
         if key.startswith("layers."):
-            _, i, part = key.split(".")
+            _, i, *e, part = key.split(".")
             key = "layers.{i}." + part
-        names = self.names[key].replace("{i}", i).replace("{p}", prefix).split("|")
+        names = self.names[key].replace("{i}", i).replace("{e}", "".join(e)).replace("{p}", prefix).split("|")
         return next((name for name in names if name in there), names[0])
 
 
@@ -119,10 +122,26 @@ def llama_like(
     plus_one: tuple[str, ...] = (),
     prefixes: tuple[str, ...] = ("model.",),
     harmless: tuple[str, ...] = (),
+    transposed: tuple[str, ...] = (),
+    whole: Mapping[str, str] | None = None,
 ) -> Tensors:
-    """Llama's tensors of a Hugging Face folder, with what differs."""
+    """Llama's tensors of a Hugging Face folder, with what differs. `whole`: a layer's names with their endings."""
     names = names_of({**LLAMA_OUTER, **(outer or {})}, LLAMA_LAYER, {**LLAMA_INNER, **(inner or {})})
-    return Tensors(names, (*HARMLESS, *harmless), interleaved, fused or {}, (), plus_one, {}, prefixes)
+    names |= {
+        f"layers.{{i}}.{part}": LLAMA_LAYER + name.replace("|", "|" + LLAMA_LAYER)
+        for part, name in (whole or {}).items()
+    }
+    return Tensors(names, (*HARMLESS, *harmless), interleaved, fused or {}, transposed, plus_one, {}, prefixes)
+
+
+def experts_like(at: str, inner: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Names of what a layer's mixture of experts consists of, whole: experts apart, or stacked by transformers 5."""
+    parts = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"} | dict(inner or {})
+    out = {"router": f"{at}.gate.weight"}
+    for part, name in parts.items():
+        joined = "down_proj" if part == "down" else "gate_up_proj"
+        out["expert_" + part] = f"{at}.experts.{{e}}.{name}.weight|{at}.experts.{joined}"
+    return out
 
 
 LLAMA = llama_like()
@@ -149,9 +168,15 @@ GGUF_INNER = {
     "attn_post": "post_attention_norm",
     "attn_after": "attn_output_norm",
     "ffn_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
+    "gate": "ffn_gate|ffn_gate_shexp",
+    "up": "ffn_up|ffn_up_shexp",
+    "down": "ffn_down|ffn_down_shexp",
+    "router": "ffn_gate_inp",
+    "shared_gate": "ffn_gate_inp_shexp",
+    "expert_gate": "ffn_gate_exps|ffn_gate.{e}",
+    "expert_up": "ffn_up_exps|ffn_up.{e}",
+    "expert_down": "ffn_down_exps|ffn_down.{e}",
+    "sinks": "attn_sinks",
     "ffn_post": "post_ffw_norm",
     "ffn_after": "layer_output_norm",
 }

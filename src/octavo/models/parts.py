@@ -3,6 +3,8 @@
     embed  positions  types  embed_norm  norm  head (absent when tied)
     layers.{i}.attn_norm  .q  .k  .v  .q_norm  .k_norm  .sinks  .o  .attn_post  .attn_after
     layers.{i}.ffn_norm  .gate  .up  .down  .ffn_post  .ffn_after
+    layers.{i}.router  .correction  .shared_gate
+    layers.{i}.{e}.expert_gate  .expert_up  .expert_down  of each expert
 
 and "_bias" after a projection or norm, where the model has it. Matrices are [outputs, inputs]; heads are in places
 (models/rows.py). Knows no file.
@@ -13,19 +15,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from octavo.models.spec import Attn, Layer, ModelSpec, Norm, places
+from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Moe, Norm, places
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One weight. shape: of a matrix or a vector. plain: kept as float32 though it is a matrix. unit: rows are
-    divided by their lengths. layer: whose it is."""
+    divided by their lengths. exact: a matrix of float32. layer: whose it is; expert: of which number, -1: of none."""
 
     key: str
     shape: tuple[int, ...]
     plain: bool = False
     unit: bool = False
+    exact: bool = False
     layer: Layer | None = None
+    expert: int = -1
 
     @property
     def name(self) -> str:
@@ -57,7 +61,7 @@ def parts(spec: ModelSpec) -> Iterator[Part]:
 
 
 def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:
-    attn, ffn = layer.attn, layer.ffn
+    attn = layer.attn
     yield from _norm(at + "attn_norm", layer.first or layer.norm, width, layer)
     room = places(attn.head_dim)
     for name, heads in (("q", attn.heads), ("k", attn.kv_heads), ("v", attn.kv_heads)):
@@ -70,12 +74,37 @@ def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:
         if half == "ffn":
             if not layer.shared:
                 yield from _norm(at + "ffn_norm", layer.norm, width, layer)
-            for name in ("gate", "up") if ffn.gated else ("up",):
-                yield from _matrix(at + name, ffn.inner, width, ffn.bias, layer)
-            yield from _matrix(at + "down", width, ffn.inner, ffn.bias, layer)
+            if layer.dense:
+                yield from _dense(at, layer.dense, layer, width)
+            if isinstance(layer.ffn, Moe):
+                yield from _mixture(at, layer.ffn, layer, width)
         for name, norm in (("post", layer.post), ("after", layer.after)):
             if norm:
                 yield from _norm(f"{at}{half}_{name}", norm, width, layer)
+
+
+def _dense(at: str, ffn: Mlp, layer: Layer, width: int) -> Iterator[Part]:
+    for name in ("gate", "up") if ffn.gated else ("up",):
+        yield from _matrix(at + name, ffn.inner, width, ffn.bias, layer)
+    yield from _matrix(at + "down", width, ffn.inner, ffn.bias, layer)
+
+
+def _mixture(at: str, moe: Moe, layer: Layer, width: int) -> Iterator[Part]:
+    """Parts of one kind follow each other: files may hold those of all experts in one tensor."""
+    yield Part(at + "router", (moe.experts, width), exact=True, layer=layer)
+    if moe.router_bias:
+        yield Part(at + "router_bias", (moe.experts,), layer=layer)
+    if moe.correction:
+        yield Part(at + "correction", (moe.experts,), layer=layer)
+    if moe.shared_gate:
+        yield Part(at + "shared_gate", (1, width), exact=True, layer=layer)
+    shapes = {"gate": (moe.inner, width), "up": (moe.inner, width), "down": (width, moe.inner)}
+    for name, shape in shapes.items():
+        for expert in range(moe.experts):
+            yield Part(f"{at}{expert}.expert_{name}", shape, layer=layer, expert=expert)
+    for name, (rows, _) in shapes.items():
+        for expert in range(moe.experts if moe.bias else 0):
+            yield Part(f"{at}{expert}.expert_{name}_bias", (rows,), layer=layer, expert=expert)
 
 
 def _matrix(key: str, rows: int, cols: int, bias: bool, layer: Layer) -> Iterator[Part]:

@@ -93,6 +93,33 @@ class Mlp:
 
 
 @dataclass(frozen=True, slots=True)
+class Moe:
+    """Mixture of experts: each token passes `top` of `experts` gated feed-forwards and, where there is one, `shared`.
+
+    scoring, renormalise, scale, groups, top_groups, group_top: see program/ops.py, Route; router_bias, correction:
+    whether there are any. activation, limit: see MoeIn. shared_gate: what the shared one gives is multiplied with a
+    sigmoid of the token's own.
+    """
+
+    experts: int
+    top: int
+    inner: int
+    bias: bool = False
+    activation: str = "silu"
+    limit: float = 0.0
+    scoring: str = "softmax"
+    renormalise: bool = False
+    scale: float = 1.0
+    router_bias: bool = False
+    correction: bool = False
+    groups: int = 1
+    top_groups: int = 1
+    group_top: int = 1
+    shared: Mlp | None = None
+    shared_gate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """Attention and feed-forward, each after a norm and added to the residual stream x:
 
@@ -103,7 +130,7 @@ class Layer:
     """
 
     attn: Attn
-    ffn: Mlp
+    ffn: Mlp | Moe
     norm: Norm
     parallel: bool = False
     shared: bool = False
@@ -111,6 +138,17 @@ class Layer:
     after: Norm | None = None
     scale: float = 1.0
     first: Norm | None = None
+
+    @property
+    def dense(self) -> Mlp | None:
+        """The feed-forward that every token passes, if any."""
+        return self.ffn if isinstance(self.ffn, Mlp) else self.ffn.shared
+
+    @property
+    def hidden(self) -> int:
+        """Outputs of all feed-forwards that one token passes."""
+        own = self.dense.inner if self.dense else 0
+        return own + (self.ffn.top * self.ffn.inner if isinstance(self.ffn, Moe) else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from octavo.kernels.weight import Weight, read_as
 from octavo.program.ops import (
     ACTIVATIONS,
     NORMS,
+    SCORINGS,
     Act,
     Attend,
     Embed,
@@ -19,6 +20,8 @@ from octavo.program.ops import (
     Head,
     HeadNorm,
     Hidden,
+    MoeIn,
+    MoeOut,
     Norm,
     Norming,
     Op,
@@ -26,9 +29,11 @@ from octavo.program.ops import (
     Proj,
     Qkv,
     Renorm,
+    Route,
 )
 
-Written = tuple[Act, int] | None  # the form of an h, and its inputs
+Reads = Qkv | Proj | FfnIn | Route | MoeIn | MoeOut | Head
+Written = tuple[Act, int, int] | None  # the form of an h, its inputs, and rows of a token
 
 
 def check(program: Program) -> None:
@@ -37,36 +42,99 @@ def check(program: Program) -> None:
     if places % 32:
         raise ModelError(f"head_dim {places}: the cpu executor takes multiples of 32")
     written: list[Written] = [None, None]
+    routed: Route | None = None
     for op in program.ops:
         _check_vectors(op, program)
         match op:
             case Norm():
-                written[op.out] = op.act, program.width
+                written[op.out] = op.act, program.width, 1
             case Attend():
-                written[op.out] = op.act, program.heads * (op.head_dim or places)
+                written[op.out] = op.act, program.heads * (op.head_dim or places), 1
             case Qkv():
                 _check_reads(op, (op.q, op.k, op.v), written[op.source])
             case Proj():
                 _check_reads(op, (op.weight,), written[op.source])
+                if op.gated and (routed is None or routed.gate is None):
+                    raise ModelError("Proj: gated, but no Route before it has a gate")
             case FfnIn():
-                if op.source == op.out:
-                    raise ModelError(f"FfnIn: reads and writes h[{op.out}]; it takes two different ones")
+                _check_apart(op)
                 _check_reads(op, (op.up,) if op.gate is None else (op.gate, op.up), written[op.source])
-                written[op.out] = op.act_out, op.up.rows
+                written[op.out] = op.act_out, op.up.rows, 1
+            case Route():
+                _check_reads(op, (op.weight,) if op.gate is None else (op.weight, op.gate), written[op.source])
+                routed = op
+            case MoeIn():
+                _check_apart(op)
+                _check_routed(op, len(op.experts), routed)
+                _check_reads(op, _matrices(op), written[op.source])
+                written[op.out] = op.act_out, op.experts[0].up.rows, op.top
+            case MoeOut():
+                _check_routed(op, len(op.weights), routed)
+                _check_reads(op, op.weights, written[op.source], op.top)
             case Head():
-                _check_reads(op, (op.weight,), (op.act, program.width))
+                _check_reads(op, (op.weight,), (op.act, program.width, 1))
             case Hidden():
                 raise ModelError("Hidden: the cpu executor has no end without a head; the reference executor has")
 
 
-def _check_reads(op: Qkv | Proj | FfnIn | Head, weights: tuple[Weight, ...], written: Written) -> None:
-    name = type(op).__name__
-    if written is None or op.act != written[0]:
-        raise ModelError(f"{name}: reads its input as {op.act}, but it was written as {written and written[0]}")
+def _check_reads(op: Reads, weights: tuple[Weight, ...], written: Written, each: int = 1) -> None:
+    """The matrices of an op fit what it reads, `each` rows of a token."""
+    name, act = type(op).__name__, Act(32) if isinstance(op, Route) else op.act
+    if written is None or act != written[0]:
+        raise ModelError(f"{name}: reads its input as {act}, but it was written as {written and written[0]}")
+    if written[2] != each:
+        raise ModelError(f"{name}: reads {each} rows of a token, but {written[2]} were written")
     for weight in weights:
-        _check_act(name, weight, op.act)
+        _check_act(name, weight, act)
         if weight.cols != written[1]:
             raise ModelError(f"{name}: a matrix of {weight.rows} x {weight.cols} reads an input of {written[1]}")
+
+
+def _matrices(op: MoeIn) -> tuple[Weight, ...]:
+    """Gate and up of all experts, which are all gated or not, and have one shape."""
+    matrices = [(expert.gate, expert.up) if expert.gate else (expert.up,) for expert in op.experts]
+    _check_alike("MoeIn", tuple(weight for pair in matrices for weight in pair), len(op.experts) * len(matrices[0]))
+    for expert in op.experts:
+        for bias in (expert.gate_bias, expert.up_bias):
+            _check_size("MoeIn: bias", bias, expert.up.rows)
+    gated = op.experts[0].gate is not None
+    if op.activation not in (*ACTIVATIONS, *(("swiglu_oai",) if gated else ())):
+        raise ModelError(
+            f"MoeIn: activation {op.activation!r}; it may be {', '.join(ACTIVATIONS)} or, gated, swiglu_oai"
+        )
+    return tuple(weight for pair in matrices for weight in pair)
+
+
+def _check_alike(name: str, weights: tuple[Weight, ...], count: int) -> None:
+    shapes = {(weight.rows, weight.cols) for weight in weights}
+    if len(shapes) != 1 or len(weights) != count:
+        raise ModelError(f"{name}: {len(weights)} matrices of {len(shapes)} shapes; experts have {count} of one shape")
+
+
+def _check_routed(op: MoeIn | MoeOut, experts: int, routed: Route | None) -> None:
+    """The experts are those that the Route before chooses among."""
+    name = type(op).__name__
+    if routed is None or (routed.weight.rows, routed.top) != (experts, op.top):
+        found = "none" if routed is None else f"{routed.top} of {routed.weight.rows}"
+        raise ModelError(f"{name}: {op.top} of {experts} experts, but the Route before it chooses {found}")
+
+
+def _check_apart(op: FfnIn | MoeIn) -> None:
+    if op.source == op.out:
+        raise ModelError(f"{type(op).__name__}: reads and writes h[{op.out}]; it takes two different ones")
+
+
+def _check_route(op: Route) -> None:
+    experts = op.weight.rows
+    _check_size("Route: bias", op.bias, experts)
+    _check_size("Route: correction", op.correction, experts)
+    if op.scoring not in SCORINGS:
+        raise ModelError(f"Route: scoring {op.scoring!r}; it may be {', '.join(SCORINGS)}")
+    size = experts // max(op.groups, 1)
+    divided = op.groups > 0 and size * op.groups == experts and 1 <= op.top_groups <= op.groups
+    if not divided or not 1 <= op.group_top <= size or not 1 <= op.top <= size * op.top_groups:
+        shown = f"{op.top} of {experts} experts, {op.top_groups} of {op.groups} groups by {op.group_top}"
+        raise ModelError(f"Route: {shown}: groups divide the experts evenly, and those taken hold enough")
 
 
 def _check_act(name: str, weight: Weight, act: Act) -> None:
@@ -97,6 +165,13 @@ def _check_vectors(op: Op, program: Program) -> None:
             _check_norm(name, op.post, width)
         case FfnIn() if op.activation not in ACTIVATIONS:
             raise ModelError(f"{name}: activation {op.activation!r}; it may be {', '.join(ACTIVATIONS)}")
+        case Route():
+            _check_route(op)
+        case MoeOut():
+            _check_alike(name, op.weights, len(op.biases))
+            for bias in op.biases:
+                _check_size(f"{name}: bias", bias, width)
+            _check_norm(name, op.post, width)
         case Head():
             _check_norm(name, op.norm, width)
             _check_size(f"{name}: bias", op.bias, program.vocab)

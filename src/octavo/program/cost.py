@@ -1,25 +1,42 @@
 """What a step cannot do without: bytes to move and operations to compute, op by op. Pure counting, nothing is run.
 
 Bytes are those of weights, of the rows of the token table, and of keys and values, read or written once in a step; what
-one op leaves for the next is taken to stay in the caches and not counted. Operations are products and sums, a
-multiplication and its addition being two, by the form of their inputs: int8, bfloat16 or float32. Of attention, the
-two products count, of norms four operations for each element, of drawing one comparison for each logit; softmax,
-rotations, activation functions and quantization do not count. Padding never counts, but for the bytes of a head's
-places that hold no dim: they are stored.
+one op leaves for the next is taken to stay in the caches and not counted. Of experts, as many are read as would be if
+all were equally likely to be chosen. Operations are products and sums, a multiplication and its addition being two, by
+the form of their inputs: int8, bfloat16 or float32. Of attention, the two products count, of norms four operations for
+each element, of drawing one comparison for each logit; softmax, rotations, activation functions and quantization do not
+count. Padding never counts, but for the bytes of a head's places that hold no dim: they are stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from octavo.kernels.weight import PANEL, Weight
 from octavo.program.batch import Batch
-from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
+from octavo.program.ops import (
+    Act,
+    Attend,
+    Embed,
+    FfnIn,
+    Head,
+    Hidden,
+    MoeIn,
+    MoeOut,
+    Norm,
+    Op,
+    Program,
+    Proj,
+    Qkv,
+    Renorm,
+    Route,
+)
 
-KINDS = ("embed", "norm", "qkv", "attend", "proj(o)", "ffn_in", "proj(down)", "head", "draw")
+EXPERTS = ("route", "moe_in", "moe_out")
+KINDS = ("embed", "norm", "qkv", "attend", "proj(o)", "ffn_in", "proj(down)", *EXPERTS, "head", "draw")
 PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
 NAMES = {
     Embed: "embed",
@@ -31,6 +48,7 @@ NAMES = {
     FfnIn: "ffn_in",
     Head: "head",
 }
+NAMES |= {Route: "route", MoeIn: "moe_in", MoeOut: "moe_out"}
 BITS = {8: "int8", 16: "bf16", 32: "fp32"}
 
 
@@ -121,6 +139,13 @@ def _cost(op: Op, program: Program, batch: Batch) -> Cost:
             return _products((op.weight,), tokens, op.act) + Cost(fp32=added)
         case FfnIn():
             return _products((op.up,) if op.gate is None else (op.gate, op.up), tokens, op.act)
+        case Route():
+            return _products((op.weight,) if op.gate is None else (op.weight, op.gate), tokens, Act(32))
+        case MoeIn():
+            matrices = (each.gate, each.up) if (each := op.experts[0]).gate else (each.up,)
+            return _mixed(matrices, len(op.experts), op.top, tokens, op.act)
+        case MoeOut():
+            return _mixed((op.weights[0],), len(op.weights), op.top, tokens, op.act)
         case Hidden():
             return Cost(fp32=4 * head * program.width if op.norm.kind != "none" else 0)
         case Head():
@@ -144,6 +169,13 @@ def _products(weights: tuple[Weight, ...], rows: int, act: Act) -> Cost:
         return Cost()
     count = sum(2 * rows * weight.rows * weight.cols for weight in weights)
     return Cost(read=sum(weight.nbytes for weight in weights), **{BITS[act.bits]: count})
+
+
+def _mixed(weights: tuple[Weight, ...], experts: int, top: int, tokens: int, act: Act) -> Cost:
+    """As `_products` of the matrices of each expert: read are as many as so many tokens choose of equally good ones."""
+    read = experts * (1 - (1 - top / experts) ** tokens)
+    one = _products(weights, top * tokens, act)
+    return replace(one, read=round(read * one.read))
 
 
 def _keys(op: Attend, batch: Batch) -> tuple[int, int]:

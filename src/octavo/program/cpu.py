@@ -23,6 +23,8 @@ from octavo.program.ops import (
     Head,
     HeadNorm,
     Hidden,
+    MoeIn,
+    MoeOut,
     Norm,
     Norming,
     Op,
@@ -30,6 +32,7 @@ from octavo.program.ops import (
     Proj,
     Qkv,
     Renorm,
+    Route,
 )
 
 HEAD_ROWS = 64  # head rows projected together
@@ -142,6 +145,7 @@ def native_op(op: Op, places: int) -> native.OpArgs:
                 weights=(op.weight,),
                 vecs=(op.bias,),
                 norm=_norm(op.post),
+                gated=op.gated,
             )
         case FfnIn():
             gated = op.gate is not None
@@ -155,6 +159,12 @@ def native_op(op: Op, places: int) -> native.OpArgs:
                 vecs=(op.gate_bias, op.up_bias) if gated else (op.up_bias,),
                 activation=op.activation,
             )
+        case Route():
+            return _route(op)
+        case MoeIn():
+            return _moe_in(op)
+        case MoeOut():
+            return _moe_out(op)
         case Head():
             return native.OpArgs(
                 "head",
@@ -197,6 +207,56 @@ def _attend(op: Attend, places: int) -> native.OpArgs:
         causal=op.causal,
         slopes=op.slopes,
         sinks=op.sinks,
+    )
+
+
+def _route(op: Route) -> native.OpArgs:
+    routing = native.RoutingArgs(
+        op.scoring, op.top, op.groups, op.top_groups, op.group_top, op.renormalise, op.correction
+    )
+    return native.OpArgs(
+        "route",
+        source=op.source,
+        scale=op.scale,
+        weights=(op.weight,) if op.gate is None else (op.weight, op.gate),
+        vecs=(op.bias,),
+        routing=routing,
+        expert_count=op.weight.rows,
+    )
+
+
+def _moe_in(op: MoeIn) -> native.OpArgs:
+    experts = (
+        native.ExpertArgs((each.up,), (each.up_bias,))
+        if each.gate is None
+        else native.ExpertArgs((each.gate, each.up), (each.gate_bias, each.up_bias))
+        for each in op.experts
+    )
+    return native.OpArgs(
+        "moe_in",
+        act=_act(op.act),
+        act_out=_act(op.act_out),
+        source=op.source,
+        out=op.out,
+        activation=op.activation,
+        experts=tuple(experts),
+        expert_count=len(op.experts),
+        top=op.top,
+        limit=op.limit,
+    )
+
+
+def _moe_out(op: MoeOut) -> native.OpArgs:
+    experts = (native.ExpertArgs((weight,), (bias,)) for weight, bias in zip(op.weights, op.biases, strict=True))
+    return native.OpArgs(
+        "moe_out",
+        act=_act(op.act),
+        source=op.source,
+        scale=op.scale,
+        norm=_norm(op.post),
+        experts=tuple(experts),
+        expert_count=len(op.weights),
+        top=op.top,
     )
 
 

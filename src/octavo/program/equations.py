@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.kernels.weight import from_bfloat16, to_bfloat16
-from octavo.program.ops import Act, Attend, Floats, HeadNorm, Norming, Rope
+from octavo.program.ops import Act, Attend, Floats, HeadNorm, Norming, Rope, Route
 
 Ints = npt.NDArray[np.int32]
 
@@ -85,7 +85,7 @@ def silu(z: Floats) -> Floats:
 
 def erf(z: Floats) -> Floats:
     """The error function of each element."""
-    return np.asarray(np.vectorize(math.erf)(z), np.float32)
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float32])(z), np.float32)
 
 
 def activated(z: Floats, activation: str) -> Floats:
@@ -103,6 +103,44 @@ def activated(z: Floats, activation: str) -> Floats:
         case "relu2":
             return np.square(np.maximum(z, 0))
     raise ValueError(f"activation {activation!r}")
+
+
+def swiglu_oai(z: Floats, u: Floats, limit: float) -> Floats:
+    """The activation of ops.MoeIn that clamps both halves."""
+    z, u = np.minimum(z, np.float32(limit)), np.clip(u, np.float32(-limit), np.float32(limit))
+    return np.asarray(z / (1 + np.exp(np.float32(-1.702) * z)) * (u + 1), np.float32)
+
+
+def sigmoid(z: Floats) -> Floats:
+    """1 / (1 + exp(-z))."""
+    return np.asarray(1 / (1 + np.exp(-z)), np.float32)
+
+
+def best(values: Floats, count: int) -> Ints:
+    """Places of the largest along the last axis, the lower first where equal, NaN last. [..., count]"""
+    return np.argsort(-values, axis=-1, kind="stable")[..., :count].astype(np.int32)
+
+
+def chosen(z: Floats, op: Route) -> tuple[Ints, Floats]:
+    """Experts of each token, the best first, and their shares. z  # [tokens, experts] -> [tokens, top] both"""
+    if op.scoring == "sigmoid":
+        scores = sigmoid(z)
+    else:
+        scores = np.exp(z - z.max(axis=1, keepdims=True))
+        scores = scores / scores.sum(axis=1, keepdims=True)
+    ranks = scores if op.scoring == "sigmoid" else z
+    if op.correction is not None:
+        ranks = scores + op.correction
+    if op.groups > 1:
+        groups = ranks.reshape(len(z), op.groups, -1)
+        worth = np.take_along_axis(groups, best(groups, op.group_top), axis=2).sum(axis=2)
+        kept = np.zeros_like(worth, np.bool_)
+        np.put_along_axis(kept, best(worth, op.top_groups), True, axis=1)
+        ranks = np.where(kept[:, :, None], groups, -np.inf).reshape(z.shape)
+    experts = best(ranks, op.top)
+    shares = np.take_along_axis(scores, experts, axis=1)
+    divisor = shares.sum(axis=1, keepdims=True) + np.float32(1e-20) if op.renormalise else np.float32(1)
+    return experts, np.asarray(np.float32(op.scale) * shares / divisor, np.float32)
 
 
 def capped(scores: Floats, soft_cap: float) -> Floats:

@@ -5,6 +5,7 @@ Registers, written and read by every program:
     x     float32 [tokens, width]            the residual stream
     h[0], h[1]  [tokens, ...]                what projections read, in the form `act` says
     q     float32 [tokens, heads, places]    queries, rotated
+    choice  [tokens, top]                    experts of each token, with a share of each; and gate  [tokens]
 
 `tokens` is the number of rows in the step; the pages hold keys and values (core/layout.py). Which h an op reads is its
 `source`, which it writes its `out`.
@@ -27,6 +28,7 @@ from octavo.kernels.weight import Weight
 Floats = npt.NDArray[np.float32]
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
+SCORINGS = ("softmax", "sigmoid")
 NORMS = ("rms", "layer", "none")
 
 
@@ -161,7 +163,10 @@ class Attend:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proj:
-    """x = x + scale * post(W h[source] + b). weight  # [width, inputs]; post None: the identity."""
+    """x = x + scale * post(W h[source] + b). weight  # [width, inputs]; post None: the identity.
+
+    gated: scale is multiplied with the token's gate, as the last Route gave it.
+    """
 
     weight: Weight
     bias: Floats | None
@@ -169,6 +174,7 @@ class Proj:
     source: int = 0
     scale: float = 1.0
     post: Norming | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,6 +202,84 @@ class FfnIn:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """choice = the `top` experts of each token, and their shares, for the MoeIn and MoeOut that follow.
+
+    z = W h + b with h = h[source] in float32; scores s by `scoring`: "softmax" over all experts, "sigmoid"
+    1 / (1 + exp(-z)) each. Experts are ranked by s + correction, the best first, the lower number first where equal
+    (of a softmax without correction by z, which rounds no two of them together). groups > 1: the experts, in order,
+    are so many groups of equal size; a group is worth the sum of its `group_top` largest ranks, and only experts of
+    the `top_groups` most valuable ones are taken, again the lower number first. An expert's share is
+
+        scale * s / d,  d = sum of s over the token's experts + 1e-20 if `renormalise`, else 1
+
+    weight  # [experts, width]; bias, correction  # [experts] or None: 0. gate  # [1, width] or None: also gate =
+    sigmoid(gate h), which a Proj is scaled with (Qwen2-MoE's shared expert). Both matrices are float32.
+    """
+
+    weight: Weight
+    bias: Floats | None
+    top: int
+    scoring: str = "softmax"
+    renormalise: bool = False
+    scale: float = 1.0
+    correction: Floats | None = None
+    groups: int = 1
+    top_groups: int = 1
+    group_top: int = 1
+    gate: Weight | None = None
+    source: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expert:
+    """One expert's gate and up. gate, up  # [inner, width]; gate None: not gated; biases  # [inner] or None: 0"""
+
+    gate: Weight | None
+    up: Weight
+    gate_bias: Floats | None = None
+    up_bias: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MoeIn:
+    """h[out] = the hidden layer of each token's experts: act_out(f(G h + bg) * (U h + bu)), as FfnIn; h is h[source].
+
+    h[out]  # [tokens * top, inner]: rows by expert, then by token. `activation` as FfnIn's, or, of gated experts,
+
+        "swiglu_oai"  z' = min(z, limit), u' = min(max(u, -limit), limit): z' / (1 + exp(-1.702 z')) * (u' + 1)
+
+    in the place of f(z) * u. All experts have one shape.
+    """
+
+    experts: tuple[Expert, ...]
+    top: int
+    activation: str
+    act: Act
+    act_out: Act
+    source: int = 0
+    out: int = 1
+    limit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MoeOut:
+    """x = x + scale * post(sum over a token's experts of share * (D h + b)), h being its rows of h[source].
+
+    weights  # [width, inner] of each expert; biases  # [width] of each expert, or None: 0. The sum is in the order of
+    the experts' numbers.
+    """
+
+    weights: tuple[Weight, ...]
+    biases: tuple[Floats | None, ...]
+    top: int
+    act: Act
+    source: int = 1
+    scale: float = 1.0
+    post: Norming | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """logits = cap(scale * (W act(norm(x)) + b)) for the rows that are asked, then drawing (program/batch.py).
 
@@ -217,7 +301,7 @@ class Hidden:
     norm: Norming
 
 
-Op = Embed | Renorm | Norm | Qkv | Attend | Proj | FfnIn | Head | Hidden
+Op = Embed | Renorm | Norm | Qkv | Attend | Proj | FfnIn | Route | MoeIn | MoeOut | Head | Hidden
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,37 @@ import numpy.typing as npt
 from octavo.core.layout import PAGE
 from octavo.kernels.weight import Weight, from_bfloat16, to_bfloat16
 from octavo.program.batch import Batch, Drawn, Floats, Ints
-from octavo.program.equations import activated, attention, capped, form, linear, norm_heads, normed, rotate
-from octavo.program.ops import Attend, Embed, FfnIn, Head, HeadNorm, Hidden, Norm, Op, Program, Proj, Qkv, Renorm
+from octavo.program.equations import (
+    activated,
+    attention,
+    capped,
+    chosen,
+    form,
+    linear,
+    norm_heads,
+    normed,
+    rotate,
+    sigmoid,
+    swiglu_oai,
+)
+from octavo.program.ops import (
+    Attend,
+    Embed,
+    Expert,
+    FfnIn,
+    Head,
+    HeadNorm,
+    Hidden,
+    MoeIn,
+    MoeOut,
+    Norm,
+    Op,
+    Program,
+    Proj,
+    Qkv,
+    Renorm,
+    Route,
+)
 from octavo.program.sampling import draw
 
 Pages = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
@@ -27,6 +56,22 @@ def _empty() -> Floats:
     return np.empty((0, 0), np.float32)
 
 
+class Pairs:
+    """(token, expert) pairs by expert, then by token."""
+
+    def __init__(self, experts: Ints, shares: Floats) -> None:
+        """experts, shares  # [tokens, top]"""
+        order = np.argsort(experts.reshape(-1), kind="stable")
+        self._experts = experts.reshape(-1)[order]
+        self.tokens = order // max(experts.shape[1], 1)
+        self.shares = shares.reshape(-1)[order]
+
+    def rows(self, expert: int) -> slice:
+        """Which pairs are those of one expert."""
+        first, last = np.searchsorted(self._experts, [expert, expert + 1])
+        return slice(int(first), int(last))
+
+
 @dataclass(slots=True, eq=False)
 class Registers:
     """What operations read and write, see ops.py."""
@@ -34,6 +79,8 @@ class Registers:
     x: Floats = field(default_factory=_empty)
     q: Floats = field(default_factory=_empty)
     h: list[Floats] = field(default_factory=lambda: [_empty(), _empty()])
+    pairs: Pairs = field(default_factory=lambda: Pairs(np.empty((0, 0), np.int32), _empty()))
+    gate: Floats = field(default_factory=_empty)
 
 
 class Reference:
@@ -96,9 +143,19 @@ class Reference:
                     h[op.out] = form(self._attend(op, at.q, batch), op.act)
                 case Proj():
                     added = linear(h[op.source], self._dense[id(op.weight)], op.bias)
-                    at.x = x + np.float32(op.scale) * (added if op.post is None else normed(added, op.post))
+                    scale = np.float32(op.scale) * at.gate if op.gated else np.float32(op.scale)
+                    at.x = x + scale * (added if op.post is None else normed(added, op.post))
                 case FfnIn():
-                    h[op.out] = form(self._ffn_in(op, h[op.source]), op.act_out)
+                    h[op.out] = form(self._ffn_in(op, op.activation, h[op.source]), op.act_out)
+                case Route():
+                    at.pairs = Pairs(*chosen(linear(h[op.source], self._dense[id(op.weight)], op.bias), op))
+                    if op.gate is not None:
+                        at.gate = sigmoid(linear(h[op.source], self._dense[id(op.gate)], None))
+                case MoeIn():
+                    h[op.out] = form(self._moe_in(op, h[op.source], at.pairs), op.act_out)
+                case MoeOut():
+                    added = self._moe_out(op, h[op.source], at.pairs)
+                    at.x = x + np.float32(op.scale) * (added if op.post is None else normed(added, op.post))
                 case Head():
                     at.x = self._head(op, x[batch.head.rows])
                 case Hidden():
@@ -130,12 +187,29 @@ class Reference:
             self._held[op.layer, part, page, batch.positions % PAGE] = stored
         return rotate(heads(op.q, op.q_bias, op.q_norm), op.rope, batch.positions)
 
-    def _ffn_in(self, op: FfnIn, h: Floats) -> Floats:
+    def _ffn_in(self, op: FfnIn | Expert, activation: str, h: Floats, limit: float = 0.0) -> Floats:
         """The hidden layer of a feed-forward. [tokens, inner]"""
         up = linear(h, self._dense[id(op.up)], op.up_bias)
         if op.gate is None:
-            return activated(up, op.activation)
-        return activated(linear(h, self._dense[id(op.gate)], op.gate_bias), op.activation) * up
+            return activated(up, activation)
+        gate = linear(h, self._dense[id(op.gate)], op.gate_bias)
+        return swiglu_oai(gate, up, limit) if activation == "swiglu_oai" else activated(gate, activation) * up
+
+    def _moe_in(self, op: MoeIn, h: Floats, pairs: Pairs) -> Floats:
+        """The hidden layer of every expert for its tokens. [tokens * top, inner]"""
+        parts = [
+            self._ffn_in(expert, op.activation, h[pairs.tokens[pairs.rows(number)]], op.limit)
+            for number, expert in enumerate(op.experts)
+        ]
+        return np.concatenate(parts)
+
+    def _moe_out(self, op: MoeOut, h: Floats, pairs: Pairs) -> Floats:
+        """What the experts of each token give, by their shares. [tokens, width]"""
+        out = np.zeros((len(h) // op.top, op.weights[0].rows), np.float32)
+        for number, (weight, bias) in enumerate(zip(op.weights, op.biases, strict=True)):
+            rows = pairs.rows(number)
+            out[pairs.tokens[rows]] += pairs.shares[rows, None] * linear(h[rows], self._dense[id(weight)], bias)
+        return out
 
     def _head(self, op: Head, x: Floats) -> Floats:
         """Logits of some rows. x  # [rows, width] -> [rows, vocab]"""
@@ -176,5 +250,11 @@ def matrices(op: Op) -> tuple[Weight, ...]:
             return (op.weight,)
         case FfnIn():
             return (op.up,) if op.gate is None else (op.gate, op.up)
+        case Route():
+            return (op.weight,) if op.gate is None else (op.weight, op.gate)
+        case MoeIn():
+            return tuple(weight for expert in op.experts for weight in (expert.gate, expert.up) if weight is not None)
+        case MoeOut():
+            return op.weights
         case _:
             return ()

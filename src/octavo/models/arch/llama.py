@@ -12,9 +12,10 @@ from typing import Any
 from octavo.models.names import LLAMA, LLAMA_GGUF, Architecture
 from octavo.models.rope_settings import reach, rope
 from octavo.models.settings import Settings, end_ids
-from octavo.models.spec import Attn, HeadNorm, Layer, Mlp, ModelSpec, Norm, Rope
+from octavo.models.spec import Attn, HeadNorm, Layer, Mlp, ModelSpec, Moe, Norm, Rope
 
 LAYERS = 10_000  # most layers believed
+EXPERTS = 10_000  # and most experts
 # What config.json calls an activation -> ours
 ACTIVATIONS = {
     "silu": "silu",
@@ -59,6 +60,12 @@ def windows(c: Settings, layers: int, default: int = 0) -> list[int]:
     return [window if kind == "sliding_attention" else 0 for kind in kinds]
 
 
+def experts_of(c: Settings) -> tuple[int, int]:
+    """How many experts a layer has, and how many of them a token goes to. Raises ModelError."""
+    count = c.integer("num_experts" if c.has("num_experts") else "num_local_experts", high=EXPERTS)
+    return count, c.integer("num_experts_per_tok", high=count)
+
+
 def refuse_variations(c: Settings, head_dim: int, *names: str) -> None:
     """Raise for the mathematics that files may ask for and that is declared nowhere: `names` beside the usual ones."""
     c.only("num_local_experts", 0)
@@ -90,7 +97,7 @@ def decoder(
     qkv_bias: bool | None = None,
     out_bias: bool | None = None,
     head_norm: HeadNorm | None = None,
-    ffn: Mlp | None = None,
+    ffn: Mlp | Moe | None = None,
     turning: Callable[[Settings, int], Rope | None] = rope,
     change: Change = lambda index, layer: layer,
     sliding: list[int] | None = None,
@@ -125,7 +132,10 @@ def decoder(
 def spec(c: Settings) -> ModelSpec:
     """The model that these settings describe. Raises ModelError for what is malformed or not supported."""
     c.only("partial_rotary_factor", 1, 1.0)
-    made = decoder(c)
+    ffn = None
+    if c.integer("num_local_experts", 0, low=0):  # Mixtral as GGUF
+        ffn = Moe(*experts_of(c), c.integer("intermediate_size"), renormalise=True)
+    made = decoder(c.over(num_local_experts=None), ffn=ffn)
     turned, head_dim = made.layers[0].attn.rope, made.layers[0].attn.head_dim
     if turned and turned.dims:
         name = "rotary_dim" if c.has("rotary_dim") else "rope_parameters"
@@ -145,5 +155,5 @@ ARCHITECTURE = Architecture(
     tensors={"safetensors": LLAMA, "gguf": LLAMA_GGUF},
     spec=spec,
     title="Llama 1 to 3.x",
-    notes="also Yi, SmolLM2, TinyLlama, Vicuna, DeepSeek-LLM, older Mistral as GGUF",
+    notes="also Yi, SmolLM2, TinyLlama, Vicuna, DeepSeek-LLM, older Mistral and Mixtral as GGUF",
 )
