@@ -4,6 +4,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MODEL ?=
 ARGS ?=
+WORKERS ?= 2
 
 native := CMakeLists.txt pyproject.toml $(shell find csrc -type f 2>/dev/null)
 pip = $(1)/bin/python -m pip --disable-pip-version-check -qq
@@ -30,7 +31,7 @@ serve: .venv/installed
 	@exec .venv/bin/octavo serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
 test: .venv/tested
-	.venv/bin/python -m pytest -m "not oracle and not slow" $(ARGS)
+	.venv/bin/python -m pytest -m "not oracle and not slow" -n $(WORKERS) $(ARGS)
 
 test-slow: .venv/tested
 	.venv/bin/python -m pytest -m slow $(ARGS)
