@@ -178,6 +178,8 @@ def test_what_is_quantized_already_is_refused(folder, tmp_path) -> None:
         quantized(gguf, tmp_path / "again")
     with pytest.raises(ModelError, match="inputs, outputs"):
         quantized(ZOO / "gpt2", tmp_path / "again")
+    with pytest.raises(ModelError, match="experts"):
+        quantized(ZOO / "mixtral", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 

@@ -19,7 +19,7 @@ from octavo.models.load import Entry, Weights, packed_parts, picked, plan, unit_
 from octavo.models.lower import lower
 from octavo.models.registry import architecture_of, read_spec
 from octavo.models.spec import ModelSpec, Moe
-from octavo.program.ops import Attend, Floats, Op, Program, Qkv
+from octavo.program.ops import Attend, Floats, Op, Program, Qkv, Route
 from octavo.quant.folder import settings_of
 from octavo.quant.plain import PLAIN, float32_values
 
@@ -107,6 +107,8 @@ def open_plain(source: Source) -> Plain:
     weights: Weights = views(vectors, np.concatenate([*packed_parts(vectors)]))
     weights |= {entry.key: _empty(entry) for entry in entries if entry.form is not None}
     program = lower(spec, weights, kv_dtype="float32", max_len=spec.max_len, exact=True)
+    if any(isinstance(op, Route) for op in program.ops):
+        raise ModelError(f"{source.path}: a mixture of experts; load it with --quantize instead")
     one = replace(program, ops=tuple(map(_first_layer, program.ops)), kv=replace(program.kv, layers=1))
     keys = {id(weight): key for key, weight in weights.items() if isinstance(weight, Weight)}
     return Plain(source, spec, {entry.key: entry for entry in entries}, one, keys)
