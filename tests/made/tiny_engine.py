@@ -45,8 +45,12 @@ def engine_of(
     prefix_cache: bool = True,
     max_queued: int = 1024,
     itl_target_ms: float = 0,
+    give_back: bool = True,
 ) -> Engine:
-    """itl_target_ms: of steps whose cost is known from nothing but their measure."""
+    """itl_target_ms: of steps whose cost is known from nothing but their measure.
+
+    give_back False: no page behind a window is given back before its sequence ends.
+    """
     runs = Cpu(program, threads, max_tokens=step_tokens) if executor == "cpu" else Reference(program)
     runs.allocate(pages)
     config = SchedulerConfig(
@@ -57,8 +61,10 @@ def engine_of(
         itl_target_ms=itl_target_ms,
     )
     cost = StepCost(Costs(1e-5, 1e-5, 1e-5, 1e-8, 1e-8))
-    worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab)
-    return Engine(Scheduler(config, BlockPool(pages, prefix_cache), cost), worker, vocab=program.vocab)
+    worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab, groups=program.kv.groups)
+    windows = program.kv.windows if give_back else (0,) * program.kv.groups
+    scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost, windows)
+    return Engine(scheduler, worker, vocab=program.vocab)
 
 
 def mixed_requests(
