@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny_engine
-from test_engine_equality import assert_same
+from tiny_engine import assert_same
 
 from octavo.core.groups import CacheGroups
 from octavo.core.plan import Output
@@ -79,12 +79,16 @@ def test_cold_and_prefix_cached(model, executor):
 @pytest.mark.parametrize(("model", "executor"), CASES)
 @pytest.mark.parametrize("prefix_cache", [False, True])
 def test_preempted_and_resumed(model, executor, prefix_cache):
-    """A pool in which one sequence fits and little else: pages given back are another's at once."""
-    groups = CacheGroups(program(model, executor).kv.windows, 16)
-    engine = engine_of(model, executor, pages=groups.pages(128) + 3, step_tokens=16, prefix_cache=prefix_cache)
+    """A pool of little more than a sequence needs: pages given back are another's at once.
+
+    Of windows shorter than a page alone, a sequence never holds more than it was admitted with.
+    """
+    pages = {"mistral": 6, "gemma2": 10, "gemma3-six": 26}[model]
+    assert pages >= CacheGroups(program(model, executor).kv.windows, 16).pages(128)
+    engine = engine_of(model, executor, pages=pages, step_tokens=16, prefix_cache=prefix_cache)
     found = tiny_engine.gathered(engine, tiny_engine.mixed_requests(**GROWING))
     assert_same(found, whole(model, executor, growing=True), executor)
-    assert engine.stats().preemptions >= 1
+    assert (engine.stats().preemptions > 0) == (model != "mistral")
     engine.close()
 
 

@@ -112,3 +112,20 @@ def gathered(engine: Engine, requests: list[Request]) -> dict[str, Output]:
         engine.check()
     assert all(output.finish is not None for output in whole.values())
     return whole
+
+
+def assert_same(found: dict[str, Output], wanted: dict[str, Output], executor: str) -> None:
+    """Equal answers: with the native executor bit by bit, else with log-probabilities that are close."""
+    assert found.keys() == wanted.keys()
+    for name, got in found.items():
+        expected = wanted[name]
+        assert got.tokens == expected.tokens, name
+        assert (got.finish, got.stop_reason, got.error) == (expected.finish, expected.stop_reason, expected.error)
+        for ours, theirs in ((got.logprobs, expected.logprobs), (got.prompt_logprobs, expected.prompt_logprobs)):
+            assert [entry.token for entry in ours] == [entry.token for entry in theirs]
+            if executor == "cpu":
+                assert ours == theirs, name
+            else:
+                np.testing.assert_allclose(
+                    [entry.logprob for entry in ours], [entry.logprob for entry in theirs], atol=1e-4
+                )
