@@ -65,14 +65,14 @@ BOUND = -(-(1024 + 256) // PAGE) + 1
 
 
 def test_a_window_takes_a_bounded_number_of_pages():
-    whole = fitted(max_len=65536, max_step_tokens=256)
-    mixed = fitted(GEMMA, max_len=65536, max_step_tokens=256)
+    whole = fitted(max_len=65536, memory=40 << 30, max_step_tokens=256)
+    mixed = fitted(GEMMA, max_len=65536, memory=40 << 30, max_step_tokens=256)
     assert mixed.windows == (0, 1024, 1024, 1024)
     assert mixed.page_bytes * 4 == whole.page_bytes == whole.kv_cache // whole.pages
     assert whole.sequence_pages == 2048
     assert 2048 < mixed.sequence_pages <= 2048 + 3 * BOUND
     assert 3 * (whole.pages // whole.sequence_pages) < mixed.pages // mixed.sequence_pages
-    few = fitted(GEMMA, max_len=65536, max_step_tokens=256, max_seqs=2)
+    few = fitted(GEMMA, max_len=65536, memory=40 << 30, max_step_tokens=256, max_seqs=2)
     assert few.pages == 2 * few.sequence_pages
 
 
@@ -88,7 +88,7 @@ def test_windows_alone_hold_any_length():
     least = fitted(spec, memory=6 << 30, max_step_tokens=256, max_seqs=1)
     assert least.pages == least.sequence_pages
     with pytest.raises(InvalidValue, match="131072 tokens of cache") as refused:
-        fitted(spec, memory=5 << 30, max_len=131072, max_step_tokens=256)
+        fitted(spec, memory=4800 << 20, max_len=131072, max_step_tokens=256)
     needed = parse_bytes(refused.value.accepted.split("at least ")[1].split()[0])
     assert fitted(spec, memory=needed, max_len=131072, max_step_tokens=256).pages >= least.pages
 
