@@ -12,7 +12,7 @@ say = @echo "octavo: $(1)"
 fail = { echo "octavo: $(1)" >&2; exit 1; }
 
 # Versions the committed fixtures were made with: torch exactly, the others within the range known to agree.
-oracles := torch==2.13.0 "transformers>=5.20,<6" "gguf>=0.17,<1"
+oracles := torch==2.13.0 "transformers>=5.20,<6" "gguf>=0.17,<1" "compressed-tensors>=0.12" bitsandbytes
 
 .PHONY: help serve test test-slow test-oracle lint format clean
 

@@ -101,7 +101,7 @@ struct Executor::Sizes {
     const size_t mixture = scores + gate + 4 * pairs + experts + chosen + gathered + 5 * gathered_sums;
     arena = x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + mixture +
             scratch * c.threads;
-    lists = sights_of(ops, count).size() * Work::bytes(c) + size_t(c.max_tokens) * 5 +
+    lists = sights_of(ops, count).size() * Work::bytes(c) + size_t(c.max_tokens) * (4 * c.groups + 1) +
             DrawScratch::bytes(c.vocab) * c.threads + rows * HEAD_ROW_BYTES;
   }
 };
@@ -114,7 +114,7 @@ size_t Executor::workspace(const octavo_config& config, const octavo_op* ops, in
 Executor::Executor(const octavo_config& config, const octavo_op* ops, int count, const Kernels* kernels)
     : config_(config), ops_(ops, ops + count), kernels_(kernels), pool_(config.threads), times_(count + 1) {
   const Sizes sizes(config, ops, count);
-  row_page_.reserve(config.max_tokens);
+  row_page_.reserve(size_t(config.max_tokens) * config.groups);
   row_last_.reserve(config.max_tokens);
   const std::vector<Sight> sights = sights_of(ops, count);
   for (const Sight& sight : sights) works_.emplace_back(config, sight);

@@ -66,8 +66,8 @@ typedef struct {
 
 // One operation of src/octavo/program/ops.py. Unused fields are zero, but for scale.
 typedef struct {
-  int32_t kind, layer;
-  int32_t source, out;  // which h it reads and writes: 0 or 1
+  int32_t kind, layer, group;  // layer: the place in pages of that cache group
+  int32_t source, out;         // which h it reads and writes: 0 or 1
   octavo_act act, act_out;
   float scale, soft_cap, clip;       // soft_cap, clip 0: none
   octavo_weight weight[3];           // of the feed-forward the one that is activated, then, where gated, its factor;
@@ -91,6 +91,7 @@ typedef struct {
 typedef struct {
   int32_t width, heads, kv_heads, head_dim, vocab;  // head_dim: places of a head, a multiple of 32
   int32_t kv_float32;                               // 0: bfloat16 pages
+  int32_t groups;                                   // cache groups: block tables of a sequence
   int32_t max_tokens;                               // rows of the largest step
   int32_t max_len;                                  // positions of the longest sequence
   int32_t head_rows;                                // head rows projected together
@@ -100,7 +101,7 @@ typedef struct {
 // program/batch.py
 typedef struct {
   int32_t tokens, runs, head;  // T, R, H
-  int64_t table_stride;        // pages of one row of `tables`
+  int64_t table_pages;         // of one group of one slot in `tables`
   const int32_t *ids, *positions, *starts, *slots, *tables;
   const int32_t *rows, *target, *top, *top_k;
   const float *temperature, *top_p, *min_p, *presence, *frequency, *repetition;
@@ -130,7 +131,7 @@ OCTAVO_API void* octavo_create(const octavo_config* config, const octavo_op* ops
 OCTAVO_API void octavo_destroy(void* executor);
 // Bytes of working memory beside weights and pages.
 OCTAVO_API int64_t octavo_workspace(const octavo_config* config, const octavo_op* ops, int32_t count);
-// The pages: [layers][pages][kv_heads][K | V], 64-byte aligned; layer_stride in bytes.
+// The pages: [layers of a group][pages][kv_heads][K | V], 64-byte aligned; layer_stride in bytes.
 OCTAVO_API void octavo_bind_pages(void* executor, uint8_t* pages, int64_t layer_stride);
 OCTAVO_API void octavo_run(void* executor, const octavo_batch* batch, const octavo_drawn* drawn);
 

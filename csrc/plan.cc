@@ -183,7 +183,7 @@ void Executor::walk(int tid) {
 
 void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
   times_.begin();
-  place_keys(batch, row_page_, row_last_);
+  place_keys(config_, batch, row_page_, row_last_);
   for (Work& work : works_) work.plan(config_, batch);
   prepare_head(batch, drawn);
   step_ = {batch, drawn, row_page_.data(), row_last_.data(), nullptr, nullptr,

@@ -77,6 +77,11 @@ inline Sight sight_of(const octavo_op& op) {
   return {op.window, op.all_keys != 0};
 }
 
+// The pages of one run in one cache group.
+inline const int32_t* table_of(const octavo_config& config, const octavo_batch& batch, int run, int group) {
+  return batch.tables + (int64_t(batch.slots[run]) * config.groups + group) * batch.table_pages;
+}
+
 // One unit of attention work: rows [row0, row0 + rows) of (token, head in group) of one run and one key head, against
 // the blocks of keys [block0, block1), from page `page0` of the run on. partial >= 0: it is one tile of rows, and its
 // results go to that place, to be merged in order of blocks.
@@ -130,7 +135,7 @@ struct Sweep {
 struct Step {
   octavo_batch batch;
   octavo_drawn drawn;
-  const int32_t* row_page;  // [T] the page its key goes to
+  const int32_t* row_page;  // [groups][T] the page its key goes to
   const uint8_t* row_last;  // [T] 1: the last row of its run
   const Item* items;        // of the attention at work
   const Merge* merges;

@@ -106,14 +106,16 @@ void Work::plan(const octavo_config& c, const octavo_batch& b) {
   std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
 }
 
-void place_keys(const octavo_batch& b, std::vector<int32_t>& page, std::vector<uint8_t>& last) {
-  page.resize(b.tokens);
+void place_keys(const octavo_config& c, const octavo_batch& b, std::vector<int32_t>& page, std::vector<uint8_t>& last) {
+  page.clear();
   last.assign(b.tokens, 0);
-  for (int run = 0; run < b.runs; ++run) {
-    const int32_t* table = b.tables + b.slots[run] * b.table_stride;
-    for (int row = b.starts[run]; row < b.starts[run + 1]; ++row) page[row] = table[b.positions[row] / PAGE];
-    last[b.starts[run + 1] - 1] = 1;
+  for (int group = 0; group < c.groups; ++group) {
+    for (int run = 0; run < b.runs; ++run) {
+      const int32_t* table = table_of(c, b, run, group);
+      for (int row = b.starts[run]; row < b.starts[run + 1]; ++row) page.push_back(table[b.positions[row] / PAGE]);
+    }
   }
+  for (int run = 0; run < b.runs; ++run) last[b.starts[run + 1] - 1] = 1;
 }
 
 }  // namespace octavo

@@ -31,7 +31,8 @@ class Work {
   int places_ = 0;  // partial results so far
 };
 
-// Where each row's key goes (`page`), and which rows are the last of their run. Allocates nothing.
-void place_keys(const octavo_batch& batch, std::vector<int32_t>& page, std::vector<uint8_t>& last);
+// Where each row's key goes in each cache group (`page`), and which rows are the last of their run. Allocates nothing.
+void place_keys(const octavo_config& config, const octavo_batch& batch, std::vector<int32_t>& page,
+                std::vector<uint8_t>& last);
 
 }  // namespace octavo

@@ -265,16 +265,12 @@ static void take_queries(const octavo_config& config, int n, float factor, Scrat
   }
 }
 
-INLINE const int32_t* table_of(const Context& context, const Item& item) {
-  const octavo_batch& batch = context.step->batch;
-  return batch.tables + batch.slots[item.run] * batch.table_stride;
-}
-
 // `next`: the item that this thread takes after this one, or null.
 static Keys keys_of(const Context& context, const octavo_op& op, const Item& item, const Item* next, int block,
                     int count, bool widened, Scratch& s) {
   const octavo_config& config = *context.config;
-  const int32_t* pages = table_of(context, item) + block * (BLOCK / PAGE);
+  const octavo_batch& batch = context.step->batch;
+  const int32_t* pages = table_of(config, batch, item.run, op.group) + block * (BLOCK / PAGE);
   const int start = item.page0 > block * (BLOCK / PAGE) ? item.page0 - block * (BLOCK / PAGE) : 0;
   const int n = ((count < BLOCK ? count : BLOCK) + PAGE - 1) / PAGE;
   for (int i = start; i < n; ++i) s.page[i] = page_head(context, op.layer, pages[i], item.kv_head);
@@ -282,7 +278,7 @@ static Keys keys_of(const Context& context, const octavo_op& op, const Item& ite
   if (block + 1 < item.block1)
     keys.next = page_head(context, op.layer, pages[BLOCK / PAGE], item.kv_head);
   else if (next != nullptr)
-    keys.next = page_head(context, op.layer, table_of(context, *next)[next->page0], next->kv_head);
+    keys.next = page_head(context, op.layer, table_of(config, batch, next->run, op.group)[next->page0], next->kv_head);
   for (int i = start; i < n && widened; ++i) {
     float* to = s.wide + size_t(i) * 2 * PAGE * config.head_dim;
     widen(s.page[i], i + 1 < n ? s.page[i + 1] : keys.next, config.head_dim, to);

@@ -16,6 +16,12 @@ INLINE uint8_t* page_head(const Context& context, int layer, int page, int kv_he
          (size_t(page) * config.kv_heads + kv_head) * size;
 }
 
+// The page-head that keys and values of one row go to.
+INLINE uint8_t* row_head(const Context& context, const octavo_op& op, int row, int kv_head) {
+  const Step& step = *context.step;
+  return page_head(context, op.layer, step.row_page[size_t(op.group) * step.batch.tokens + row], kv_head);
+}
+
 INLINE uint16_t bf16_bits(float x) {
   uint32_t u;
   __builtin_memcpy(&u, &x, 4);
@@ -100,7 +106,7 @@ static void finish_whole(const octavo_op& op, const Context& context, int tid) {
         for (int head = 0; head < heads; ++head) {
           rotate(op, position, D, values + head * D);
           if (which == 0) continue;
-          uint8_t* page = page_head(context, op.layer, step.row_page[row], head);
+          uint8_t* page = row_head(context, op, row, head);
           write_key(config, page, position % PAGE, values + head * D);
         }
       }
@@ -133,7 +139,7 @@ static void qkv(const octavo_op& op, const Context& context, const Rows& in, int
         __builtin_memcpy(to, values, D * sizeof(float));
         continue;
       }
-      uint8_t* page = page_head(context, op.layer, step.row_page[row], head);
+      uint8_t* page = row_head(context, op, row, head);
       if (which == 1)
         write_key(config, page, position % PAGE, values);
       else

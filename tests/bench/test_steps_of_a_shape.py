@@ -36,6 +36,13 @@ def test_a_step_is_whole_and_its_sequences_share_nothing():
     assert batch.ids.min() >= 0 and batch.ids.max() < 100
 
 
+def test_each_cache_group_has_pages_of_its_own():
+    runs = [(0, 40), (64, 1)]
+    tables = step(runs, 100, 3).tables.reshape(2, 3, 3)
+    held = [*tables[0, :, :2].ravel().tolist(), *tables[1].ravel().tolist()]
+    assert sorted(held) == list(range(15)) and pages(runs, 3) == 15
+
+
 def test_executors_agree_on_it():
     program = make_program(np.random.default_rng(0), Shape(kv_dtype="float32"), "af")
     runs = [(0, 50), (0, 33)]

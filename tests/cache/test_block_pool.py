@@ -99,6 +99,15 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.forget(table.blocks)
         self.sealed = {digest: block for digest, block in self.sealed.items() if block not in table.blocks}
 
+    @rule(content=st.text("ab", min_size=1, max_size=6))
+    def drop(self, content):
+        """Of a digest, whoever holds it."""
+        block = self.sealed.pop(content.encode(), None)
+        assert self.pool.find(content.encode()) == block
+        self.pool.drop(content.encode())
+        assert self.pool.find(content.encode()) is None
+        self.lru = [other for other in self.lru if other != block]
+
     @precondition(lambda self: self.tables)
     @rule(data=st.data())
     def end(self, data):

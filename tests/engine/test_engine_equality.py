@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_engine
 import tiny_llama
+from tiny_engine import assert_same
 
 from octavo.core.plan import Output
 
@@ -48,22 +48,6 @@ def alone(programs):
         return found
 
     return answers
-
-
-def assert_same(found: dict[str, Output], wanted: dict[str, Output], executor: str) -> None:
-    assert found.keys() == wanted.keys()
-    for name, got in found.items():
-        expected = wanted[name]
-        assert got.tokens == expected.tokens, name
-        assert (got.finish, got.stop_reason, got.error) == (expected.finish, expected.stop_reason, expected.error)
-        for ours, theirs in ((got.logprobs, expected.logprobs), (got.prompt_logprobs, expected.prompt_logprobs)):
-            assert [entry.token for entry in ours] == [entry.token for entry in theirs]
-            if executor == "cpu":
-                assert ours == theirs, name
-            else:
-                np.testing.assert_allclose(
-                    [entry.logprob for entry in ours], [entry.logprob for entry in theirs], atol=1e-4
-                )
 
 
 @pytest.mark.parametrize(("model", "executor"), CASES)

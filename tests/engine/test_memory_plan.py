@@ -54,6 +54,45 @@ def test_more_pages_than_all_sequences_can_fill_are_not_taken():
     assert plan.total < plan.budget
 
 
+GEMMA = dataclasses.replace(
+    LLAMA_8B,
+    layers=tuple(
+        dataclasses.replace(layer, attn=dataclasses.replace(layer.attn, window=0 if index % 4 == 3 else 1024))
+        for index, layer in enumerate(LLAMA_8B.layers)
+    ),
+)
+BOUND = -(-(1024 + 256) // PAGE) + 1
+
+
+def test_a_window_takes_a_bounded_number_of_pages():
+    whole = fitted(max_len=65536, memory=40 << 30, max_step_tokens=256)
+    mixed = fitted(GEMMA, max_len=65536, memory=40 << 30, max_step_tokens=256)
+    assert mixed.windows == (0, 1024, 1024, 1024)
+    assert mixed.page_bytes * 4 == whole.page_bytes == whole.kv_cache // whole.pages
+    assert whole.sequence_pages == 2048
+    assert 2048 < mixed.sequence_pages <= 2048 + 3 * BOUND
+    assert 3 * (whole.pages // whole.sequence_pages) < mixed.pages // mixed.sequence_pages
+    few = fitted(GEMMA, max_len=65536, memory=40 << 30, max_step_tokens=256, max_seqs=2)
+    assert few.pages == 2 * few.sequence_pages
+
+
+def test_windows_alone_hold_any_length():
+    attn = dataclasses.replace(LLAMA_8B.layers[0].attn, window=1024)
+    layers = (dataclasses.replace(LLAMA_8B.layers[0], attn=attn),) * 32
+    spec = dataclasses.replace(LLAMA_8B, layers=layers)
+    for memory in (6 << 30, 11 << 30):
+        plan = fitted(spec, memory=memory, max_step_tokens=256, max_seqs=4)
+        assert plan.max_len == 131072
+        assert plan.sequence_pages <= BOUND
+        assert plan.sequence_pages <= plan.pages <= 4 * plan.sequence_pages
+    least = fitted(spec, memory=6 << 30, max_step_tokens=256, max_seqs=1)
+    assert least.pages == least.sequence_pages
+    with pytest.raises(InvalidValue, match="131072 tokens of cache") as refused:
+        fitted(spec, memory=4800 << 20, max_len=131072, max_step_tokens=256)
+    needed = parse_bytes(refused.value.accepted.split("at least ")[1].split()[0])
+    assert fitted(spec, memory=needed, max_len=131072, max_step_tokens=256).pages >= least.pages
+
+
 def test_too_little_memory_says_what_is_needed_and_what_would_help():
     with pytest.raises(InvalidValue, match="lower max_model_len") as refused:
         fitted(memory=1 << 30)

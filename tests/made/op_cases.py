@@ -64,7 +64,7 @@ class Texts:
     """Sequences with their places: `tables` name each one's pages, scattered; entries beyond its end are others'."""
 
     tokens: list[np.ndarray]
-    tables: np.ndarray  # [slots, pages per sequence]
+    tables: np.ndarray  # [slots, groups * pages per sequence]
     pages: int
 
     @staticmethod
@@ -73,18 +73,22 @@ class Texts:
         return Texts.placed(rng, [rng.integers(0, VOCAB, length).astype(np.int32) for length in lengths], shared)
 
     @staticmethod
-    def placed(rng: np.random.Generator, tokens: list[np.ndarray], shared: int = 0) -> Texts:
-        """Sequences in slots 0, 1, ..; the first `shared` pages of slot 0 are those of slot 1 too."""
+    def placed(rng: np.random.Generator, tokens: list[np.ndarray], shared: int = 0, groups: int = 1) -> Texts:
+        """Sequences in slots 0, 1, ..; the first `shared` pages of slot 0 are those of slot 1 too.
+
+        groups: cache groups; each sequence has a table for each.
+        """
         need = [pages_for(len(text)) for text in tokens]
-        pages = sum(need) + 2
+        pages = groups * sum(need) + 2
         order = iter(rng.permutation(pages).tolist())
-        tables = rng.integers(0, pages, (len(tokens) + 2, max(need))).astype(np.int32)
+        tables = rng.integers(0, pages, (len(tokens) + 2, groups, max(need))).astype(np.int32)
         for slot, count in enumerate(need):
-            tables[slot, :count] = [next(order) for _ in range(count)]
+            for table in tables[slot]:
+                table[:count] = [next(order) for _ in range(count)]
         if shared:
-            tables[1, :shared] = tables[0, :shared]
+            tables[1, :, :shared] = tables[0, :, :shared]
             tokens[1][: shared * PAGE] = tokens[0][: shared * PAGE]
-        return Texts(tokens, tables, pages)
+        return Texts(tokens, tables.reshape(len(tables), -1), pages)
 
     def batch(
         self, rng: np.random.Generator, runs: list[tuple[int, int, int]], more: float = 0, last: bool = True

@@ -63,8 +63,8 @@ def largest_error(folder: Path, chunk: int, seed: int = 0, last: int = 5, model:
     file that stands for the folder's weights.
     """
     rng = np.random.default_rng(seed)
-    texts, expected = Texts.placed(rng, prompts_of(folder)), logits_of(folder)
-    executor = Reference(program_of(model or folder))
+    executor, expected = Reference(program_of(model or folder)), logits_of(folder)
+    texts = Texts.placed(rng, prompts_of(folder), groups=executor.program.kv.groups)
     executor.allocate(texts.pages)
     done, worst = [0] * len(texts.tokens), 0.0
     while any(first < len(tokens) for first, tokens in zip(done, texts.tokens, strict=True)):

@@ -45,8 +45,12 @@ def engine_of(
     prefix_cache: bool = True,
     max_queued: int = 1024,
     itl_target_ms: float = 0,
+    give_back: bool = True,
 ) -> Engine:
-    """itl_target_ms: of steps whose cost is known from nothing but their measure."""
+    """itl_target_ms: of steps whose cost is known from nothing but their measure.
+
+    give_back False: no page behind a window is given back before its sequence ends.
+    """
     runs = Cpu(program, threads, max_tokens=step_tokens) if executor == "cpu" else Reference(program)
     runs.allocate(pages)
     config = SchedulerConfig(
@@ -57,8 +61,10 @@ def engine_of(
         itl_target_ms=itl_target_ms,
     )
     cost = StepCost(Costs(1e-5, 1e-5, 1e-5, 1e-8, 1e-8))
-    worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab)
-    return Engine(Scheduler(config, BlockPool(pages, prefix_cache), cost), worker, vocab=program.vocab)
+    worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab, groups=program.kv.groups)
+    windows = program.kv.windows if give_back else (0,) * program.kv.groups
+    scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost, windows)
+    return Engine(scheduler, worker, vocab=program.vocab)
 
 
 def mixed_requests(
@@ -106,3 +112,20 @@ def gathered(engine: Engine, requests: list[Request]) -> dict[str, Output]:
         engine.check()
     assert all(output.finish is not None for output in whole.values())
     return whole
+
+
+def assert_same(found: dict[str, Output], wanted: dict[str, Output], executor: str) -> None:
+    """Equal answers: with the native executor bit by bit, else with log-probabilities that are close."""
+    assert found.keys() == wanted.keys()
+    for name, got in found.items():
+        expected = wanted[name]
+        assert got.tokens == expected.tokens, name
+        assert (got.finish, got.stop_reason, got.error) == (expected.finish, expected.stop_reason, expected.error)
+        for ours, theirs in ((got.logprobs, expected.logprobs), (got.prompt_logprobs, expected.prompt_logprobs)):
+            assert [entry.token for entry in ours] == [entry.token for entry in theirs]
+            if executor == "cpu":
+                assert ours == theirs, name
+            else:
+                np.testing.assert_allclose(
+                    [entry.logprob for entry in ours], [entry.logprob for entry in theirs], atol=1e-4
+                )

@@ -47,8 +47,8 @@ def test_a_gguf_file_gives_the_logits_of_the_folder(name: str, tmp_path: Path) -
 def answers(path: Path, prompts: Path) -> list[np.ndarray]:
     """The logits of the prompts, by the reference executor."""
     rng = np.random.default_rng(0)
-    texts = Texts.placed(rng, oracle_folder.prompts_of(prompts))
     executor = Reference(oracle_folder.program_of(path))
+    texts = Texts.placed(rng, oracle_folder.prompts_of(prompts), groups=executor.program.kv.groups)
     executor.allocate(texts.pages)
     return [
         executor.logits(texts.batch(rng, [(slot, 0, len(tokens))], more=1)) for slot, tokens in enumerate(texts.tokens)

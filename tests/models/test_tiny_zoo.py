@@ -84,11 +84,18 @@ def test_names_in_gguf_files_are_those_of_its_package(name: str, tmp_path: Path)
     assert written - given == set()
 
 
+@pytest.fixture(scope="module")
+def made_anew(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All fixtures, made by one process: most of the time of a single one would go to its imports."""
+    made = tmp_path_factory.mktemp("zoo")
+    subprocess.run([sys.executable, DATA / "make_zoo_fixtures.py", made], check=True)
+    return made
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_fixtures_made_anew_equal_the_committed_ones(folder: Path, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, DATA / "make_zoo_fixtures.py", tmp_path, folder.name], check=True)
-    anew = tmp_path / folder.name
+def test_fixtures_made_anew_equal_the_committed_ones(folder: Path, made_anew: Path) -> None:
+    anew = made_anew / folder.name
     assert json.loads((anew / "prompts.json").read_text()) == json.loads((folder / "prompts.json").read_text())
     assert (anew / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     for found, committed in zip(oracle_folder.logits_of(anew), oracle_folder.logits_of(folder), strict=True):

@@ -23,7 +23,7 @@ STEPS = 8  # tokens that are decoded one by one
 def test_native_logits_equal_those_of_the_reference(folder: Path) -> None:
     program = program_of(folder)
     rng = np.random.default_rng(0)
-    texts = Texts.placed(rng, [ids[: program.max_len] for ids in prompts_of(folder)])
+    texts = Texts.placed(rng, [ids[: program.max_len] for ids in prompts_of(folder)], groups=program.kv.groups)
     begun = [max(1, len(ids) - STEPS) for ids in texts.tokens]
     runs = [[(slot, 0, count) for slot, count in enumerate(begun)]]
     for step in range(STEPS):

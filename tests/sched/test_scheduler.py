@@ -15,8 +15,8 @@ from octavo.sched.scheduler import Scheduler
 EOS = 2
 
 
-def scheduler(pages: int = 64, prefix_cache: bool = True, **config) -> Scheduler:
-    return Scheduler(SchedulerConfig(**config), BlockPool(pages, prefix_cache))
+def scheduler(pages: int = 64, prefix_cache: bool = True, windows: tuple[int, ...] = (0,), **config) -> Scheduler:
+    return Scheduler(SchedulerConfig(**config), BlockPool(pages, prefix_cache), windows=windows)
 
 
 def request(name: str, length: int, first: int = 100, priority: int = 0, **sampling) -> Request:
@@ -560,3 +560,57 @@ def test_slack_is_below_four_percent():
         places += stats.pages_held * PAGE
         slack += stats.slack_tokens
     assert 0 < slack < 0.04 * places
+
+
+# Windows
+
+
+def test_pages_behind_a_window_are_another_s_at_once():
+    """Four rows of pages do for any length of two groups, one of which sees 40 tokens."""
+    sched = scheduler(pages=8 + 4, windows=(0, 40), max_seqs=2, max_step_tokens=32, max_len=8 * PAGE)
+    sched.add(request("a", 7 * PAGE, max_tokens=1))
+    held = []
+    while sched.has_work:
+        step(sched)
+        held.append(sched.stats().pages_held)
+    assert held[:6] == [2, 4, 5, 6, 7, 8] and held[6:] == [0]
+    assert sched.stats().preemptions == 0
+
+
+def test_a_prefix_is_found_as_far_as_its_window_is_there():
+    sched = scheduler(pages=64, windows=(0, 40), max_seqs=4, max_step_tokens=512)
+    sched.add(request("a", 4 * PAGE + 1, max_tokens=1))
+    assert step(sched)[1][0].cached == 0
+    sched.add(request("b", 3 * PAGE + 5, max_tokens=1))
+    plan, outputs = step(sched)
+    assert outputs[0].cached == 3 * PAGE
+    whole, windowed = plan.runs[0].blocks[::2], plan.runs[0].blocks[1::2]
+    assert min(whole) >= 0 and windowed[0] == -1 and min(windowed[1:]) >= 0
+
+
+def test_who_loses_a_prefix_between_admission_and_start_waits():
+    """What "b" would share is taken from under it by "a"'s next page; computing it anew, there would be no room."""
+    sched = scheduler(pages=12, windows=(0, 40), max_seqs=4, max_step_tokens=256)
+    sched.add(request("a", 4 * PAGE - 20, max_tokens=25))
+    step(sched)
+    sched.add(request("c", 2 * PAGE, first=500, max_tokens=1))  # its pages are evicted after those "a" gave back
+    assert len(step(sched)[0].starts) == 1
+    while step(sched)[0].runs[0].first < 4 * PAGE - 1:
+        pass
+    sched.add(request("b", 3 * PAGE + 1, max_tokens=1))
+    plan, _ = step(sched)
+    assert [run.slot for run in plan.runs] == [0] and not plan.starts
+    assert sched.stats().waiting == 1
+    assert finish(sched)["b"].cached == 0
+    assert sched.stats().preemptions == 0
+
+
+def test_a_failure_forgets_what_was_given_back():
+    sched = scheduler(pages=64, windows=(40,), max_seqs=1, max_step_tokens=4 * PAGE)
+    sched.add(request("a", 8 * PAGE, max_tokens=2))
+    step(sched)
+    plan = sched.plan()
+    outputs = sched.commit(plan, StepResult([RunResult(failed="logits are not finite")]))
+    assert outputs[0].finish == "error"
+    sched.check()
+    assert (sched.stats().pages_cached, sched.stats().pages_held) == (0, 0)

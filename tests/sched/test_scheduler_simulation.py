@@ -2,7 +2,8 @@
 
 The content of position i is a number made of the content of position i - 1 and token i, as keys and values are, and the
 token drawn at i is a function of it. So an aliased, stale, foreign or unwritten page shows at once, and every request
-has one right answer, which it must get whatever runs beside it.
+has one right answer, which it must get whatever runs beside it. Each cache group has contents of its own, of which a
+step reads what its window shows.
 """
 
 import random
@@ -63,12 +64,12 @@ def alone(request: Request, longest: int) -> tuple[list[int], str, int | None]:
 class Life:
     """A slot from start to free."""
 
-    def __init__(self, request: Request, tokens: list[int]) -> None:
+    def __init__(self, request: Request, tokens: list[int], groups: int) -> None:
         self.request = request
         self.tokens: list[int] = []
         self.contents = []  # what the page of each position must hold
         self.last = root(request)
-        self.table: list[int] = []
+        self.tables: list[list[int]] = [[] for _ in range(groups)]
         self.computed = -1  # not run yet
         for token in tokens:
             self.append(token)
@@ -82,43 +83,60 @@ class Life:
 class SimulatedWorker:
     """Keeps pages and slots, and checks everything a plan promises."""
 
-    def __init__(self, pages: int) -> None:
+    def __init__(self, pages: int, windows: tuple[int, ...] = (0,)) -> None:
         self.pages: list[list[int | None]] = [[None] * PAGE for _ in range(pages)]
-        self.tables = [0] * pages  # live tables that name the page
+        self.windows = windows
+        self.readers = [0] * pages  # lives that still read the page
         self.slots: dict[int, Life] = {}
         self.starts: Counter[str] = Counter()
         self.computed = 0  # tokens, recomputed ones included
 
     def run(self, plan: Plan, failing: str | None = None) -> StepResult:
         for slot in plan.frees:
-            for block in self.slots.pop(slot).table:
-                self.tables[block] -= 1
+            for block in self.read(self.slots.pop(slot)):
+                self.readers[block] -= 1
         for start in plan.starts:
             assert start.slot not in self.slots
             assert list(start.tokens[: len(start.request.prompt)]) == start.request.prompt
-            self.slots[start.slot] = Life(start.request, list(start.tokens))
+            self.slots[start.slot] = Life(start.request, list(start.tokens), len(self.windows))
             self.starts[start.request.id] += 1
         assert len({run.slot for run in plan.runs}) == len(plan.runs)
         for run in plan.runs:
             self.extend(self.slots[run.slot], run)
         return StepResult([self.compute(self.slots[run.slot], run, failing) for run in plan.runs])
 
+    def first(self, group: int, computed: int) -> int:
+        """The first page of a group that a token from position `computed` on reads."""
+        window = self.windows[group]
+        return next(page for page in range(computed + 1) if not window or (page + 1) * PAGE > computed - window + 1)
+
+    def read(self, life: Life) -> list[int]:
+        """All pages of a life that may still be read."""
+        computed = max(life.computed, 0)
+        return [block for group, table in enumerate(life.tables) for block in table[self.first(group, computed) :]]
+
     def extend(self, life: Life, run: Run) -> None:
-        """New pages go behind the table; those that are not cached are private, and hold nothing."""
-        found = 0
+        """New pages go behind the tables; those that are not cached are private, and hold nothing."""
+        groups, found = len(self.windows), 0
         if life.computed < 0:
             assert run.first % PAGE == 0
             life.computed = run.first
             found = run.first // PAGE
             if life.request.sampling.prompt_logprobs is not None and len(life.tokens) == len(life.request.prompt):
                 assert not found
-        for block in run.blocks[found:]:
-            assert not self.tables[block], "a page given to two"
+        for block in run.blocks[found * groups :]:
+            assert not self.readers[block], "a page given to two"
             self.pages[block] = [None] * PAGE
+        for group, table in enumerate(life.tables):
+            table += run.blocks[group::groups]
+            assert len(table) == pages_for(run.first + run.count), "pages missing or reserved"
+            if found:
+                seen = self.first(group, run.first)
+                assert min(table[seen:]) >= 0, "a page is needed and not there"
+                assert set(table[:seen]) <= {-1}, "a page is held for nothing"
         for block in run.blocks:
-            self.tables[block] += 1
-        life.table += run.blocks
-        assert len(life.table) == pages_for(run.first + run.count), "pages missing or reserved"
+            if block >= 0:
+                self.readers[block] += 1
 
     def compute(self, life: Life, run: Run, failing: str | None) -> RunResult:
         request, end = life.request, run.first + run.count
@@ -126,20 +144,18 @@ class SimulatedWorker:
         assert run.count > 0
         assert end <= len(life.tokens)
         assert run.sample == (end == len(life.tokens))
-        read: list[int | None] = []
-        for block in life.table:
-            read += self.pages[block]
-        assert read[: run.first] == life.contents[: run.first], "the pages hold something else"
-        for page in range(run.first // PAGE, pages_for(end)):
-            assert self.tables[life.table[page]] == 1, "a shared page is written"
-        for position in range(run.first, end):
-            self.pages[life.table[position // PAGE]][position % PAGE] = life.contents[position]
+        before = self.read(life)
+        for group, table in enumerate(life.tables):
+            self.compute_group(life, run, group, table)
         life.computed = end
         self.computed += run.count
+        for block in before:
+            self.readers[block] -= 1
+        for block in self.read(life):
+            self.readers[block] += 1
         if request.id == failing:
-            for block in life.table:
-                if self.tables[block] == 1:
-                    self.pages[block] = [-1] * PAGE  # nobody may ever find these
+            for group, table in enumerate(life.tables):
+                self.spoil(life, group, table)
             return RunResult(failed="logits are not finite")
         prompt_logprobs = ()
         if request.sampling.prompt_logprobs is not None:
@@ -152,6 +168,25 @@ class SimulatedWorker:
         logprobs = () if request.sampling.logprobs is None else (TokenLogprob(token, -1.0, 1),)
         return RunResult((token,), logprobs, prompt_logprobs)
 
+    def compute_group(self, life: Life, run: Run, group: int, table: list[int]) -> None:
+        """Read what the first token sees, write all."""
+        end, window = run.first + run.count, self.windows[group]
+        for position in range(max(0, run.first - window + 1) if window else 0, run.first):
+            held = self.pages[table[position // PAGE]][position % PAGE]
+            assert held == hash((life.contents[position], group)), "the pages hold something else"
+        for page in range(run.first // PAGE, pages_for(end)):
+            assert self.readers[table[page]] == 1, "a shared page is written"
+        for position in range(run.first, end):
+            self.pages[table[position // PAGE]][position % PAGE] = hash((life.contents[position], group))
+
+    def spoil(self, life: Life, group: int, table: list[int]) -> None:
+        """Nobody may ever find what this life has computed, nor what it has given back."""
+        for page, block in enumerate(table):
+            first = life.contents[page * PAGE : page * PAGE + 1]
+            written = block >= 0 and self.pages[block][:1] == [hash((content, group)) for content in first]
+            if written and self.readers[block] == (page >= self.first(group, life.computed)):
+                self.pages[block] = [-1] * PAGE
+
 
 class Simulation:
     """A scheduler, a worker, and what callers see of them.
@@ -161,17 +196,34 @@ class Simulation:
     """
 
     def __init__(
-        self, config: SchedulerConfig, pages: int, prefix_cache: bool = True, cost: StepCost | None = None
+        self,
+        config: SchedulerConfig,
+        pages: int,
+        prefix_cache: bool = True,
+        cost: StepCost | None = None,
+        windows: tuple[int, ...] = (0,),
     ) -> None:
         self.config = config
-        self.scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost)
-        self.longest = min(config.max_len, pages * PAGE)
-        self.worker = SimulatedWorker(pages)
+        self.windows = windows
+        self.scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost, windows)
+        fitting = [n for n in range(config.max_len + 1) if self.most_pages(n) <= pages]
+        self.longest = fitting[-1]
+        assert self.scheduler.longest == self.longest
+        self.worker = SimulatedWorker(pages, windows)
         self.requests: dict[str, Request] = {}
         self.live: dict[str, tuple[int, int]] = {}  # id -> order
         self.outputs: dict[str, list[Output]] = {}
         self.head: tuple[str, int] = ("", 0)
         self.steps = 0
+
+    def most_pages(self, length: int) -> int:
+        """Pages of a sequence that is computed in the largest steps, wherever they begin."""
+        step, total = self.config.max_step_tokens, 0
+        for window in self.windows:
+            rows = range(pages_for(length))
+            most = max((window + step - 2 + offset) // PAGE + 1 for offset in range(PAGE)) if window else len(rows)
+            total += min(len(rows), most)
+        return total
 
     def add(self, request: Request) -> bool:
         """False when the queue is full: then nothing of it remains."""
@@ -219,6 +271,7 @@ class Simulation:
         planned = {lives[run.slot].request.id for run in plan.runs}
         running = {life.request.id for life in lives.values()}
         bound = self.scheduler.cost is not None and self.config.itl_target_ms > 0  # by time, too
+        bound |= any(self.windows)  # who lost a prefix waits, and what it was granted is left over
         if not preempted and not bound and sum(run.count for run in plan.runs) < self.config.max_step_tokens:
             assert planned == running, "somebody was left out"
             assert all(run.sample for run in plan.runs), "budget was left over"
@@ -268,7 +321,7 @@ class Simulation:
         stats = self.scheduler.stats()
         lives = [life for life in self.worker.slots.values() if life.request.id in self.live]
         lives = [life for life in lives if life.computed >= 0]
-        held = {block for life in lives for block in life.table}
+        held = {block for life in lives for block in self.worker.read(life)}
         empty = sum(content is None for block in held for content in self.worker.pages[block])
         assert (stats.pages_held, stats.slack_tokens) == (len(held), empty)
         assert stats.pages_free + stats.pages_cached + stats.pages_held == stats.pages_total
@@ -310,8 +363,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         pages=st.integers(1, 9),
         prefix_cache=st.sampled_from([True, True, False]),
         itl_target_ms=st.sampled_from([None, 0, 5, 50]),
+        windows=st.sampled_from([(0,), (0,), (1,), (33,), (60,), (0, 7), (0, 40, 40), (5, 70)]),
     )
-    def start(self, max_seqs, budget, max_len, max_queued, policy, pages, prefix_cache, itl_target_ms):
+    def start(self, max_seqs, budget, max_len, max_queued, policy, pages, prefix_cache, itl_target_ms, windows):
         config = SchedulerConfig(
             max_seqs=max_seqs,
             max_step_tokens=budget,
@@ -321,7 +375,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             itl_target_ms=itl_target_ms or 0,
         )
         cost = None if itl_target_ms is None else StepCost(Costs(1e-3, 1e-3, 1e-4, 1e-6, 1e-5))
-        self.simulation = Simulation(config, pages, prefix_cache, cost)
+        self.simulation = Simulation(config, pages * len(windows), prefix_cache, cost, windows)
         self.prompts = families(0, 2, self.simulation.longest)
         self.names = 0
 
@@ -424,7 +478,7 @@ def arrival(source: random.Random, name: str, prompts: list[list[int]], longest:
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 def test_long_run(policy):
-    """50 000 steps for each policy: small pools, aborts, failures, preemptions, shared prefixes, priorities."""
+    """50 000 steps for each policy: small pools, windows, aborts, failures, preemptions, prefixes, priorities."""
     source = random.Random(policy)
     steps, preemptions, hits, finishes = 0, 0, 0, Counter()
     while steps < 50_000:
@@ -435,7 +489,9 @@ def test_long_run(policy):
             max_queued=source.randrange(8),
             policy=policy,
         )
-        simulation = Simulation(config, source.randrange(4, 14), source.random() < 0.8)
+        windows = source.choice(((0,), (0,), (40,), (0, 40), (0, 64, 64)))
+        pages = source.randrange(4, 14) * len(windows)
+        simulation = Simulation(config, pages, source.random() < 0.8, windows=windows)
         prompts = families(source.randrange(100), 3, source.choice((20, 120)))
         rate = source.choice((0.05, 0.3, 0.5))
         for _ in range(2000):

@@ -98,6 +98,14 @@ def test_frees_come_before_starts():
     assert batch.head.bias_ids.size == 0
 
 
+def test_pages_of_two_cache_groups_come_row_by_row():
+    worker = Worker(Counting(), slots=2, max_len=96, vocab=100, groups=2)
+    worker.run(Plan(0, (), (started(1, 70),), (Run(1, 32, 20, (5, -1, 6, 7), False),)))
+    worker.run(Plan(1, (), (), (Run(1, 52, 18, (8, 9), True),)))
+    assert worker._executor.batches[-1].tables[1].tolist() == [5, 6, 8, -1, 7, 9]
+    assert worker._executor.batches[-1].tables[0].tolist() == [0] * 6
+
+
 def test_a_plan_of_frees_alone_runs_nothing():
     worker = Worker(Counting(), slots=1, max_len=64, vocab=100)
     assert worker.run(Plan(0, (0,), (), ())).runs == []

@@ -151,7 +151,7 @@ def measure(group: Group, threads: int, isa: str, seconds: float) -> Iterator[li
         assert executor.store is not None
         executor.store.touched()
         for name, timed in group.steps.items():
-            batch = step(timed.runs, tokens_of(program), **WAYS[timed.way])
+            batch = step(timed.runs, tokens_of(program), program.kv.groups, **WAYS[timed.way])
             executor.run(batch)
             executor.times()
             taken: list[dict[str, float]] = []

@@ -81,7 +81,13 @@ def parts(
     scheduler = Scheduler(config, BlockPool(pages, launch.cache.prefix_cache))
     worker = Worker(Null(spec.vocab, step_seconds), slots=config.max_seqs, max_len=max_len, vocab=spec.vocab)
     info = EngineInfo(
-        model=launch.name, max_len=max_len, vocab=spec.vocab, eos_ids=list(spec.eos_ids), pages=pages, executor="null"
+        model=launch.name,
+        max_len=max_len,
+        vocab=spec.vocab,
+        eos_ids=list(spec.eos_ids),
+        pages=pages,
+        sequence_pages=pages_for(max_len),
+        executor="null",
     )
     return scheduler, worker, info
 

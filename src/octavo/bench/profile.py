@@ -138,11 +138,11 @@ def profile(
     program: Program, shape: StepShape, *, threads: int, isa: str, steps: int, memory_bytes: int
 ) -> tuple[Batch, native.Times]:
     """Times of a step of this shape, with pages of its own. Raises InvalidValue where those do not fit the memory."""
-    needed = pages(shape.runs)
+    needed = pages(shape.runs, program.kv.groups)
     size = needed * program.kv.page_bytes
     if size > memory_bytes:
         raise InvalidValue("context", shape.context, f"{size} bytes of keys and values; {memory_bytes} are free")
-    batch = step(shape.runs, program.vocab)
+    batch = step(shape.runs, program.vocab, program.kv.groups)
     executor = Cpu(program, threads, max_tokens=len(batch.ids), isa=isa)
     try:
         executor.allocate(needed)

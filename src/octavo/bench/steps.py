@@ -37,28 +37,31 @@ class StepShape:
         return [(0, self.prompt)] * bool(self.prompt) + [(self.context, 1)] * self.batch
 
 
-def pages(runs: Sequence[Run]) -> int:
-    """Pages that the sequences of a step take."""
-    return sum(pages_for(first + count) for first, count in runs)
+def pages(runs: Sequence[Run], groups: int = 1) -> int:
+    """Pages that the sequences of a step take in so many cache groups; none is given back."""
+    return groups * sum(pages_for(first + count) for first, count in runs)
 
 
-def step(runs: Sequence[Run], vocab: int, *, temperature: float = 0, top_p: float = 1) -> Batch:
-    """One run of each sequence; the last row of each is drawn from. Pages are numbered from 0 and scattered."""
+def step(runs: Sequence[Run], vocab: int, groups: int = 1, *, temperature: float = 0, top_p: float = 1) -> Batch:
+    """One run of each sequence; the last row of each is drawn from. Pages are numbered from 0 and scattered.
+
+    groups: cache groups, see KvLayout.
+    """
     rng = np.random.default_rng(0)
     counts = [count for _, count in runs]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     need = [pages_for(first + count) for first, count in runs]
-    order = rng.permutation(sum(need)).astype(np.int32)
-    tables = np.zeros((len(runs), max(need)), np.int32)
-    for table, end, size in zip(tables, np.cumsum(need), need, strict=True):
-        table[:size] = order[end - size : end]
+    order = rng.permutation(groups * sum(need)).astype(np.int32)
+    tables = np.zeros((len(runs), groups, max(need)), np.int32)
+    for table, end, size in zip(tables, np.cumsum(need) * groups, need, strict=True):
+        table[:, :size] = order[end - groups * size : end].reshape(groups, size)
     return Batch(
         ids=rng.integers(0, vocab, starts[-1]).astype(np.int32),
         positions=np.concatenate([np.arange(first, first + count) for first, count in runs]).astype(np.int32),
         starts=starts,
         kv_lens=np.array([first + count for first, count in runs], np.int32),
         slots=np.arange(len(runs), dtype=np.int32),
-        tables=tables,
+        tables=tables.reshape(len(runs), -1),
         head=alike(starts[1:] - 1, temperature, top_p),
     )
 

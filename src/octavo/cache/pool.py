@@ -55,6 +55,10 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
+    def find(self, digest: bytes) -> int | None:
+        """The block of a digest. Changes nothing."""
+        return self._index.get(digest)
+
     def in_use(self, blocks: Sequence[int]) -> int:
         """How many of these are held by somebody, so that holding them too costs no page."""
         refs = self._refs
@@ -103,6 +107,16 @@ class BlockPool:
         for block in blocks:
             assert self._refs[block], f"block {block} is held by nobody"
             self._unseal(block)
+
+    def drop(self, digest: bytes) -> None:
+        """As `forget`, of a digest, whoever holds its block or nobody."""
+        block = self._index.get(digest)
+        if block is None:
+            return
+        self._unseal(block)
+        if not self._refs[block]:
+            del self._cached[block]
+            self._free.append(block)
 
     def release(self, blocks: Sequence[int]) -> None:
         """Drop one reference on each block of a table. What nobody holds becomes cached if sealed, else free.

@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo.checkpoint.source import open_source
 from octavo.cli import resolve
-from octavo.core.layout import PAGE, pages_for
+from octavo.core.layout import PAGE
 from octavo.core.table import binary, columns, count
 from octavo.engine.launch import memory_plan
 from octavo.engine.limits import MemoryLimit, memory_limit
@@ -48,10 +48,12 @@ def described(plan: MemoryPlan, limit: MemoryLimit, max_seqs: int) -> dict[str, 
         "limited_by": limit.source,
         "page_bytes": plan.page_bytes,
         "pages": plan.pages,
-        "tokens": plan.pages * PAGE,
+        "tokens": plan.pages // len(plan.windows) * PAGE,
         "max_model_len": plan.max_len,
         "max_num_seqs": max_seqs,
-        "full_sequences": plan.pages // pages_for(plan.max_len),
+        "cache_groups": list(plan.windows),
+        "sequence_pages": plan.sequence_pages,
+        "full_sequences": plan.pages // plan.sequence_pages,
     }
 
 
@@ -65,15 +67,22 @@ def show(found: dict[str, Any]) -> str:
                 (f"  {part}", binary(part_size), str(part_size), "") for part, part_size in found["weights"].items()
             ]
     rows.append(("total", binary(found["total_bytes"]), str(found["total_bytes"]), _against(found)))
-    return "\n".join(
-        [
-            f"{found['model']}: {found['path']}",
-            columns(rows, right=(1, 2), indent=2),
-            f"What fits: {found['pages']} pages of {PAGE} tokens, {found['tokens']} tokens at once: "
-            f"{count(found['full_sequences'], 'sequence')} of {found['max_model_len']} tokens (--max-model-len), or "
-            f"up to {found['max_num_seqs']} (--max-num-seqs) shorter ones.",
-        ]
-    )
+    lines = [
+        f"{found['model']}: {found['path']}",
+        columns(rows, right=(1, 2), indent=2),
+        f"What fits: {found['pages']} pages of {PAGE} tokens, {found['tokens']} tokens at once: "
+        f"{count(found['full_sequences'], 'sequence')} of {found['max_model_len']} tokens (--max-model-len), or "
+        f"up to {found['max_num_seqs']} (--max-num-seqs) shorter ones.",
+    ]
+    if any(found["cache_groups"]):
+        lines.append(_windows(found["cache_groups"], found["sequence_pages"]))
+    return "\n".join(lines)
+
+
+def _windows(windows: list[int], pages: int) -> str:
+    """What sliding windows save."""
+    among = f"{sum(map(bool, windows))} of {count(len(windows), 'group')} of layers"
+    return f"{among} see at most {max(windows)} tokens back and keep no more: a sequence holds at most {pages} pages."
 
 
 def _against(found: dict[str, Any]) -> str:

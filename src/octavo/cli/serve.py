@@ -23,7 +23,6 @@ from octavo.checkpoint.source import Source, open_source
 from octavo.cli import flags, resolve
 from octavo.cli.progress import Progress
 from octavo.core.errors import ModelError
-from octavo.core.layout import pages_for
 from octavo.core.status import EngineInfo
 from octavo.core.table import binary, columns, count
 from octavo.engine.client import ProcessClient
@@ -154,8 +153,8 @@ def curl(url: str, told: ServerConfig, tokenizer: Tokenizer | None) -> str:
 def block(info: EngineInfo, about: dict[str, str], url: str, seconds: float, command: str) -> str:
     """What is printed when ready; `seconds` since the command began, `command` to paste."""
     computing = info.isa or f"none: the {info.executor} executor"
-    whole = count(info.pages // pages_for(info.max_len), "sequence")
-    room = f"{info.pages * info.page} tokens at once: {whole} of {info.max_len}"
+    whole = count(info.pages // info.sequence_pages, "sequence")
+    room = f"{info.pages // info.groups * info.page} tokens at once: {whole} of {info.max_len}"
     planned = sum(info.memory.values())
     rows = [*about.items(), ("kernels", f"{computing}, {count(info.threads, 'thread')}"), ("room", room)]
     rows += [("memory", f"{binary(planned)} planned")]

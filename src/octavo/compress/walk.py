@@ -28,7 +28,7 @@ class Walk:
     def __init__(self, plain: Plain, ids: Ids, numbers: Ids, dense: Mapping[int, Floats]) -> None:
         self._ids = ids
         self._at = Registers()
-        self._batch = _batch(numbers)
+        self._batch = _batch(numbers, plain.program.kv.groups)
         self._executor = Reference(plain.program, dense)
         self._executor.allocate(self._batch.tables.size)
 
@@ -76,10 +76,10 @@ def _slices(plain: Plain, op: Head, size: int) -> Iterator[tuple[int, Head, dict
         yield first, part, {id(weight): plain.rows(plain.head, np.arange(first, last))}
 
 
-def _batch(ids: Ids) -> Batch:
-    """Each text one run in pages of its own, from its beginning."""
+def _batch(ids: Ids, groups: int) -> Batch:
+    """Each text one run in pages of its own, from its beginning. groups: cache groups, see KvLayout."""
     texts, length = ids.shape
-    pages = pages_for(length)
+    pages = groups * pages_for(length)
     return Batch(
         ids=ids.reshape(-1),
         positions=np.tile(np.arange(length, dtype=np.int32), texts),

@@ -1,7 +1,9 @@
 """How keys and values lie in pages: sizes only, no memory.
 
-A page holds PAGE tokens of every layer and head. The kernels read a page-head as two packed panels, K then V; both
-take `PAGE * head_dim` elements, so the bytes are the same whatever the packing.
+Layers fall into cache groups: `layers` of them, which all see the same window of positions or all positions. A page
+holds PAGE tokens of every head in one group, so pages are all alike and come from one pool. A sequence has a block
+table for each group. Most models are one group. The kernels read a page-head as two packed panels, K then V; both take
+`PAGE * head_dim` elements, so the bytes are the same whatever the packing.
 """
 
 from __future__ import annotations
@@ -15,21 +17,31 @@ KV_BYTES = {"bfloat16": 2, "float32": 4}  # bytes of one stored element
 
 @dataclass(frozen=True, slots=True)
 class KvLayout:
-    """Shape of one model's cache. `dtype` is "bfloat16" or "float32"."""
+    """Shape of one model's cache. `dtype` is "bfloat16" or "float32".
+
+    layers: those of a group, the places of layers in a page. windows: of each group how many positions up to its own a
+    token sees, 0: all.
+    """
 
     layers: int
     kv_heads: int
     head_dim: int
     dtype: str = "bfloat16"
+    windows: tuple[int, ...] = (0,)
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are, and block tables of a sequence."""
+        return len(self.windows)
 
     @property
     def token_bytes(self) -> int:
-        """Bytes that one token takes in all layers, keys and values together."""
+        """Bytes that one token takes in a page: keys and values of a group's layers."""
         return self.layers * self.kv_heads * self.head_dim * 2 * KV_BYTES[self.dtype]
 
     @property
     def page_bytes(self) -> int:
-        """Bytes that one page takes in all layers."""
+        """Bytes that one page takes."""
         return PAGE * self.token_bytes
 
     def pages(self, budget_bytes: int) -> int:

@@ -23,8 +23,9 @@ class Start(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True, gc=False):
     """`count` tokens of one slot, from position `first` on, computed in this step.
 
-    `blocks` are page ids newly appended to the slot's block table (on a start: the cached ones too). `sample`: the
-    run ends at the sequence's last token, so its last row is drawn from.
+    `blocks` are page ids newly appended to the slot's block tables, row by row, one for each cache group (on a start:
+    the cached ones too, -1 where none is needed). `sample`: the run ends at the sequence's last token, so its last row
+    is drawn from.
     """
 
     slot: int

@@ -10,6 +10,7 @@ from octavo.core.plan import StepStats
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of a loaded engine, fixed for its life.
 
+    A token takes a place in `groups` pages (core/layout.py), a sequence of max_len tokens at most `sequence_pages`.
     `memory` is the plan in bytes by category: "weights", "kv_cache", "workspace", "slots", "interpreter"; what is
     really taken is in `StepStats`. `load_seconds` runs from the engine's start to its readiness.
     """
@@ -21,6 +22,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     bos_id: int | None = None
     pages: int = 0
     page: int = 32
+    groups: int = 1
+    sequence_pages: int = 0
     kv_dtype: str = "bfloat16"
     executor: str = "cpu"
     isa: str = ""

@@ -87,8 +87,8 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     executor.allocate(plan.pages)
     config = replace(launch.scheduler, max_len=plan.max_len)
     cost = StepCost(guess(spec, plan.weights, threads))
-    scheduler = Scheduler(config, BlockPool(plan.pages, launch.cache.prefix_cache), cost)
-    worker = Worker(executor, slots=config.max_seqs, max_len=plan.max_len, vocab=spec.vocab)
+    scheduler = Scheduler(config, BlockPool(plan.pages, launch.cache.prefix_cache), cost, plan.windows)
+    worker = Worker(executor, slots=config.max_seqs, max_len=plan.max_len, vocab=spec.vocab, groups=len(plan.windows))
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,
         max_len=plan.max_len,
@@ -97,6 +97,8 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         bos_id=spec.bos_id,
         pages=plan.pages,
         page=PAGE,
+        groups=len(plan.windows),
+        sequence_pages=plan.sequence_pages,
         kv_dtype=launch.cache.kv_dtype,
         executor=launch.exec.executor,
         isa=getattr(executor, "isa", ""),

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, ModelError
-from octavo.core.layout import KV_BYTES, PAGE, KvLayout, pages_for
+from octavo.core.groups import CacheGroups
+from octavo.core.layout import KV_BYTES, KvLayout
 from octavo.engine.limits import MemoryLimit, cores
 from octavo.kernels import native
+from octavo.models.groups import kv_layout
 from octavo.models.spec import ModelSpec, Moe, places
 from octavo.program.cpu import config
 from octavo.worker.slots import Slots
@@ -25,7 +27,10 @@ MARGIN_BYTES = 256 * MIB  # left to the front process and the rest of the machin
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by category, and what they buy: `pages` of `page_bytes`, sequences of up to `max_len` tokens."""
+    """Bytes by category, and what they buy: `pages` of `page_bytes`, sequences of up to `max_len` tokens.
+
+    windows: of each cache group, see KvLayout. sequence_pages: what a sequence of max_len tokens holds at most.
+    """
 
     weights: int
     kv_cache: int
@@ -36,6 +41,8 @@ class MemoryPlan:
     pages: int
     page_bytes: int
     max_len: int
+    windows: tuple[int, ...]
+    sequence_pages: int
 
     @property
     def total(self) -> int:
@@ -74,17 +81,17 @@ def fit(
         raise InvalidValue("max_len", wanted, f"from 1 to {spec.max_len}, which the model was made for")
     if cache.kv_dtype not in KV_BYTES:
         raise InvalidValue("kv_dtype", cache.kv_dtype, " or ".join(KV_BYTES))
-    attn = spec.layers[0].attn
-    kv = KvLayout(len(spec.layers), attn.kv_heads, places(attn.head_dim), cache.kv_dtype)
-    page_bytes = kv.page_bytes
+    kv = kv_layout(spec, cache.kv_dtype)
+    groups, page_bytes = CacheGroups(kv.windows, scheduler.max_step_tokens), kv.page_bytes
     workspace = _workspace(spec, kv, wanted, scheduler, executor)
-    slots = Slots.size_bytes(scheduler.max_seqs, wanted)
+    slots = Slots.size_bytes(scheduler.max_seqs, wanted, kv.groups)
     fixed = weights + workspace + slots + INTERPRETER_BYTES
     allowed = budget(cache, limit)
-    pages = min((allowed - fixed) // page_bytes, scheduler.max_seqs * pages_for(wanted))
+    pages = min((allowed - fixed) // page_bytes, scheduler.max_seqs * groups.pages(wanted))
     least = min(wanted, LEAST_LEN) if max_len is None else wanted
-    if pages < pages_for(least):
-        raise _too_small(cache, limit, allowed, fixed, weights, least, page_bytes)
+    if pages < groups.pages(least):
+        raise _too_small(cache, limit, allowed, fixed, weights, least, groups.pages(least) * page_bytes)
+    longest = groups.longest(pages, wanted)
     return MemoryPlan(
         weights=weights,
         kv_cache=pages * page_bytes,
@@ -94,7 +101,9 @@ def fit(
         budget=allowed,
         pages=pages,
         page_bytes=page_bytes,
-        max_len=min(wanted, pages * PAGE),
+        max_len=longest,
+        windows=kv.windows,
+        sequence_pages=groups.pages(longest),
     )
 
 
@@ -136,13 +145,12 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
 
 
 def _too_small(
-    cache: CacheConfig, limit: MemoryLimit, allowed: int, fixed: int, weights: int, least: int, page_bytes: int
+    cache: CacheConfig, limit: MemoryLimit, allowed: int, fixed: int, weights: int, least: int, least_bytes: int
 ) -> InvalidValue | ModelError:
     """The error that says how much is needed and what could be lowered."""
-    needed = fixed + pages_for(least) * page_bytes
+    needed = fixed + least_bytes
     parts = (
-        f"{_mib(weights)} for weights, {_mib(pages_for(least) * page_bytes)} for {least} tokens of cache, "
-        f"{_mib(fixed - weights)} besides"
+        f"{_mib(weights)} for weights, {_mib(least_bytes)} for {least} tokens of cache, {_mib(fixed - weights)} besides"
     )
     advice = "lower max_model_len, max_num_seqs or max_num_batched_tokens, or take a smaller model"
     if cache.memory_bytes is not None:

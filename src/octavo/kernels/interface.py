@@ -59,6 +59,7 @@ class COp(ctypes.Structure):
     _fields_ = [
         ("kind", c_int32),
         ("layer", c_int32),
+        ("group", c_int32),
         ("source", c_int32),
         ("out", c_int32),
         ("act", CAct),
@@ -100,6 +101,7 @@ class Config(ctypes.Structure):
             "head_dim",
             "vocab",
             "kv_float32",
+            "groups",
             "max_tokens",
             "max_len",
             "head_rows",
@@ -143,7 +145,7 @@ class CBatch(ctypes.Structure):
         ("tokens", c_int32),
         ("runs", c_int32),
         ("head", c_int32),
-        ("table_stride", c_int64),
+        ("table_pages", c_int64),
         *((name, c_void_p) for name in BATCH_ARRAYS),
     ]
 

@@ -205,6 +205,7 @@ class OpArgs:
 
     kind: str
     layer: int = 0
+    group: int = 0
     source: int = 0
     out: int = 0
     act: tuple[int, int] = (32, 0)
@@ -234,7 +235,20 @@ class OpArgs:
 
 def _pack(op: OpArgs) -> COp:
     out = COp(kind=KINDS[op.kind], activation=ACTIVATIONS[op.activation], all_keys=not op.causal)
-    for name in ("layer", "source", "out", "scale", "soft_cap", "clip", "head_dim", "window", "gated", "top", "limit"):
+    for name in (
+        "layer",
+        "group",
+        "source",
+        "out",
+        "scale",
+        "soft_cap",
+        "clip",
+        "head_dim",
+        "window",
+        "gated",
+        "top",
+        "limit",
+    ):
         setattr(out, name, getattr(op, name))
     out.act, out.act_out = CAct(*op.act), CAct(*op.act_out)
     for i, weight in enumerate(op.weights):
@@ -317,6 +331,7 @@ class Plan:
         self._ops = tuple(ops)  # keeps weights, vectors and tables alive
         self._pages: npt.NDArray[np.uint8] | None = None
         self._vocab = int(config.vocab)
+        self._groups = int(config.groups)
         self._packed = packed = (COp * len(ops))(*(_pack(op) for op in ops))  # keeps lists of experts alive
         self.workspace_bytes = int(library().octavo_workspace(config, packed, len(ops)))
         self._handle = library().octavo_create(config, packed, len(ops), isa_name.encode())
@@ -335,7 +350,8 @@ class Plan:
         assert self._pages is not None, "no pages are bound"
         heads = len(arrays["rows"])
         batch = CBatch(tokens=len(arrays["ids"]), runs=len(arrays["slots"]), head=heads)
-        batch.table_stride = arrays["tables"].shape[1]
+        batch.table_pages, rest = divmod(arrays["tables"].shape[1], self._groups)
+        assert not rest, f"tables of {self._groups} groups of layers that are not equally long"
         for name, dtype in BATCH_ARRAYS.items():
             setattr(batch, name, _pointer(name, arrays[name], dtype))
         out: dict[str, Array] = {

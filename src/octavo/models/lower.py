@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.core.errors import InvalidValue, ModelError
-from octavo.core.layout import KV_BYTES, KvLayout
+from octavo.core.layout import KV_BYTES
 from octavo.kernels.weight import Weight, read_as
 from octavo.models import spec as declared
+from octavo.models.groups import Seat, kv_layout, seats
 from octavo.models.parts import Part, parts
 from octavo.models.rope import slopes, tables
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Moe, places
@@ -67,14 +68,14 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
     ops: list[Op] = [Embed(embed, spec.embed_scale, _positions(named, spec, max_len))]
     if spec.embed_norm:
         ops.append(Renorm(named.norm("embed_norm", spec.embed_norm)))
-    for index, layer in enumerate(spec.layers):
-        ops.extend(_Lowered(named, layer, index, ropes).ops())
+    for index, (layer, seat) in enumerate(zip(spec.layers, seats(spec), strict=True)):
+        ops.extend(_Lowered(named, layer, index, seat, ropes).ops())
     ops.append(_end(named, spec, embed))
     return Program(
         ops=tuple(ops),
         width=spec.width,
         heads=attn.heads,
-        kv=KvLayout(len(spec.layers), attn.kv_heads, places(attn.head_dim), kv_dtype),
+        kv=kv_layout(spec, kv_dtype),
         vocab=spec.vocab,
         max_len=max_len,
         weight_bytes=sum(weight.nbytes for weight in weights.values()),
@@ -117,6 +118,7 @@ class _Lowered:
     named: _Named
     layer: Layer
     index: int
+    seat: Seat
     ropes: Mapping[declared.Rope, Rope]
 
     @property
@@ -211,12 +213,13 @@ class _Lowered:
             k_bias=named.bias(at + "k"),
             v_bias=named.bias(at + "v"),
             rope=self.ropes[attn.rope] if attn.rope else None,
-            layer=self.index,
+            layer=self.seat.layer,
             act=act,
             q_norm=self._head_norm("q_norm"),
             k_norm=self._head_norm("k_norm"),
             clip=attn.clip,
             head_dim=attn.head_dim,
+            group=self.seat.group,
         )
 
     def _head_norm(self, name: str) -> HeadNorm | None:
@@ -233,7 +236,7 @@ class _Lowered:
     def _attend(self) -> Attend:
         attn = self.layer.attn
         return Attend(
-            self.index,
+            self.seat.layer,
             attn.scale or float(attn.head_dim**-0.5),
             self.named.act(self.at + "o"),
             window=attn.window,
@@ -242,6 +245,7 @@ class _Lowered:
             sinks=self.named.numbers(self.at + "sinks") if attn.sinks else None,
             causal=attn.causal,
             head_dim=attn.head_dim,
+            group=self.seat.group,
         )
 
     def _ffn_in(self, ffn: Mlp, act: Act) -> FfnIn:

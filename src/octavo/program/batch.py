@@ -58,8 +58,9 @@ class HeadRows:
 class Batch:
     """T tokens of R runs. The rows of run r are starts[r]:starts[r + 1], at consecutive positions.
 
-    Keys and values of position p of run r lie in page tables[slots[r], p // 32]. kv_lens[r] is the position after the
-    run's last. Slots are distinct.
+    Keys and values of position p of run r in cache group g lie in page tables[slots[r], g * P + p // 32], P being the
+    pages of one table. Entries of pages that no token of the run sees mean nothing. kv_lens[r] is the position after
+    the run's last. Slots are distinct.
     """
 
     ids: Ints  # [T]
@@ -67,7 +68,7 @@ class Batch:
     starts: Ints  # [R + 1]
     kv_lens: Ints  # [R]
     slots: Ints  # [R]
-    tables: Ints  # [slots, pages per sequence], C order
+    tables: Ints  # [slots, groups * pages per sequence], C order
     head: HeadRows
 
 

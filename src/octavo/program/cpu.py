@@ -116,6 +116,7 @@ def config(kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, ma
         head_dim=kv.head_dim,
         vocab=vocab,
         kv_float32=kv.dtype == "float32",
+        groups=kv.groups,
         max_tokens=max_tokens,
         max_len=max_len,
         head_rows=HEAD_ROWS,
@@ -183,6 +184,7 @@ def _qkv(op: Qkv, places: int) -> native.OpArgs:
     return native.OpArgs(
         "qkv",
         layer=op.layer,
+        group=op.group,
         act=_act(op.act),
         source=op.source,
         clip=op.clip,
@@ -198,6 +200,7 @@ def _attend(op: Attend, places: int) -> native.OpArgs:
     return native.OpArgs(
         "attend",
         layer=op.layer,
+        group=op.group,
         act=_act(op.act),
         out=op.out,
         scale=op.scale,

@@ -116,10 +116,11 @@ class HeadNorm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Qkv:
-    """q = rope(q_norm(clamp(Wq h + bq))), k alike, v = clamp(Wv h + bv); k and v go to pages of `layer`, in its dtype.
+    """q = rope(q_norm(clamp(Wq h + bq))), k alike, v = clamp(Wv h + bv); k and v go to the pages, in their dtype.
 
     h is h[source]. q  # [heads * D', width]; k, v  # [kv_heads * D', width]; biases float32 or None. clip: the clamp is
-    to +-clip, 0: none. head_dim: the true D; 0: all D' places. Norms and rope None: the identity.
+    to +-clip, 0: none. head_dim: the true D; 0: all D' places. Norms and rope None: the identity. They go to the place
+    `layer` in pages of cache group `group`, where Attend reads them.
     """
 
     q: Weight
@@ -136,6 +137,7 @@ class Qkv:
     k_norm: HeadNorm | None = None
     clip: float = 0.0
     head_dim: int = 0
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +161,7 @@ class Attend:
     sinks: Floats | None = None
     causal: bool = True
     head_dim: int = 0
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

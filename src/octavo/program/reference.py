@@ -181,7 +181,7 @@ class Reference:
         k = rotate(heads(op.k, op.k_bias, op.k_norm), op.rope, batch.positions)
         v = heads(op.v, op.v_bias, None)
         slots = np.repeat(batch.slots, np.diff(batch.starts))
-        page = batch.tables[slots, batch.positions // PAGE]
+        page = self._tables(op.group, batch)[slots, batch.positions // PAGE]
         for part, rows in enumerate((k, v)):
             stored = rows if self._held.dtype == np.float32 else to_bfloat16(rows)
             self._held[op.layer, part, page, batch.positions % PAGE] = stored
@@ -219,9 +219,10 @@ class Reference:
     def _attend(self, op: Attend, q: Floats, batch: Batch) -> Floats:
         """Each run over the pages its block table names. [tokens, heads * head_dim]"""
         out = np.empty_like(q)
+        tables = self._tables(op.group, batch)
         for run, slot in enumerate(batch.slots):
             rows, length = slice(batch.starts[run], batch.starts[run + 1]), int(batch.kv_lens[run])
-            table = batch.tables[slot, : -(-length // PAGE)]
+            table = tables[slot, : -(-length // PAGE)]
             keys, values = (self._read(op.layer, part, table)[:length] for part in (0, 1))
             out[rows] = attention(q[rows], keys, values, batch.positions[rows], op, self.program.kv.dtype)
         return out[:, :, : op.head_dim or q.shape[2]].reshape(len(q), -1)
@@ -231,6 +232,10 @@ class Reference:
         held = self._held[layer, part, table]
         held = held.reshape(-1, *held.shape[2:])
         return held if held.dtype == np.float32 else from_bfloat16(held.astype(np.uint16))
+
+    def _tables(self, group: int, batch: Batch) -> Ints:
+        """The block tables of one cache group. [slots, pages per sequence]"""
+        return batch.tables.reshape(len(batch.tables), self.program.kv.groups, -1)[:, group]
 
     @property
     def _held(self) -> Pages:

@@ -6,17 +6,11 @@ admissible, as share.py says, while slots and pages last. A sequence takes the p
 A running one that cannot grow preempts the last in order, itself included: pages and slot are given back, computed is
 0, and it waits again at its old place. Its full pages stay findable, so that computing them again is cheap.
 
-**Admission.** Admissible are the first of the queue for which there are slots, and pages that nobody holds: each must
-find room for itself, those admissible before it and every running sequence to compute all tokens they have *and* grow
-by 2**p pages each (or as far as their max_tokens allow), p being how often it was preempted. Nobody passes one that
-does not fit. One that fits may be passed, by a shorter prompt that fits beside it. An admissible sequence starts in the
-first step that grants it tokens, so that it finds the prefixes computed until then. Nothing of this is reserved: it is
-a test, not a claim. It follows that
-  - nobody is preempted in a step that starts somebody, for all known tokens fit;
-  - the first in order is never preempted by others and always fits, so it always finishes;
-  - each return of a sequence needs twice the room of the one before, so under fcfs a sequence is preempted at most 1 +
-    log2(pages of one sequence) times, whatever the load: there is no thrash. (With priorities, more important requests
-    that keep arriving may add to this.)
+A sequence is admitted when there is room to compute all it has and to grow (admission.py). Nobody is preempted in a
+step that starts somebody; the first in order is never preempted by others, so it always finishes.
+
+Where layers see a window only, the pages behind it are given back as tokens are computed, and who comes later finds a
+prefix only as far as its windows are there (cache/tables.py).
 
 Priorities order the queue and choose victims; a waiting request never preempts a running one.
 
@@ -32,11 +26,14 @@ from bisect import insort
 from itertools import islice
 
 from octavo.cache.pool import BlockPool
+from octavo.cache.tables import BlockTables
 from octavo.core.config import SchedulerConfig
 from octavo.core.errors import InvalidValue, QueueFull
+from octavo.core.groups import GONE, CacheGroups
 from octavo.core.layout import PAGE, pages_for
 from octavo.core.plan import Output, Plan, RunResult, Start, StepResult, StepStats
 from octavo.core.request import Request
+from octavo.sched.admission import admissible, find
 from octavo.sched.cost import StepCost, Work
 from octavo.sched.queue import WaitingQueue, place
 from octavo.sched.sequence import Sequence, State
@@ -47,12 +44,20 @@ from octavo.sched.step import Step, Tally
 class Scheduler:
     """Owner of all sequences and of the pool. Not thread-safe: one caller, add and abort between its steps.
 
-    cost None: what steps take is not known, and itl_target_ms binds nobody.
+    cost None: what steps take is not known, and itl_target_ms binds nobody. windows: see KvLayout.
     """
 
-    def __init__(self, config: SchedulerConfig, pool: BlockPool, cost: StepCost | None = None) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        pool: BlockPool,
+        cost: StepCost | None = None,
+        windows: tuple[int, ...] = (0,),
+    ) -> None:
         self.config = config
         self.pool = pool
+        self.groups = CacheGroups(windows, config.max_step_tokens)
+        self._tables = BlockTables(pool, self.groups)
         self.cost = cost
         self._sequences: dict[str, Sequence] = {}  # by id, all that are not finished
         self._waiting = WaitingQueue()
@@ -75,7 +80,7 @@ class Scheduler:
     @property
     def longest(self) -> int:
         """Longest sequence that can be computed, prompt and output together."""
-        return min(self.config.max_len, self.pool.pages * PAGE)
+        return self.groups.longest(self.pool.pages, self.config.max_len)
 
     def add(self, request: Request) -> None:
         """Accept a request: from here on it ends with exactly one final output.
@@ -116,7 +121,8 @@ class Scheduler:
         self._continue(step)
         assert not starting or preemptions == self._tally.preemptions, "admitted without room"
         for prompt in starting:
-            self._start(prompt, step)
+            if not self._start(prompt, step):
+                break
         self._passed_over = len(self._waiting) > 0
         if not step.runs:
             assert not self.has_work, "there is work and nobody can go on"
@@ -140,12 +146,14 @@ class Scheduler:
                 continue  # aborted while the step ran
             sequence.granted = 0
             if news.failed is not None:
-                self.pool.forget(sequence.blocks)
+                self._tables.forget(sequence.blocks, sequence.chain(sequence.sealed))
                 outputs.append(self._finish(sequence, Output(id=sequence.request.id, error=news.failed), "error"))
                 continue
             sequence.computed += run.count
             if sequence.computed // PAGE > sequence.sealed:
                 self._seal(sequence)
+            if self.groups.windowed:
+                self._tables.give_back(sequence.blocks, run.first, sequence.computed)
             sequence.prompt_logprobs += news.prompt_logprobs
             if run.sample:
                 outputs.append(self._accept(sequence, news))
@@ -158,9 +166,10 @@ class Scheduler:
 
     def stats(self) -> StepStats:
         """State and totals; `step_seconds` is left to who holds the clock."""
-        tally, pool = self._tally, self.pool
-        # Pages held twice are full, and full pages have no slack: summing over the sequences counts each place once.
-        slack = sum(len(sequence.blocks) * PAGE - sequence.computed for sequence in self._running)
+        tally, pool, groups = self._tally, self.pool, self.groups.count
+        # Pages held twice are full, as are those given back, and full pages have no slack: summing over the sequences
+        # counts each place once.
+        slack = sum(len(sequence.blocks) * PAGE - sequence.computed * groups for sequence in self._running)
         return StepStats(
             steps=tally.steps,
             predicted_seconds=self._predicted,
@@ -185,8 +194,10 @@ class Scheduler:
         self.pool.check()
         references: dict[int, int] = {}
         for sequence in self._sequences.values():
-            sequence.check()
+            sequence.check(self.groups.count)
             for block in sequence.blocks:
+                if block == GONE:
+                    continue
                 references[block] = references.get(block, 0) + 1
         assert references == self.pool.references(), "blocks are held by nobody, or used and not held"
         running = [sequence for sequence in self._sequences.values() if sequence.state is State.RUNNING]
@@ -205,7 +216,8 @@ class Scheduler:
         least = request.sampling.min_tokens
         if not request.prompt:
             raise InvalidValue("prompt", request.prompt, "at least one token")
-        places = f"max_len is {self.config.max_len}, the pages hold {self.pool.pages * PAGE}"
+        held = self.groups.longest(self.pool.pages, max(self.config.max_len, self.pool.pages * PAGE))
+        places = f"max_len is {self.config.max_len}, the pages hold {held}"
         if room < 1:
             accepted = f"at most {self.longest - 1} tokens, so that one can be generated ({places})"
             raise InvalidValue("prompt", f"{len(request.prompt)} tokens", accepted)
@@ -226,7 +238,7 @@ class Scheduler:
                 sequence.granted = 1
                 decodes += 1
                 keys += len(sequence.tokens)
-        prompts += self._admissible()
+        prompts += admissible(islice(self._waiting, len(self._slots)), self._running, self._tables)
         cost = self.cost if decodes and self.config.itl_target_ms else None
         work = Work(rows=decodes, heads=decodes, lone_keys=keys)
         room = Room(self.config.max_step_tokens - decodes, work, cost, self.config.itl_target_ms / 1000)
@@ -235,38 +247,17 @@ class Scheduler:
             prompt.sequence.granted = prompt.granted
         return [prompt for prompt in prompts if prompt.granted and prompt.sequence.state is State.WAITING]
 
-    def _admissible(self) -> list[Prompt]:
-        """The first of the queue that fit beside the running and each other, in order."""
-        prompts: list[Prompt] = []
-        beside = list(self._running)
-        claims: dict[int, int] = {}  # growth in pages -> pages that these may take to grow by so much
-        shared = 0  # pages that the claims count and somebody holds already
-        for sequence in islice(self._waiting, len(self._slots)):
-            found = self._find(sequence)
-            shared += self.pool.in_use(found)
-            growth = 1 << sequence.preemptions
-            if growth not in claims:
-                claims[growth] = sum(other.claim(growth) for other in beside)
-            if claims[growth] + sequence.claim(growth) - shared > self.pool.available:
-                break
-            beside.append(sequence)
-            for others in claims:
-                claims[others] += sequence.claim(others)
-            known = len(found) * PAGE
-            prompts.append(Prompt(sequence, known, len(sequence.tokens) - known))
-        return prompts
-
     def _continue(self, step: Step) -> None:
         """Plan the running in order, the last of them making room where pages run out.
 
         Victims come from the end and are not planned yet, so nothing planned is ever taken back.
         """
-        running = self._running
+        running, groups = self._running, self.groups.count
         index = 0
         while index < len(running):
             sequence = running[index]
             index += 1
-            missing = pages_for(sequence.computed + sequence.granted) - len(sequence.blocks)
+            missing = pages_for(sequence.computed + sequence.granted) * groups - len(sequence.blocks)
             fresh: list[int] | None = []
             while missing > 0 and (fresh := self.pool.take(missing)) is None:
                 victim = running.pop()
@@ -285,26 +276,23 @@ class Scheduler:
         victim.state = State.WAITING
         self._waiting.push(victim)
 
-    def _find(self, sequence: Sequence) -> list[int]:
-        """Known pages of its prefix; at least one token is left to compute, so that there is a row to draw from.
+    def _start(self, prompt: Prompt, step: Step) -> bool:
+        """Give a waiting sequence a slot, the pages found, and those of its first tokens.
 
-        Empty where log-probabilities of the whole prompt are still owed.
+        False: with windows a page taken by others may cost it all of its prefix, even what others hold, and then there
+        may be no room for it. So it, and who comes after it, waits for the next step.
         """
-        owed = sequence.request.sampling.prompt_logprobs is not None and not sequence.generated
-        if owed or not self.pool.prefix_cache:
-            return []
-        return self.pool.lookup(sequence.chain((len(sequence.tokens) - 1) // PAGE))
-
-    def _start(self, prompt: Prompt, step: Step) -> None:
-        """Give a waiting sequence a slot, the pages found, and those of its first tokens."""
-        sequence = prompt.sequence
+        sequence, groups = prompt.sequence, self.groups
+        found = find(sequence, self._tables)  # again: others that start may have taken cached pages
+        rows = len(found) // groups.count
+        if groups.windowed and rows * PAGE < prompt.first:
+            return False
         self._waiting.remove(sequence)
-        found = self._find(sequence)  # again: others that start may have taken cached pages
-        self.pool.hold(found)
-        sequence.computed = len(found) * PAGE
-        sequence.sealed = len(found)
+        self._tables.hold(found)
+        sequence.computed = rows * PAGE
+        sequence.sealed = rows
         sequence.granted = min(sequence.pending, prompt.granted)
-        fresh = self.pool.take(pages_for(sequence.computed + sequence.granted) - len(found))
+        fresh = self.pool.take(pages_for(sequence.computed + sequence.granted) * groups.count - len(found))
         assert fresh is not None, "admitted without room"
         sequence.blocks = found + fresh
         sequence.slot = self._slots.pop()
@@ -317,14 +305,13 @@ class Scheduler:
                 self._tally.prefix_hits += sequence.cached
         step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens)))
         step.run(sequence, sequence.blocks)
+        return True
 
     def _seal(self, sequence: Sequence) -> None:
         """Offer the pages that have become full to the prefix index."""
         full = sequence.computed // PAGE
         if self.pool.prefix_cache:
-            hashes = sequence.chain(full)
-            for page in range(sequence.sealed, full):
-                self.pool.seal(sequence.blocks[page], hashes[page])
+            self._tables.seal(sequence.blocks, sequence.chain(full), sequence.sealed)
         sequence.sealed = full
 
     def _accept(self, sequence: Sequence, news: RunResult) -> Output:
@@ -363,7 +350,7 @@ class Scheduler:
 
     def _vacate(self, sequence: Sequence) -> None:
         """Give back pages and slot."""
-        self.pool.release(sequence.blocks)
+        self._tables.release(sequence.blocks)
         self._slots.append(sequence.slot)
         self._frees.append(sequence.slot)
         sequence.rewind()

@@ -36,9 +36,9 @@ class Sequence:
     ends: frozenset[int]  # tokens that end it: stop_token_ids, and the model's own unless ignored
     computed: int = 0  # leading tokens whose keys and values exist
     granted: int = 0  # tokens the plan under way computes
-    blocks: list[int] = field(default_factory=list)  # block i holds positions 32 i .. 32 i + 31
+    blocks: list[int] = field(default_factory=list)  # its table, see cache/tables.py: rows of pages, one of each group
     hashes: list[bytes] = field(default_factory=list)  # of the leading full pages, as far as they were wanted
-    sealed: int = 0  # leading blocks that were found or offered to the prefix index
+    sealed: int = 0  # leading rows that were found or offered to the prefix index
     slot: int = -1
     state: State = State.WAITING
     preemptions: int = 0
@@ -65,12 +65,12 @@ class Sequence:
         reports = min(first + count, len(self.request.prompt) - 1) - first if self.scored else 0
         return max(reports, 0) + (first + count == len(self.tokens))
 
-    def claim(self, growth: int) -> int:
-        """Pages it may still take to compute what it has and grow by `growth` pages, or as far as it is allowed to.
+    def wanted(self, growth: int) -> int:
+        """Rows of pages to compute what it has and grow by `growth` of them, or as far as it is allowed to.
 
         The token that ends a sequence is never computed, so it needs no place.
         """
-        return min(pages_for(len(self.tokens)) + growth, pages_for(self.limit - 1)) - len(self.blocks)
+        return min(pages_for(len(self.tokens)) + growth, pages_for(self.limit - 1))
 
     def chain(self, pages: int) -> list[bytes]:
         """Digests of the first `pages` pages, all of them full; each is computed once."""
@@ -100,8 +100,8 @@ class Sequence:
         self.slot = -1
         self.prompt_logprobs = []
 
-    def check(self) -> None:
-        """Assert the invariants."""
+    def check(self, groups: int) -> None:
+        """Assert the invariants. groups: pages of a row."""
         assert 0 <= self.computed <= len(self.tokens)
         assert len(self.tokens) < self.limit or self.state is State.FINISHED
         assert self.computed < len(self.tokens) or self.state is State.FINISHED
@@ -109,7 +109,7 @@ class Sequence:
         assert self.sealed <= self.computed // PAGE
         if self.state is State.RUNNING:
             assert self.slot >= 0
-            assert len(self.blocks) == pages_for(self.computed + self.granted)
+            assert len(self.blocks) == pages_for(self.computed + self.granted) * groups
         else:
             assert self.slot == -1
             assert not self.blocks

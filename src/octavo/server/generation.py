@@ -88,8 +88,6 @@ class Call:
     def _room(self, field: str, prompt: list[int], default_tokens: int | None) -> int:
         """The most tokens to generate. Raises UserError where prompt and what was asked do not fit."""
         longest = self._info.max_len
-        if self._info.pages:
-            longest = min(longest, self._info.pages * self._info.page)
         room = longest - len(prompt)
         asked = self._sampling.max_tokens
         if not prompt:

@@ -1,7 +1,8 @@
 """The live sequences as a struct of arrays: one permanent row per slot, so a step's batch is a few array reads.
 
-Invariant: the first table_lens[s] entries of tables[s] name the pages of the sequence in slot s, tokens[s, :lengths[s]]
-are its prompt and drawn tokens. Knows no page's content, no schedule and no executor.
+Invariant: of each cache group's table in tables[s] the first table_lens[s] entries name the pages of the sequence in
+slot s, or those it has given back, which nobody reads any more; tokens[s, :lengths[s]] are its prompt and drawn tokens.
+Knows no page's content, no schedule and no executor.
 """
 
 from __future__ import annotations
@@ -49,14 +50,18 @@ class Drawing:
 
 
 class Slots:
-    """`slots` rows of at most `max_len` tokens over a vocabulary of `vocab`; the arrays are indexed by slot."""
+    """`slots` rows of at most `max_len` tokens over a vocabulary of `vocab`; the arrays are indexed by slot.
 
-    def __init__(self, slots: int, max_len: int, vocab: int) -> None:
+    groups: cache groups, see KvLayout.
+    """
+
+    def __init__(self, slots: int, max_len: int, vocab: int, groups: int = 1) -> None:
         self.slots, self.max_len, self.vocab = slots, max_len, vocab
         self.tokens: Ints = np.zeros((slots, max_len), np.int32)  # untouched rows take no memory
         self.lengths: Ints = np.zeros(slots, np.int32)
         self.prompt_lens: Ints = np.zeros(slots, np.int32)
-        self.tables: Ints = np.zeros((slots, pages_for(max_len)), np.int32)
+        self.groups = groups
+        self.tables: Ints = np.zeros((slots, groups * pages_for(max_len)), np.int32)
         self.table_lens: Ints = np.zeros(slots, np.int32)
         self.temperature: Floats = np.zeros(slots, np.float32)
         self.top_k: Ints = np.zeros(slots, np.int32)
@@ -76,9 +81,9 @@ class Slots:
         self._drawing: tuple[bytes, Drawing] | None = None  # the last one asked for, until a slot is filled anew
 
     @staticmethod
-    def size_bytes(slots: int, max_len: int) -> int:
+    def size_bytes(slots: int, max_len: int, groups: int = 1) -> int:
         """Memory of this many slots, when all rows are touched."""
-        return slots * (4 * max_len + 4 * pages_for(max_len) + 128)
+        return slots * (4 * max_len + 4 * groups * pages_for(max_len) + 128)
 
     def start(self, start: Start) -> None:
         """Fill a slot's row for a sequence that begins, or begins again."""
@@ -140,10 +145,13 @@ class Slots:
         self.bias[slot] = self.masked_bias[slot] = None
 
     def append_pages(self, slot: int, pages: tuple[int, ...]) -> None:
-        """Put page ids at the end of a slot's table."""
-        have = int(self.table_lens[slot])
-        self.tables[slot, have : have + len(pages)] = pages
-        self.table_lens[slot] = have + len(pages)
+        """Put page ids at the end of a slot's tables, row by row: one for each group."""
+        have, rows = int(self.table_lens[slot]), len(pages) // self.groups
+        room = pages_for(self.max_len)
+        for group in range(self.groups):
+            at = group * room + have
+            self.tables[slot, at : at + rows] = pages[group :: self.groups]
+        self.table_lens[slot] = have + rows
 
     def _mask(self, slot: int, request: Request, bias: dict[int, float]) -> None:
         """What `min_tokens` forbids: the tokens that would end the text, while too few are generated."""

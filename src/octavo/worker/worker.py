@@ -18,11 +18,11 @@ NON_FINITE = "the model's logits are not finite numbers"
 
 
 class Worker:
-    """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`."""
+    """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`, in `groups` of layers."""
 
-    def __init__(self, executor: Executor, *, slots: int, max_len: int, vocab: int) -> None:
+    def __init__(self, executor: Executor, *, slots: int, max_len: int, vocab: int, groups: int = 1) -> None:
         self._executor = executor
-        self.slots = Slots(slots, max_len, vocab)
+        self.slots = Slots(slots, max_len, vocab, groups)
 
     def run(self, plan: Plan) -> StepResult:
         """One step. Whatever it raises is an engine fault: no run's request can cause it."""

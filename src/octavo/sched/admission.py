@@ -1,0 +1,64 @@
+"""Who may start: the first of the queue that fit beside the running and each other.
+
+Admissible are the first of the queue for which there are slots, and pages that nobody holds: each must find room for
+itself, those admissible before it and every running sequence to compute all tokens they have *and* grow by 2**p rows of
+pages each (or as far as their max_tokens allow), p being how often it was preempted. Nobody passes one that does not
+fit. One that fits may be passed, by a shorter prompt that fits beside it. An admissible sequence starts in the first
+step that grants it tokens, so that it finds the prefixes computed until then. Nothing of this is reserved: it is a
+test, not a claim. It follows that
+  - nobody is preempted in a step that starts somebody, for all known tokens fit;
+  - the first in order is never preempted by others and always fits, so it always finishes;
+  - each return of a sequence needs twice the room of the one before, so under fcfs a sequence is preempted at most 1 +
+    log2(pages of one sequence) times, whatever the load: there is no thrash. (With priorities, more important requests
+    that keep arriving may add to this.)
+
+Changes nothing. Knows no budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import repeat
+
+from octavo.cache.tables import BlockTables
+from octavo.core.layout import PAGE
+from octavo.sched.sequence import Sequence
+from octavo.sched.share import Prompt
+
+
+def find(sequence: Sequence, tables: BlockTables) -> list[int]:
+    """The table of its known prefix; at least one token is left to compute, so that there is a row to draw from.
+
+    Empty where log-probabilities of the whole prompt are still owed.
+    """
+    owed = sequence.request.sampling.prompt_logprobs is not None and not sequence.generated
+    if owed or not tables.pool.prefix_cache:
+        return []
+    return tables.find(sequence.chain((len(sequence.tokens) - 1) // PAGE))
+
+
+def admissible(waiting: Iterable[Sequence], running: Iterable[Sequence], tables: BlockTables) -> list[Prompt]:
+    """The first of the waiting that fit, in order. There must be slots for all of them."""
+    groups = tables.groups
+
+    def claim(sequence: Sequence, growth: int) -> int:
+        """Pages that a running sequence may still come to hold."""
+        return groups.claim(sequence.wanted(growth) - len(sequence.blocks) // groups.count)
+
+    prompts: list[Prompt] = []
+    entering: list[tuple[Sequence, int, list[int]]] = []  # with the rows found, and their pages that nobody holds
+    claims: dict[int, int] = {}  # growth in rows -> pages that all before may come to hold to grow by so much
+    for sequence in waiting:
+        found = find(sequence, tables)
+        rows, idle = len(found) // groups.count, tables.idle(found)
+        growth = 1 << sequence.preemptions
+        if growth not in claims:
+            claims[growth] = sum(map(claim, running, repeat(growth)))
+            claims[growth] += sum(groups.claim(other.wanted(growth) - known, more) for other, known, more in entering)
+        if claims[growth] + groups.claim(sequence.wanted(growth) - rows, idle) > tables.pool.available:
+            break
+        entering.append((sequence, rows, idle))
+        for others in claims:
+            claims[others] += groups.claim(sequence.wanted(others) - rows, idle)
+        prompts.append(Prompt(sequence, rows * PAGE, len(sequence.tokens) - rows * PAGE))
+    return prompts
