@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -204,6 +205,17 @@ def test_a_full_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch, call) 
     with pytest.raises(ModelError, match="out: cannot be written: No space left on device"):
         quantized(folder, tmp_path / "out")
     assert calls and {path.name for path in tmp_path.iterdir()} == {"plain"}
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(folder, tmp_path) -> None:
+    left, busy = tmp_path / ".out.0000aaaa.part", tmp_path / ".out.0000bbbb.part"
+    for path in (left, busy):
+        path.mkdir()
+        (path / "model.safetensors").write_bytes(b"half")
+    with (busy / "model.safetensors").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        quantized(folder, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "out", busy.name}
 
 
 def test_numbers_that_are_none_are_refused_with_their_tensor(folder, tmp_path) -> None:

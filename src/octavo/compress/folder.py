@@ -1,11 +1,14 @@
 """The quantized folder: made whole under another name, its file as long as it will be from the start, then renamed.
 
 Invariant: under its final name the folder is complete and has reached the disk; whatever goes wrong leaves nothing
-behind. Knows no calibration.
+behind. What a killed process could not remove is removed by the next that writes the same folder: a writer holds a lock
+on its file. Knows no calibration.
 """
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import secrets
@@ -25,6 +28,7 @@ from octavo.core.errors import ModelError
 from octavo.quant.compressed_file import Declared, Stored, coded_shapes, settings
 from octavo.quant.search import Grid
 
+UNFINISHED = ".part"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot")  # not copied
 
 
@@ -38,7 +42,7 @@ class Folder:
     def __init__(self, source: Source, out: Path, grids: Mapping[str, Grid | None], ignored: Sequence[str]) -> None:
         self.source, self.out = source, out
         self._grids, self._ignored = grids, ignored
-        self._made = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+        self._made = out.with_name(f".{out.name}.{secrets.token_hex(4)}{UNFINISHED}")
         self._left = declared(source, grids)
         self._at: dict[str, tuple[int, int]] = {}
         self.bytes_before = sum(tensor.nbytes for tensor in source.tensors.values())
@@ -51,10 +55,12 @@ class Folder:
         header = self._header()
         with self._explained():
             self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             self._made.mkdir()
         try:
             with self._explained():
                 self._file = os.open(self._made / SINGLE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                fcntl.flock(self._file, fcntl.LOCK_EX)
                 os.posix_fallocate(self._file, 0, len(header) + self.bytes_after)
                 os.pwrite(self._file, header, 0)
         except BaseException:
@@ -116,6 +122,13 @@ class Folder:
         text += b" " * (-len(text) % 8)
         self._at = {name: (start + 8 + len(text), nbytes) for name, (start, nbytes) in self._at.items()}
         return struct.pack("<Q", len(text)) + text
+
+    def _sweep(self) -> None:
+        """Remove unfinished folders of this name whose writers are gone."""
+        for path in self.out.parent.glob(f".{glob.escape(self.out.name)}.*{UNFINISHED}"):
+            with suppress(OSError), (path / SINGLE).open("rb") as file:  # OSError: somebody writes it
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
 
     def _drop(self) -> None:
         self._close()
