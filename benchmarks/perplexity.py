@@ -127,7 +127,7 @@ def row(*cells: str) -> str:
 def measured(model: Path, text: str, args: argparse.Namespace) -> str:
     """The row of one model. Raises UserError."""
     found = sizes(model, args.dtype)
-    types = ", ".join(f"{name} {share:.0%}" if share < 1 else name for name, share in found.types.items())
+    types = ", ".join(f"{name} {100 * share:.2g} %" if share < 1 else name for name, share in found.types.items())
     ours = perplexity(model, text, args)
     cells = [model.stem, types, f"{found.file_bits:.2f}", f"{found.memory_bits:.2f}", f"{ours:.4f}"]
     if args.against:

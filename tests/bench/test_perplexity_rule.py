@@ -27,7 +27,7 @@ def test_a_bos_stands_for_the_first_token_of_each_chunk() -> None:
 
 
 def test_less_than_two_chunks_are_refused() -> None:
-    with pytest.raises(InvalidValue, match="context: 4 .*at most 3:"):
+    with pytest.raises(InvalidValue, match=r"context: 4 .*at most 3:"):
         tool.chunks(range(7), 4, 9, None)
 
 
