@@ -20,7 +20,7 @@ EXECUTORS = ("reference", "cpu")
 MODELS = ("folder", "gguf", "mixed")
 CASES = [("folder", "reference"), ("folder", "cpu"), ("gguf", "cpu"), ("mixed", "cpu")]
 SHORT = {"longest": 150}  # much prompt, few tokens to generate
-GROWING = {"longest": 20, "tokens": 90}  # little prompt, and pages to grow by
+GROWING = {"longest": 20, "tokens": 90, "ends": False}  # little prompt, and pages to grow by
 
 
 @pytest.fixture(scope="module")

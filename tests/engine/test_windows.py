@@ -22,7 +22,7 @@ ZOO = Path(__file__).parents[1] / "data" / "zoo"
 MODELS = ("mistral", "gemma2", "gemma3-six")
 CASES = [*((model, "cpu") for model in MODELS), ("gemma2", "reference")]
 REQUESTS = {"longest": 95, "tokens": 25, "vocab": 64}
-GROWING = {"longest": 20, "tokens": 90, "vocab": 64}
+GROWING = {"longest": 20, "tokens": 90, "ends": False, "vocab": 64}
 
 
 @functools.cache

@@ -68,12 +68,15 @@ def engine_of(
 
 
 def mixed_requests(
-    count: int = 8, *, vocab: int = 256, seed: int = 0, longest: int = 150, tokens: int = 24
+    count: int = 8, *, vocab: int = 256, seed: int = 0, longest: int = 150, tokens: int = 24, ends: bool = True
 ) -> list[Request]:
-    """Requests that differ in everything that may change an answer; half of the prompts share a beginning."""
+    """Requests that differ in everything that may change an answer; half of the prompts share a beginning.
+
+    ends: token 2 ends a text. When it comes is the kernels' rounding; without, every text has its full length.
+    """
     random = np.random.default_rng(seed)
     shared = random.integers(3, vocab, longest).tolist()
-    requests = []
+    requests, eos = [], [2] if ends else []
     for number in range(count):
         length = int(random.integers(1, longest))
         prompt = shared[:length] if number % 2 else random.integers(3, vocab, length).tolist()
@@ -91,7 +94,7 @@ def mixed_requests(
             logprobs=(None, 3)[number % 2],
             prompt_logprobs=2 if number % 4 == 1 else None,
         )
-        requests.append(Request(id=f"r{number}", prompt=prompt, sampling=sampling, eos_ids=[2], seed=seed + number))
+        requests.append(Request(id=f"r{number}", prompt=prompt, sampling=sampling, eos_ids=eos, seed=seed + number))
     return requests
 
 
