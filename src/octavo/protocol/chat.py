@@ -6,10 +6,10 @@ them.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import MAX_LOGPROBS, SamplingParams
@@ -38,6 +38,14 @@ NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = {
     "prompt_cache_retention": ("in_memory", "in-memory"),
 }
 NEUTRAL_MESSAGE = ("refusal", "annotations", "audio", "tool_calls", "function_call")  # null, empty or refused
+EMPTY: dict[str, Any] = {"enum": [None, [], ""]}
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
+CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]}
 
 
 class Message(BaseModel):
@@ -46,15 +54,15 @@ class Message(BaseModel):
     model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Any
+    content: Annotated[Any, WithJsonSchema(CONTENT)]
     name: str | None = None
     tool_call_id: str | None = None
     # what an assistant message of an earlier answer carries; only empty is honoured
-    refusal: Any = None
-    annotations: Any = None
-    audio: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
+    refusal: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    annotations: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    audio: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    tool_calls: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    function_call: Annotated[Any, WithJsonSchema(EMPTY)] = None
 
 
 class ChatRequest(GenerationRequest):

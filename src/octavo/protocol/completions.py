@@ -6,27 +6,30 @@ none of them empty, whichever of the four forms it came in.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue
 from octavo.core.request import MAX_LOGPROBS, SamplingParams
 from octavo.protocol.generation import GenerationRequest
 from octavo.protocol.usage import Usage
-from octavo.protocol.wire import brief, unicode
+from octavo.protocol.wire import TEXT, TOKENS, brief, unicode
 
 DEFAULT_MAX_TOKENS = 16  # as in the OpenAI API
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
 NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = {"suffix": ()}
 
+_SEVERAL = {"type": "array", "minItems": 1}
+PROMPT = {"anyOf": [TEXT, TOKENS, _SEVERAL | {"items": TEXT}, _SEVERAL | {"items": TOKENS}]}
+
 
 class CompletionRequest(GenerationRequest):
     """A text to continue. `max_tokens` 0 needs `echo`: it scores the prompt."""
 
-    prompt: Any  # list[str | list[int]] once checked
+    prompt: Annotated[Any, WithJsonSchema(PROMPT)]  # list[str | list[int]] once checked
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     best_of: int | None = None

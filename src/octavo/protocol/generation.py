@@ -9,13 +9,13 @@ nothing: they name the caller for the caller's own purposes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import SamplingParams
-from octavo.protocol.wire import STRICT, brief, unicode
+from octavo.protocol.wire import STRICT, TEXT, brief, unicode
 
 
 class StreamOptions(BaseModel):
@@ -48,7 +48,7 @@ class GenerationRequest(BaseModel):
     frequency_penalty: float = 0.0
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
-    stop: Any = None
+    stop: Annotated[Any, WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT}]})] = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None

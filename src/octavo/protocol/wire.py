@@ -17,7 +17,11 @@ from octavo.core.errors import InvalidValue, UserError
 
 M = TypeVar("M", bound=BaseModel)
 
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+# schemas of fields that a validator reads in whichever form they come
+
+TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
 # what would have been accepted, by pydantic's error type; other types speak for themselves
 _ACCEPTED = {

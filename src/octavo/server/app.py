@@ -31,6 +31,8 @@ from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
 from octavo.protocol.errors import body_of, error_body
 from octavo.protocol.models import ModelCard, ModelList
+from octavo.protocol.openapi import encoded
+from octavo.protocol.status import Live, Readiness, Version
 from octavo.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from octavo.protocol.wire import decode, read
 from octavo.server.body import read_body
@@ -39,6 +41,7 @@ from octavo.server.completions import CompletionCall
 from octavo.server.config import ServerConfig
 from octavo.server.front import Front
 from octavo.server.guard import Guard
+from octavo.server.reference import POLICY, page
 from octavo.server.sse import ClientGone, EventStream, unless_gone
 from octavo.server.text import Language
 from octavo.server.tokens import detokenized, tokenized
@@ -120,6 +123,8 @@ class Routes:
             "/metrics": self.metrics,
             "/v1/models": self.models,
             "/v1/models/{name:path}": self.model,
+            "/openapi.json": self.openapi,
+            "/docs": self.docs,
         }
 
     def posts(self) -> dict[str, Callable[..., Any]]:
@@ -133,7 +138,7 @@ class Routes:
 
     async def live(self, request: Request) -> Response:
         """The process answers."""
-        return _json(b'{"status":"live"}')
+        return _json(msgspec.json.encode(Live()))
 
     async def ready(self, request: Request) -> Response:
         """Whether requests are accepted now, and how far loading is."""
@@ -141,24 +146,32 @@ class Routes:
         trouble = front.trouble()
         failure = front.failure
         state = "draining" if front.draining else "failed" if failure is not None else status.state
-        report = {
-            "status": ("stalled" if state == "ready" else state) if trouble else "ready",
-            "detail": str(failure) if isinstance(failure, OctavoError) else trouble,
-            "progress": status.progress,
-            "tokenizer": front.language.state,
-            "heartbeat_age_seconds": round(status.heartbeat_age, 3),
-            "restarts": status.restarts,
-        }
+        report = Readiness(
+            status=("stalled" if state == "ready" else state) if trouble else "ready",
+            detail=str(failure) if isinstance(failure, OctavoError) else trouble,
+            progress=status.progress,
+            tokenizer=front.language.state,
+            heartbeat_age_seconds=round(status.heartbeat_age, 3),
+            restarts=status.restarts,
+        )
         headers = {"retry-after": RETRY_SECONDS[503]} if trouble else None
         return _json(msgspec.json.encode(report), 503 if trouble else 200, headers)
 
     async def version(self, request: Request) -> Response:
         """Our version."""
-        return _json(msgspec.json.encode({"version": octavo.__version__}))
+        return _json(msgspec.json.encode(Version(octavo.__version__)))
 
     async def metrics(self, request: Request) -> Response:
         """The page for Prometheus."""
         return Response(self._front.meter.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def openapi(self, request: Request) -> Response:
+        """All endpoints, for programs."""
+        return _json(encoded(octavo.__version__))
+
+    async def docs(self, request: Request) -> Response:
+        """All endpoints, for people."""
+        return Response(page(octavo.__version__), headers={"content-security-policy": POLICY}, media_type="text/html")
 
     async def models(self, request: Request) -> Response:
         """All names of the model."""
