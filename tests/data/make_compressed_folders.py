@@ -2,9 +2,9 @@
 
 usage: make_compressed_folders.py OUT [KIND...]    (committed as tests/data/compressed)
 
-Needs llmcompressor (made with 0.14.0.1, compressed-tensors 0.19.0, transformers 5.17.0, torch 2.13.0). Each kind becomes
-a folder, as saved, and in it prompts.json and logits.safetensors: the float32 logits that transformers gives for the
-decompressed weights, activations not quantized.
+Needs llmcompressor (made with 0.14.0.1, compressed-tensors 0.19.0, transformers 5.17.0, torch 2.13.0). Each kind
+becomes a folder, as saved, and in it prompts.json and logits.safetensors: the float32 logits that transformers gives
+for the decompressed weights, activations not quantized.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, CompressedTensorsConfig, LlamaConfig, LlamaForCausalLM
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    CompressedTensorsConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 VOCAB = 96
 CONFIG = LlamaConfig(
