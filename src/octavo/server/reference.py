@@ -33,7 +33,8 @@ summary { cursor: pointer } summary b { display: inline-block; width: 3.4rem; co
 code, summary { font-family: ui-monospace, monospace; font-size: .9rem } summary span { color: #666; margin-left: 1rem }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; margin: .6rem 0 }
 td, th { text-align: left; vertical-align: top; border-top: 1px solid #eee; padding: .25rem .6rem .25rem 0 }
-td:first-child { white-space: nowrap; width: 15rem } td:nth-child(2) { width: 20rem } h3 { font-size: .95rem; margin: .8rem 0 0 }
+td:first-child { white-space: nowrap; width: 15rem } td:nth-child(2) { width: 20rem }
+h3 { font-size: .95rem; margin: .8rem 0 0 }
 """
 
 
