@@ -144,11 +144,12 @@ INLINE void weigh_rows(int n, int pages, float* scores, float* top, float* sum) 
   }
 }
 
-// part = probabilities times the values of `count` keys, an even number for pages that hold pairs.
+// part = probabilities times the values of `count` keys, an even number for pages that hold pairs; of the D places of
+// a value the first `panels` panels.
 template <int N>
-INLINE void add_values(const Keys& keys, int D, int count, const float* scores, float* part) {
-  const int pages = (count + PAGE - 1) / PAGE, panels = D / PANEL;
-  const size_t values = size_t(PAGE) * D * (keys.wide ? 4 : 2), panel_size = values / panels;
+INLINE void add_values(const Keys& keys, int D, int panels, int count, const float* scores, float* part) {
+  const int pages = (count + PAGE - 1) / PAGE;
+  const size_t values = size_t(PAGE) * D * (keys.wide ? 4 : 2), panel_size = values / (D / PANEL);
   for (int p = 0; p < panels; ++p) {
     F c[N][2];
 #pragma GCC unroll 8
@@ -181,17 +182,17 @@ static void attend_block(const octavo_config& config, const octavo_op& op, const
   const int *from = s.from + row, *limit = s.limit + row;
   const int skipped = from[0] > block.first ? (from[0] - block.first) / PAGE : 0;
   const Keys keys{block.page + skipped, block.next, block.first + skipped * PAGE, block.wide};
-  const int rest = BLOCK - skipped * PAGE, D = config.head_dim;
+  const int rest = BLOCK - skipped * PAGE, D = config.head_dim, panels = int(padded(op.head_dim, PANEL)) / PANEL;
   const int count = limit[N - 1] - keys.first < rest ? limit[N - 1] - keys.first : rest;
   const int pages = count > 0 ? (count + PAGE - 1) / PAGE : 0;
   score_rows<N>(keys, D, pages, q, from, limit, s.scores, s.block_top);
   if (op.soft_cap > 0 || op.slopes != nullptr) shape_rows(op, keys, N, pages, row, s, s.block_top);
   if (config.kv_float32) {
     weigh_rows<false>(N, pages, s.scores, s.block_top, s.block_sum);
-    add_values<N>(keys, D, count, s.scores, s.part);
+    add_values<N>(keys, D, panels, count, s.scores, s.part);
   } else {
     weigh_rows<true>(N, pages, s.scores, s.block_top, s.block_sum);
-    add_values<N>(keys, D, (count + 1) / 2 * 2, s.scores, s.part);
+    add_values<N>(keys, D, panels, (count + 1) / 2 * 2, s.scores, s.part);
   }
 }
 
@@ -325,6 +326,20 @@ static void close_up(float* row, int heads, int D, int dims) {
     __builtin_memmove(row + head * dims, row + head * D, dims * sizeof(float));
 }
 
+// What attention gave to the tile of tokens that begins at row0, in the form that is read.
+static void give_tile(const octavo_op& op, const Context& context, const Tile& tile, const Rows& out) {
+  const int heads = context.config->heads, D = context.config->head_dim, row = heads * D;
+  float* values = context.memory->q + size_t(tile.row0) * row;
+  if (op.apart) {
+    const int tokens = context.step->batch.tokens;
+    for (int head = 0; head < heads; ++head)
+      store_rows(part_of(out, head * tokens, tokens), tile.row0, tile.mr, 0, out.cols, values + head * D, row);
+    return;
+  }
+  for (int m = 0; m < tile.mr; ++m) close_up(values + m * row, heads, D, op.head_dim);
+  store_rows(out, tile.row0, tile.mr, 0, out.cols, values, row);
+}
+
 static void attend(const octavo_op& op, const Context& context, Rows& out, int tid) {
   const octavo_config& config = *context.config;
   const Step& step = *context.step;
@@ -357,13 +372,9 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
     }
     context.pool->meet(tid);
   }
-  while (context.pool->claim(tid, tiles_of(out.rows), &first, &last)) {
-    for (int index = first; index < last; ++index) {
-      const Tile tile = tile_at(out, index);
-      float* values = context.memory->q + size_t(tile.row0) * config.heads * D;
-      for (int m = 0; m < tile.mr; ++m) close_up(values + m * config.heads * D, config.heads, D, op.head_dim);
-      store_rows(out, tile.row0, tile.mr, 0, out.cols, values, config.heads * D);
-    }
+  const int tokens = step.batch.tokens;
+  while (context.pool->claim(tid, tiles_of(tokens), &first, &last)) {
+    for (int index = first; index < last; ++index) give_tile(op, context, tile_at(tokens, index), out);
   }
   context.pool->meet(tid);
 }

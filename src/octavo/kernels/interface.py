@@ -8,7 +8,8 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 import numpy as np
 
 _KINDS = ("embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out")
-KINDS = {name: number for number, name in enumerate(_KINDS)}
+_LATENT = ("latent", "latent_query", "per_head")
+KINDS = {name: number for number, name in enumerate((*_KINDS, *_LATENT))}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "swiglu_oai": 5}
 SCORINGS = {"softmax": 0, "sigmoid": 1}
@@ -81,6 +82,7 @@ class COp(ctypes.Structure):
         ("slopes", c_void_p),
         ("sinks", c_void_p),
         ("gated", c_int32),
+        ("apart", c_int32),
         ("routing", CRouting),
         ("expert", ctypes.POINTER(CExpert)),
         ("experts", c_int32),
