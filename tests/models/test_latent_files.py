@@ -7,13 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import moe_gguf
 import numpy as np
 import pytest
 import quantized_module
 import safetensors_file
 import zoo_gguf
 
-from octavo.checkpoint.source import open_source
+from octavo.checkpoint.source import Source, open_source
 from octavo.core.errors import ModelError
 from octavo.core.layout import KvLayout
 from octavo.kernels.weight import Layout
@@ -81,6 +82,44 @@ def test_codes_that_cannot_be_turned_become_numbers(tmp_path: Path) -> None:
     assert [each.layout for each in found] == [Layout.BF16, Layout.W4]  # type: ignore[union-attr]
     np.testing.assert_allclose(found[0].dequantize(), keys, rtol=2**-8)  # type: ignore[union-attr]
     assert np.array_equal(found[1].dequantize(), values)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v2-lite"])
+def test_codes_of_gguf_files_stay_where_groups_lie_along_what_is_read(name: str, tmp_path: Path) -> None:
+    """Files since 2025-04 have keys' half turned and apart; in older ones it is turned at load."""
+    architecture, more, renamed = moe_gguf.FILES[name]
+    split = name == "deepseek_v2"
+    kinds = dict.fromkeys(["attn_k_b.weight", "attn_v_b.weight", "attn_kv_b.weight"], "Q8_0")
+    path = moe_gguf.as_gguf(ZOO / name, tmp_path / "x.gguf", architecture, more, renamed, kinds)
+    weights, plain = loaded(path), loaded(ZOO / name)
+    found = [weights[f"layers.1.{part}"] for part in ("k_b", "v_b")]
+    assert [each.layout for each in found] == [Layout.W8 if split else Layout.BF16, Layout.W8]  # type: ignore[union-attr]
+    for each, part in zip(found, ("k_b", "v_b"), strict=True):
+        want = plain[f"layers.1.{part}"].dequantize()  # type: ignore[union-attr]
+        np.testing.assert_allclose(each.dequantize(), want, atol=0.02)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("expert_gating_func", 3, "deepseek2.expert_gating_func: 3 .*1 or 2"),
+        ("attention.temperature_scale", 0.1, "deepseek2.attention.temperature_scale: 0.1"),
+        ("attention.key_length_mla", 16, "deepseek2.attention.key_length_mla: 16 .*from 17"),
+        ("attention.kv_lora_rank", 40, "deepseek2.attention.kv_lora_rank: 40 .*a multiple of 32"),
+        ("rope.dimension_count", None, "deepseek2.rope.dimension_count is missing"),
+        ("rope.scaling.yarn_log_multiplier", "x", "deepseek2.rope.scaling.yarn_log_multiplier: 'x'"),
+    ],
+)
+def test_keys_of_gguf_files_that_are_not_served_are_refused(
+    key: str, value: object, message: str, tmp_path: Path
+) -> None:
+    architecture, more, renamed = moe_gguf.FILES["deepseek_v2"]
+    path = moe_gguf.as_gguf(ZOO / "deepseek_v2", tmp_path / "x.gguf", architecture, more, renamed)
+    with open_source(path) as source:
+        metadata = dict(source.metadata) | {f"deepseek2.{key}": value}
+        changed = Source(path, "gguf", metadata, {}, source.tensors)
+        with pytest.raises(ModelError, match=message):
+            read_spec(changed)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
