@@ -64,6 +64,11 @@ INLINE void add_wide(F (&c)[N][2], const uint8_t* panel, int count, const float*
   for (int i = 0; i < count; ++i) f32_step<N>(c, w + i * PANEL, a + i, row);
 }
 
+// How many places of a value are summed: whole panels.
+INLINE int value_places(const octavo_op& op) {
+  return int(padded(op.head_dim, PANEL));
+}
+
 INLINE bool sees(const Keys& keys, int pages, int from, int limit) {
   return limit > keys.first && from < keys.first + pages * PAGE;
 }
@@ -182,7 +187,7 @@ static void attend_block(const octavo_config& config, const octavo_op& op, const
   const int *from = s.from + row, *limit = s.limit + row;
   const int skipped = from[0] > block.first ? (from[0] - block.first) / PAGE : 0;
   const Keys keys{block.page + skipped, block.next, block.first + skipped * PAGE, block.wide};
-  const int rest = BLOCK - skipped * PAGE, D = config.head_dim, panels = int(padded(op.head_dim, PANEL)) / PANEL;
+  const int rest = BLOCK - skipped * PAGE, D = config.head_dim, panels = value_places(op) / PANEL;
   const int count = limit[N - 1] - keys.first < rest ? limit[N - 1] - keys.first : rest;
   const int pages = count > 0 ? (count + PAGE - 1) / PAGE : 0;
   score_rows<N>(keys, D, pages, q, from, limit, s.scores, s.block_top);
@@ -220,9 +225,10 @@ static void place_rows(const octavo_op& op, const Context& context, int run, int
 }
 
 // Adds one block's result to what the blocks before it gave. Always called in order of blocks; rows start with a sum of
-// 0, and keep what the first block gives whose keys they see. n <= TILE; tops and sums are readable to LANES values.
-static void merge_rows(int n, int D, const float* part, const float* top, const float* sum, float* const* row,
-                       float* out_top, float* out_sum) {
+// 0, and keep what the first block gives whose keys they see. n <= TILE; tops and sums are readable to LANES values. Of
+// D places of a part the first `count` are values.
+static void merge_rows(int n, int D, int count, const float* part, const float* top, const float* sum,
+                       float* const* row, float* out_top, float* out_sum) {
   alignas(64) float keep[LANES], add[LANES], tops[LANES];
   const F before = f_load(out_top), now = f_load(top), most = f_max(before, now);
   f_store(keep, f_exp2(before - most));
@@ -233,21 +239,22 @@ static void merge_rows(int n, int D, const float* part, const float* top, const 
     if (out_sum[m] == 0.f) {
       out_top[m] = top[m];
       out_sum[m] = sum[m];
-      for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
+      for (int d = 0; d < count; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
       continue;
     }
     out_top[m] = tops[m];
     out_sum[m] = out_sum[m] * keep[m] + sum[m] * add[m];
     const F old = f_set(keep[m]), by = f_set(add[m]);
-    for (int d = 0; d < D; d += LANES)
+    for (int d = 0; d < count; d += LANES)
       f_store(row[m] + d, f_fma(f_load(row[m] + d), old, f_load(part + m * D + d) * by));
   }
 }
 
-static void divide_rows(const octavo_op& op, int n, int D, const Scratch& s) {
+static void divide_rows(const octavo_op& op, int n, const Scratch& s) {
+  const int count = value_places(op);
   for (int m = 0; m < n; ++m) {
     const F by = f_set(share_of(s.top[m], s.sum[m], op.sinks ? op.sinks + s.head[m] : nullptr));
-    for (int d = 0; d < D; d += LANES) f_store(s.row[m] + d, f_load(s.row[m] + d) * by);
+    for (int d = 0; d < count; d += LANES) f_store(s.row[m] + d, f_load(s.row[m] + d) * by);
   }
 }
 
@@ -306,7 +313,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
         if (item.partial < 0 && none) continue;
         WITH_ROWS(ROWS, n, attend_block, config, op, keys, s.q + i * q_row, i, s)
         if (item.partial < 0) {
-          merge_rows(n, D, s.part, s.block_top, s.block_sum, s.row + i, s.top + i, s.sum + i);
+          merge_rows(n, D, value_places(op), s.part, s.block_top, s.block_sum, s.row + i, s.top + i, s.sum + i);
           continue;
         }
         // One block of many, merged later: [TILE] tops, [TILE] sums, [TILE][D] values.
@@ -317,7 +324,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
       }
     }
   }
-  if (item.partial < 0) divide_rows(op, item.rows, D, s);
+  if (item.partial < 0) divide_rows(op, item.rows, s);
 }
 
 // The first `dims` values of each of `heads` heads of D, side by side, in place.
@@ -365,9 +372,9 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
         place_rows(op, context, merge.run, merge.kv_head, merge.row0, merge.rows, s);
         for (int part = 0; part < merge.count; ++part) {
           const float* place = context.memory->partials + size_t(merge.first + part) * TILE * (D + 2);
-          merge_rows(merge.rows, D, place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
+          merge_rows(merge.rows, D, value_places(op), place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
         }
-        divide_rows(op, merge.rows, D, s);
+        divide_rows(op, merge.rows, s);
       }
     }
     context.pool->meet(tid);

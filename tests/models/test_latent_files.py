@@ -182,6 +182,22 @@ def test_settings_that_are_not_served_are_refused(name: str, changes: dict[str, 
         spec_with(name, **changes)
 
 
+def test_what_predicts_further_tokens_is_left_unread(tmp_path: Path) -> None:
+    """V3's 62nd layer; one that is not behind the last is unexpected."""
+    stored = zoo_gguf.read(ZOO / "deepseek_v3" / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((ZOO / "deepseek_v3" / "config.json").read_bytes())
+    more = {
+        f"model.layers.61.{name}.weight": np.ones((3, 5), np.float32) for name in ("eh_proj", "self_attn.kv_b_proj")
+    }
+    safetensors_file.write(tmp_path / "model.safetensors", stored | more)
+    assert loaded(tmp_path).keys() == loaded(ZOO / "deepseek_v3").keys()
+    safetensors_file.write(
+        tmp_path / "model.safetensors", stored | {"model.layers.2.eh_proj.weight": more.popitem()[1]}
+    )
+    with pytest.raises(ModelError, match=r"unexpected: 'model\.layers\.2\.eh_proj"):
+        loaded(tmp_path)
+
+
 def test_a_matrix_of_other_shape_is_refused_by_name(tmp_path: Path) -> None:
     stored = zoo_gguf.read(LITE / "model.safetensors")
     stored[KV_B + ".weight"] = stored[KV_B + ".weight"][:-1]
