@@ -25,12 +25,13 @@ from octavo.checkpoint import hub
 from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, Unavailable, UserError
-from octavo.core.request import Request, SamplingParams, choice_seed
+from octavo.core.request import Request, SamplingParams, choice_seed, last_tokens
 from octavo.engine.config import LaunchConfig, parse_bytes
 from octavo.engine.launch import build_engine
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
-from octavo.text.template import ChatTemplate
+from octavo.text.bad_words import spelled
+from octavo.text.template import ChatTemplate, until_end_of
 from octavo.text.tokenizer import load_tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -133,6 +134,7 @@ class LLM:
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
@@ -145,6 +147,8 @@ class LLM:
         written = chat_template or self.tokenizer.chat_template
         if written is None:
             raise UserError("this model has no chat template; give one as chat_template", "chat_template")
+        if continue_final_message and add_generation_prompt:
+            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=False")
         template = ChatTemplate.of(self.tokenizer, written)
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in _conversations(messages):
@@ -154,6 +158,8 @@ class LLM:
                 add_generation_prompt=add_generation_prompt,
                 **(chat_template_kwargs or {}),
             )
+            if continue_final_message:
+                text = until_end_of(text, conversation[-1]["content"])
             prompts.append((text, self.tokenizer.encode(text, special=False)))
         return self._run(prompts, sampling_params, use_tqdm)
 
@@ -229,12 +235,20 @@ class LLM:
         eos = sorted({*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)})
         one = msgspec.structs.replace(sampling, n=1)
         try:
+            ids = last_tokens(ids, sampling, self.info.max_len)
+            bad_words = spelled(sampling.bad_words, self.tokenizer)
             for choice in range(sampling.n):
                 total = Assembler(self.tokenizer, sampling, ids)
                 request_id = f"{self._count + index}-{choice}"
-                self._engine.add(
-                    Request(id=request_id, prompt=ids, sampling=one, eos_ids=eos, seed=choice_seed(seed, choice))
+                request = Request(
+                    id=request_id,
+                    prompt=ids,
+                    sampling=one,
+                    eos_ids=eos,
+                    seed=choice_seed(seed, choice),
+                    bad_words=bad_words,
                 )
+                self._engine.add(request)
                 live[request_id] = total
                 totals.append(total)
         except UserError as error:
