@@ -12,6 +12,7 @@ from octavo.core.request import SamplingParams
 from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest, conversation
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
 from octavo.protocol.errors import body_of, error_body
+from octavo.protocol.generation import NEUTRAL_GENERATION
 from octavo.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from octavo.protocol.wire import decode, read
 
@@ -123,6 +124,7 @@ ANYWHERE = [  # field, value: refused by both endpoints, under the field's own n
     ("logprob_token_ids", [1]),
     ("vllm_xargs", {"a": 1}),
     ("spaces_between_special_tokens", False),
+    *((name, "on") for name in NEUTRAL_GENERATION),
     ("stream", "yes"),
     ("stream", 1),
     ("stream_options", {"include_usage": True}),  # without stream

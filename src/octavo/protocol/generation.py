@@ -31,6 +31,23 @@ NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "vllm_xargs": ({},),
     "extra_args": ({},),
+    "length_penalty": (1, 1.0),
+    # of llama.cpp, with its defaults
+    "typical_p": (1, 1.0),
+    "top_n_sigma": (-1, -1.0),
+    "xtc_probability": (0, 0.0),
+    "xtc_threshold": (0.1,),
+    "dry_multiplier": (0, 0.0),
+    "dry_base": (1.75,),
+    "dry_allowed_length": (2,),
+    "dry_penalty_last_n": (-1,),
+    "dry_sequence_breakers": (),
+    "mirostat": (0,),
+    "mirostat_tau": (5, 5.0),
+    "mirostat_eta": (0.1,),
+    "dynatemp_range": (0, 0.0),
+    "dynatemp_exponent": (1, 1.0),
+    "repeat_last_n": (-1,),
 }
 NAME = re.compile(r"[!-~]{1,128}")  # of a request: visible ASCII, so that it can stand in a header and a line of a log
 
