@@ -95,6 +95,9 @@ ROWS = (
         "use_beam_search", "length_penalty", "spaces_between_special_tokens", "flat_logprobs", "logprob_token_ids",
         "return_tokens_as_token_ids", "skip_reading_prefix_cache", "repetition_detection", "kv_transfer_params",
         "vllm_xargs", "extra_args")),
+    Row("beam search", "Python", "LLM.beam_search", "", "",
+        "the same rules; beam_width at most 10, no temperature; not over HTTP",
+        "engine/test_beam_search.py::test_beams_of_a_model_are_those_of_a_plain_search"),
     row("suffix", f"{BODIES}::test_what_completions_refuse", "refused", where="T", others="vo"),
     *(row(name, REFUSED, "refused", others="l") for name in (
         "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base",

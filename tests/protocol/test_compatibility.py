@@ -17,7 +17,7 @@ def test_the_page_is_the_table():
 
 @pytest.mark.parametrize("row", compatibility.ROWS, ids=lambda row: row.name)
 def test_a_row_is_true_of_the_requests_and_names_a_test(row):
-    for letter in row.where:
+    for letter in row.where if row.where != "Python" else ():
         model, neutral = ASKED[letter]
         refused = row.octavo.startswith("refused")
         assert (row.name in model.model_fields, row.name in neutral) == (not refused, refused)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +26,7 @@ from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, Unavailable, UserError
 from octavo.core.request import Request, SamplingParams, choice_seed, last_tokens
+from octavo.engine.beam import BeamSearchOutput, BeamSearchParams, search
 from octavo.engine.config import LaunchConfig, parse_bytes
 from octavo.engine.launch import build_engine
 from octavo.engine.results import RequestOutput, alternatives, completion
@@ -162,6 +163,37 @@ class LLM:
                 text = until_end_of(text, conversation[-1]["content"])
             prompts.append((text, self.tokenizer.encode(text, special=False)))
         return self._run(prompts, sampling_params, use_tqdm)
+
+    def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
+        """The likeliest continuations of one prompt or several, by vLLM's rules.
+
+        Beams share the pages of what they have in common; the begun page of each is computed anew at each token. Raises
+        UserError, naming the prompt, before anything runs.
+        """
+        given = [self._encoded(i, p)[1] for i, p in enumerate(_prompts(prompts))]
+        for index, ids in enumerate(given):
+            if not ids or len(ids) + params.max_tokens > self.info.max_len:
+                wanted = f"1 to {self.info.max_len - params.max_tokens} tokens, so that max_tokens fit behind them"
+                raise InvalidValue(f"prompts[{index}]", f"{len(ids)} tokens", wanted)
+        ends = {*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)}
+        one = SamplingParams(temperature=0, max_tokens=1, logprobs=2 * params.beam_width, detokenize=False)
+
+        def likely(beams: list[list[int]]) -> list[dict[int, float]]:
+            results = self._run([(None, beam) for beam in beams], one, False)
+            return [
+                {token: each.logprob for token, each in (r.outputs[0].logprobs or [{}])[0].items()} for r in results
+            ]
+
+        decode = None if self.tokenizer is None else self.tokenizer.decode
+        return [
+            BeamSearchOutput(
+                [
+                    beam if decode is None else replace(beam, text=decode(beam.tokens, skip_special=False))
+                    for beam in best
+                ]
+            )
+            for best in search(given, params, ends, likely)
+        ]
 
     def close(self) -> None:
         """Stop the threads and give the memory back. May be called twice; the object is of no use afterwards."""
