@@ -56,7 +56,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class RunResult(msgspec.Struct, frozen=True, gc=False):
     """What one run gave, in the plan's order.
 
-    `tokens`: drawn tokens, empty where nothing was sampled. `prompt_logprobs`: for prompt positions first+1 ..
+    `tokens`: the drawn token and those that follow it by force, empty where nothing was sampled. `stopped`: behind the
+    last of them the request's grammar is at its end. `prompt_logprobs`: for prompt positions first+1 ..
     first+count, where the request asked. `failed`: why this sequence cannot go on (non-finite logits), or None.
     """
 
@@ -64,6 +65,7 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     failed: str | None = None
+    stopped: bool = False
 
 
 class StepResult(msgspec.Struct, frozen=True):

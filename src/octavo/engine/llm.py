@@ -30,6 +30,7 @@ from octavo.engine.config import LaunchConfig, parse_bytes
 from octavo.engine.launch import build_engine
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
+from octavo.text.grammar import grammar_of
 from octavo.text.template import ChatTemplate
 from octavo.text.tokenizer import load_tokenizer
 
@@ -227,13 +228,22 @@ class LLM:
         totals = []
         seed = self._drawn_seed() if sampling.seed is None else sampling.seed
         eos = sorted({*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)})
-        one = msgspec.structs.replace(sampling, n=1)
+        one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
+            grammar = grammar_of(sampling.structured_outputs)
             for choice in range(sampling.n):
                 total = Assembler(self.tokenizer, sampling, ids)
                 request_id = f"{self._count + index}-{choice}"
                 self._engine.add(
-                    Request(id=request_id, prompt=ids, sampling=one, eos_ids=eos, seed=choice_seed(seed, choice))
+                    Request(
+                        id=request_id,
+                        prompt=ids,
+                        sampling=one,
+                        eos_ids=eos,
+                        seed=choice_seed(seed, choice),
+                        grammar=grammar,
+                        grammar_field="structured_outputs" if grammar else "",
+                    )
                 )
                 live[request_id] = total
                 totals.append(total)

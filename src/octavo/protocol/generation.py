@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
-from octavo.core.request import SamplingParams
+from octavo.core.request import SamplingParams, StructuredOutputsParams
+from octavo.protocol.structured import SCHEMA, ResponseFormat, StructuredOutputs
 from octavo.protocol.wire import STRICT, TEXT, brief, unicode
 
 
@@ -53,6 +54,15 @@ class GenerationRequest(BaseModel):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
 
+    response_format: ResponseFormat | None = None
+    """What the answer is: text, any JSON object, or JSON of a schema."""
+
+    # of llama.cpp
+    grammar: str | None = None
+    """GBNF, or Lark: the answer is a text of this grammar."""
+    json_schema: Annotated[Any, WithJsonSchema(SCHEMA)] = None
+    """The answer is JSON of this schema."""
+
     # labels
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -70,6 +80,8 @@ class GenerationRequest(BaseModel):
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     cache_salt: str = Field("", max_length=256)
     return_token_ids: bool = False
+    structured_outputs: StructuredOutputs | None = None
+    """What the answer must look like: exactly one form."""
 
     @field_validator("stop")
     @classmethod
@@ -94,6 +106,22 @@ class GenerationRequest(BaseModel):
         if self.stream and self.prompt_logprobs is not None:
             raise InvalidValue("prompt_logprobs", self.prompt_logprobs, "only without stream")
 
+    def structured(self) -> StructuredOutputsParams | None:
+        """What the answer must look like, by whichever field. Raises InvalidValue where several say."""
+        fields = ("response_format", "structured_outputs", "grammar", "json_schema")
+        found = {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
+        if isinstance(given := found.get("response_format"), ResponseFormat) and given.type == "text":
+            del found["response_format"]
+        if len(found) > 1:
+            raise InvalidValue(list(found)[1], "given", f"only without {next(iter(found))}")
+        for field, value in found.items():
+            if isinstance(value, ResponseFormat):
+                return value.params()
+            if isinstance(value, StructuredOutputs):
+                return StructuredOutputsParams(**value.model_dump(by_alias=True))
+            return StructuredOutputsParams(**{"grammar" if field == "grammar" else "json": value}, field=field)
+        return None
+
     def params(self, *, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
         """How to draw. Raises InvalidValue for anything out of range."""
         return SamplingParams(
@@ -116,6 +144,7 @@ class GenerationRequest(BaseModel):
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             skip_special_tokens=self.skip_special_tokens,
+            structured_outputs=self.structured(),
         )
 
 

@@ -144,6 +144,10 @@ class Slots:
         self.lengths[slot] = self.table_lens[slot] = 0
         self.bias[slot] = self.masked_bias[slot] = None
 
+    def takes_what_is_forced(self, slot: int) -> bool:
+        """Whether a token without alternative need not be drawn: nobody asks how likely it was, nor forbids it."""
+        return self.top[slot] < 0 and not self.biased[slot] and not self.masked_until[slot]
+
     def append_pages(self, slot: int, pages: tuple[int, ...]) -> None:
         """Put page ids at the end of a slot's tables, row by row: one for each group."""
         have, rows = int(self.table_lens[slot]), len(pages) // self.groups
