@@ -110,8 +110,8 @@ class GenerationRequest(BaseModel):
         """What the answer must look like, by whichever field. Raises InvalidValue where several say."""
         fields = ("response_format", "structured_outputs", "grammar", "json_schema")
         found = {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
-        if isinstance(given := found.get("response_format"), ResponseFormat) and given.type == "text":
-            del found["response_format"]
+        if self.response_format is not None and self.response_format.params() is None:
+            del found["response_format"]  # any text
         if len(found) > 1:
             raise InvalidValue(list(found)[1], "given", f"only without {next(iter(found))}")
         for field, value in found.items():
