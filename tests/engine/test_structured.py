@@ -148,6 +148,8 @@ def test_max_tokens_cuts_what_is_forced(model):
         output = run(model, [asked(model, "x", grammar, temperature=0.0, max_tokens=count)])[0]["x"]
         assert output.finish == "length"
         assert output.tokens == whole[:count]
+    output = run(model, [asked(model, "x", grammar, temperature=0.0, max_tokens=len(whole))])[0]["x"]
+    assert (output.tokens, output.finish) == (whole, "stop")
 
 
 def test_the_end_of_a_grammar_is_the_end_whatever_min_tokens_says(model):

@@ -12,6 +12,7 @@ from octavo.core.request import SamplingParams
 from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest, conversation
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
 from octavo.protocol.errors import body_of, error_body
+from octavo.protocol.generation import NEUTRAL_GENERATION
 from octavo.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from octavo.protocol.wire import decode, read
 
@@ -103,6 +104,27 @@ ANYWHERE = [  # field, value: refused by both endpoints, under the field's own n
     ("logit_bias", {"1": float("nan")}),
     ("logit_bias", {str(i): 1 for i in range(1025)}),
     ("logit_bias", {"1" * 5000: 1}),
+    ("allowed_token_ids", []),
+    ("allowed_token_ids", [-1]),
+    ("allowed_token_ids", [True]),
+    ("bad_words", "a"),
+    ("bad_words", [""]),
+    ("bad_words", [" "]),
+    ("bad_words", ["a" * 257]),
+    ("bad_words", ["a"] * 1025),
+    ("truncate_prompt_tokens", 0),
+    ("truncate_prompt_tokens", -2),
+    ("truncate_prompt_tokens", 2**64),
+    ("request_id", ""),
+    ("request_id", "a\r\nb"),
+    ("request_id", "a" * 129),
+    ("deadline_ms", 0),
+    ("deadline_ms", 1e3),
+    ("use_beam_search", True),
+    ("logprob_token_ids", [1]),
+    ("vllm_xargs", {"a": 1}),
+    ("spaces_between_special_tokens", False),
+    *((name, "on") for name in NEUTRAL_GENERATION),
     ("stream", "yes"),
     ("stream", 1),
     ("stream_options", {"include_usage": True}),  # without stream
@@ -159,8 +181,10 @@ def test_a_bad_value_is_refused_under_the_name_of_its_field(field, value):
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"best_of": 2}, "best_of"),
-        ({"n": 2, "best_of": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"best_of": 129}, "best_of"),
+        ({"echo": True, "logprobs": 1, "deadline_ms": 5}, "deadline_ms"),
         ({"suffix": "end"}, "suffix"),
         ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
@@ -213,6 +237,8 @@ def test_what_completions_refuse(fields, param):
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"max_tokens": 5, "min_tokens": 6}, "min_tokens"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"chat_template": ""}, "chat_template"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),

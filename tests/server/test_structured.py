@@ -62,7 +62,7 @@ def test_a_schema_by_openais_client_whole_and_streamed(server):
 def test_each_choice_follows_the_schema(server, path):
     prompt = {"messages": MESSAGES} if path == CHAT else {"prompt": "Who"}
     wanted = {"json": SCHEMA, "disable_any_whitespace": True}
-    answer = server.post(path, **prompt, structured_outputs=wanted, n=3, max_tokens=100, seed=2).json()
+    answer = server.post(path, **prompt, structured_outputs=wanted, n=3, max_tokens=100, seed=2).json
     assert len(answer["choices"]) == 3
     for choice in answer["choices"]:
         assert choice["finish_reason"] == "stop"
@@ -79,7 +79,7 @@ def test_each_choice_follows_the_schema(server, path):
     ],
 )
 def test_other_fields(server, fields, texts):
-    choice = server.post(COMPLETE, prompt="Go", max_tokens=20, **fields).json()["choices"][0]
+    choice = server.post(COMPLETE, prompt="Go", max_tokens=20, **fields).json["choices"][0]
     assert choice["text"] in texts
     assert choice["finish_reason"] == "stop"
 

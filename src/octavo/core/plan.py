@@ -78,8 +78,9 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request. Exactly one output of each accepted request has `finish` set, and it is the last.
 
     finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is
-    the stop token where it was not the model's own end of text. `cached` counts prompt tokens found in the prefix
-    cache. `prompt_logprobs` come with the first output; entry i belongs to prompt token i + 1.
+    the stop token where it was not the model's own end of text, or "deadline" where the front ended it. `cached` counts
+    prompt tokens found in the prefix cache. `prompt_logprobs` come with the first output; entry i belongs to prompt
+    token i + 1. `whole`: it stopped behind its last token, at the end of a grammar, and not at it.
     """
 
     id: str
@@ -87,9 +88,10 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     logprobs: list[TokenLogprob] = []
     prompt_logprobs: list[TokenLogprob] = []
     finish: str | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     error: str | None = None
     cached: int = 0
+    whole: bool = False
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
