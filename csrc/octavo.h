@@ -117,6 +117,8 @@ typedef struct {
   const int64_t* bias_starts;
   const int32_t* bias_ids;
   const float* bias_values;
+  int64_t mask_words;  // of one row of `masks`, at least vocab / 32; 0: no row is masked
+  const int32_t *mask, *masks;
 } octavo_batch;
 
 typedef struct {

@@ -35,6 +35,46 @@ def choice_seed(seed: int, choice: int) -> int:
     return (seed + choice + 2**63) % 2**64 - 2**63
 
 
+class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answer must look like, with vLLM's names: exactly one of the first five. See docs/structured.md.
+
+    json: a JSON schema, as an object or as text. json_object: any JSON object. grammar: Lark, or GBNF. The next two say
+    where JSON may hold white space. `field`: where the caller wrote it. Raises InvalidValue, naming the field.
+    """
+
+    json: Any = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    whitespace_pattern: str | None = None
+    field: str = "structured_outputs"
+
+    def __post_init__(self) -> None:
+        forms = ("json", "regex", "choice", "grammar", "json_object")
+        given = [form for form in forms if getattr(self, form) is not None]
+        if self.json_object is False:
+            given.remove("json_object")
+        if len(given) != 1:
+            raise InvalidValue(self.field, ", ".join(given) or "none", f"exactly one of {', '.join(forms)}")
+        for form in ("regex", "grammar", "whitespace_pattern"):
+            value = getattr(self, form)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise InvalidValue(self.place(form), value, "a string of at least one character")
+        choice = self.choice
+        if choice is not None and not (isinstance(choice, list) and choice and all(isinstance(c, str) for c in choice)):
+            raise InvalidValue(self.place("choice"), choice, "a list of at least one string")
+        if self.json_object not in (None, True, False):
+            raise InvalidValue(self.place("json_object"), self.json_object, "true or false")
+        if self.whitespace_pattern is not None and self.disable_any_whitespace:
+            raise InvalidValue(self.place("whitespace_pattern"), self.whitespace_pattern, "only with white space")
+
+    def place(self, form: str) -> str:
+        """Where the caller wrote this form."""
+        return f"{self.field}.{form}" if self.field == "structured_outputs" else self.field
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to draw tokens, with vLLM's names and defaults.
 
@@ -68,6 +108,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: int | None = None
     detokenize: bool = True
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | None = None
     truncate_prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +137,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
             if not isinstance(getattr(self, field), bool):
                 raise InvalidValue(field, getattr(self, field), "true or false")
+        if not isinstance(self.structured_outputs, (StructuredOutputsParams, type(None))):
+            raise InvalidValue("structured_outputs", self.structured_outputs, "StructuredOutputsParams")
         self._check_lists()
 
     def _check_lists(self) -> None:
@@ -151,7 +194,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `sampling.ignore_eos`. `seed` is always set by the front: the caller's seed (plus the choice's index), or a random
     one, so that a preempted or restarted sequence draws the same tokens. Lower `priority` goes first. `salt` and
     `adapter` keep the prefix cache of different tenants and adapters apart. `bad_words` are those of the sampling as
-    tokens: the last of each is not drawn where those before it are the last that were generated.
+    tokens: the last of each is not drawn where those before it are the last that were generated. The answer is a text
+    of `grammar` (llguidance's form, see text/grammar.py), unless that is empty; `grammar_field` is where the caller
+    wrote it.
     """
 
     id: str
@@ -162,6 +207,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     salt: str = ""
     adapter: int = 0
+    grammar: str = ""
+    grammar_field: str = ""
     bad_words: list[list[int]] = []
 
 

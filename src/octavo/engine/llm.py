@@ -32,6 +32,7 @@ from octavo.engine.launch import build_engine
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
 from octavo.text.bad_words import spelled
+from octavo.text.grammar import grammar_of
 from octavo.text.template import ChatTemplate, until_end_of
 from octavo.text.tokenizer import load_tokenizer
 
@@ -265,8 +266,9 @@ class LLM:
         totals = []
         seed = self._drawn_seed() if sampling.seed is None else sampling.seed
         eos = sorted({*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)})
-        one = msgspec.structs.replace(sampling, n=1)
+        one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
+            grammar = grammar_of(sampling.structured_outputs)
             ids = last_tokens(ids, sampling, self.info.max_len)
             bad_words = spelled(sampling.bad_words, self.tokenizer)
             for choice in range(sampling.n):
@@ -279,6 +281,8 @@ class LLM:
                     eos_ids=eos,
                     seed=choice_seed(seed, choice),
                     bad_words=bad_words,
+                    grammar=grammar,
+                    grammar_field="structured_outputs" if grammar else "",
                 )
                 self._engine.add(request)
                 live[request_id] = total

@@ -137,6 +137,7 @@ BATCH_ARRAYS = {
     "bias_ids": np.int32,
     "bias_values": np.float32,
 }
+MASK_ARRAYS = {"mask": np.int32, "masks": np.int32}
 DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits")
 
 
@@ -149,6 +150,8 @@ class CBatch(ctypes.Structure):
         ("head", c_int32),
         ("table_pages", c_int64),
         *((name, c_void_p) for name in BATCH_ARRAYS),
+        ("mask_words", c_int64),
+        *((name, c_void_p) for name in MASK_ARRAYS),
     ]
 
 

@@ -23,6 +23,7 @@ from octavo.kernels.interface import (
     ACTIVATIONS,
     BATCH_ARRAYS,
     KINDS,
+    MASK_ARRAYS,
     NORMS,
     SCORINGS,
     CAct,
@@ -317,7 +318,9 @@ class Plan:
         batch = CBatch(tokens=len(arrays["ids"]), runs=len(arrays["slots"]), head=heads)
         batch.table_pages, rest = divmod(arrays["tables"].shape[1], self._groups)
         assert not rest, f"tables of {self._groups} groups of layers that are not equally long"
-        for name, dtype in BATCH_ARRAYS.items():
+        batch.mask_words = arrays["masks"].shape[1]
+        assert not batch.mask_words or batch.mask_words * 32 >= self._vocab, "masks shorter than the vocabulary"
+        for name, dtype in (BATCH_ARRAYS | MASK_ARRAYS).items():
             setattr(batch, name, _pointer(name, arrays[name], dtype))
         out: dict[str, Array] = {
             "tokens": np.empty(heads, np.int32),

@@ -26,7 +26,6 @@ NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),

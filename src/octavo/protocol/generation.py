@@ -15,7 +15,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
-from octavo.core.request import SamplingParams
+from octavo.core.request import SamplingParams, StructuredOutputsParams
+from octavo.protocol.structured import SCHEMA, ResponseFormat, StructuredOutputs
 from octavo.protocol.wire import STRICT, TEXT, brief, unicode
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
@@ -87,6 +88,15 @@ class GenerationRequest(BaseModel):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
 
+    response_format: ResponseFormat | None = None
+    """What the answer is: text, any JSON object, or JSON of a schema."""
+
+    # of llama.cpp
+    grammar: str | None = None
+    """GBNF, or Lark: the answer is a text of this grammar."""
+    json_schema: Annotated[Any, WithJsonSchema(SCHEMA)] = None
+    """The answer is JSON of this schema."""
+
     # labels
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -104,6 +114,8 @@ class GenerationRequest(BaseModel):
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     cache_salt: str = Field("", max_length=256)
     return_token_ids: bool = False
+    structured_outputs: StructuredOutputs | None = None
+    """What the answer must look like: exactly one form."""
     allowed_token_ids: list[int] | None = None
     """Nothing but these tokens is drawn."""
     bad_words: list[str] | None = None
@@ -146,6 +158,22 @@ class GenerationRequest(BaseModel):
         if self.stream and self.prompt_logprobs is not None:
             raise InvalidValue("prompt_logprobs", self.prompt_logprobs, "only without stream")
 
+    def structured(self) -> StructuredOutputsParams | None:
+        """What the answer must look like, by whichever field. Raises InvalidValue where several say."""
+        fields = ("response_format", "structured_outputs", "grammar", "json_schema")
+        found = {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
+        if self.response_format is not None and self.response_format.params() is None:
+            del found["response_format"]  # any text
+        if len(found) > 1:
+            raise InvalidValue(list(found)[1], "given", f"only without {next(iter(found))}")
+        for field, value in found.items():
+            if isinstance(value, ResponseFormat):
+                return value.params()
+            if isinstance(value, StructuredOutputs):
+                return StructuredOutputsParams(**value.model_dump(by_alias=True))
+            return StructuredOutputsParams(**{"grammar" if field == "grammar" else "json": value}, field=field)
+        return None
+
     def params(self, *, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
         """How to draw. Raises InvalidValue for anything out of range."""
         if self.deadline_ms is not None and prompt_logprobs is not None:
@@ -157,10 +185,11 @@ class GenerationRequest(BaseModel):
             max_tokens=max_tokens,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            structured_outputs=self.structured(),
         )
 
 
-_OTHERWISE = {"logit_bias", "max_tokens", "logprobs", "prompt_logprobs"}
+_OTHERWISE = {"structured_outputs", "logit_bias", "max_tokens", "logprobs", "prompt_logprobs"}
 AS_GIVEN = [
     name
     for name in SamplingParams.__struct_fields__

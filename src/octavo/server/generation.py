@@ -25,6 +25,7 @@ from octavo.server.front import Front
 from octavo.server.metrics import Meter
 from octavo.text.assemble import Assembler, Delta
 from octavo.text.bad_words import spelled
+from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Call:
         self._asked = asked
         self._sampling = sampling
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
+        self._grammar = grammar_of(sampling.structured_outputs)
+        self._grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()
         if asked.priority and not front.config.priorities:
             raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
@@ -82,7 +85,12 @@ class Call:
 
     def add(self, field: str, prompt: list[int], default_tokens: int | None) -> None:
         """Add the choices of one prompt; `default_tokens` None: as many as fit. Raises UserError."""
-        sampling = msgspec.structs.replace(self._sampling, n=1, max_tokens=self._room(field, prompt, default_tokens))
+        sampling = msgspec.structs.replace(
+            self._sampling,
+            n=1,
+            max_tokens=self._room(field, prompt, default_tokens),
+            structured_outputs=None,
+        )
         if len(self.requests) + self._sampling.n > MAX_CHOICES:
             raise UserError(f"prompts times n may be at most {MAX_CHOICES}", "n", "too_many_choices")
         eos = sorted({*self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())})
@@ -95,6 +103,8 @@ class Call:
                 seed=choice_seed(self._seed, choice),
                 priority=self._asked.priority,
                 salt=self._asked.cache_salt,
+                grammar=self._grammar,
+                grammar_field=self._grammar_field,
                 bad_words=self._bad_words,
             )
             self.requests.append(request)

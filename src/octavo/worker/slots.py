@@ -165,6 +165,11 @@ class Slots:
         banned = {int(word[-1]) for word in self.bad_words[slot] if _ends_with(generated, word[:-1])}
         return bias.without(np.array(sorted(banned), np.int32)) if banned else bias
 
+    def takes_what_is_forced(self, slot: int) -> bool:
+        """Whether a token without alternative need not be drawn: nobody asks how likely it was, nor forbids it."""
+        free = not (self.biased[slot] or self.worded[slot] or self.masked_until[slot])
+        return free and bool(self.top[slot] < 0)
+
     def append_pages(self, slot: int, pages: tuple[int, ...]) -> None:
         """Put page ids at the end of a slot's tables, row by row: one for each group."""
         have, rows = int(self.table_lens[slot]), len(pages) // self.groups
