@@ -23,6 +23,7 @@ value that asks for nothing. An empty cell: the other has no such field. The las
 BODIES = "protocol/test_request_bodies.py"
 ARRIVES = f"{BODIES}::test_what_was_asked_arrives"
 REFUSED = f"{BODIES}::test_a_bad_value_is_refused_under_the_name_of_its_field"
+STRUCTURED = "server/test_structured.py"
 FIELDS = "server/test_generation_fields.py"
 CLIENT = "server/test_openai_client.py"
 DRAWN = "program/test_cpu_draw.py::test_every_row_draws_what_the_reference_draws"
@@ -86,6 +87,11 @@ ROWS = (
     row("priority", "sched/test_scheduler.py::test_priority_orders_the_queue",
         "exact; with --scheduling-policy priority"),
     row("cache_salt", "sched/test_scheduler.py::test_salt_and_adapter_keep_prefixes_apart"),
+    row("response_format", f"{STRUCTURED}::test_a_schema_by_openais_client_whole_and_streamed",
+        "exact; the schema is followed whether strict or not", others="vlo"),
+    row("structured_outputs", f"{STRUCTURED}::test_each_choice_follows_the_schema", "exact; no structural_tag"),
+    row("grammar", f"{STRUCTURED}::test_other_fields", "GBNF as llguidance reads it; Lark too", others="l"),
+    row("json_schema", f"{STRUCTURED}::test_other_fields", others="l"),
     row("request_id", f"{FIELDS}::test_the_name_of_a_request_stands_in_the_answers_id", "exact; so is X-Request-Id"),
     row("deadline_ms", f"{FIELDS}::test_what_is_not_done_at_its_deadline_ends_there",
         'counts from the request; ends with finish_reason "length", stop_reason "deadline"', others="",

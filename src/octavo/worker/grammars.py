@@ -33,7 +33,8 @@ class Grammars:
         self._load = load
         self._vocab = vocab
         self._eos = eos
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is kept: never for long, for the loop asks too
+        self._loading = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
 
@@ -78,7 +79,7 @@ class Grammars:
         return made
 
     def _loaded(self, field: str) -> LLTokenizer:
-        with self._lock:
+        with self._loading:
             if self._tokenizer is None:
                 tokenizer = self._load()
                 if tokenizer is None:
