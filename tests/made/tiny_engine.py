@@ -20,6 +20,7 @@ from octavo.program.ops import Program
 from octavo.program.reference import Reference
 from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
+from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
 
 
@@ -46,6 +47,8 @@ def engine_of(
     max_queued: int = 1024,
     itl_target_ms: float = 0,
     give_back: bool = True,
+    grammars: Grammars | None = None,
+    jump: bool = True,
 ) -> Engine:
     """itl_target_ms: of steps whose cost is known from nothing but their measure.
 
@@ -61,10 +64,18 @@ def engine_of(
         itl_target_ms=itl_target_ms,
     )
     cost = StepCost(Costs(1e-5, 1e-5, 1e-5, 1e-8, 1e-8))
-    worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab, groups=program.kv.groups)
+    worker = Worker(
+        runs,
+        slots=seqs,
+        max_len=program.max_len,
+        vocab=program.vocab,
+        groups=program.kv.groups,
+        grammars=grammars,
+        jump=jump,
+    )
     windows = program.kv.windows if give_back else (0,) * program.kv.groups
     scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost, windows)
-    return Engine(scheduler, worker, vocab=program.vocab)
+    return Engine(scheduler, worker, vocab=program.vocab, grammars=grammars)
 
 
 def mixed_requests(

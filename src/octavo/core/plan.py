@@ -56,7 +56,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class RunResult(msgspec.Struct, frozen=True, gc=False):
     """What one run gave, in the plan's order.
 
-    `tokens`: drawn tokens, empty where nothing was sampled. `prompt_logprobs`: for prompt positions first+1 ..
+    `tokens`: the drawn token and those that follow it by force, empty where nothing was sampled. `stopped`: behind the
+    last of them the request's grammar is at its end. `prompt_logprobs`: for prompt positions first+1 ..
     first+count, where the request asked. `failed`: why this sequence cannot go on (non-finite logits), or None.
     """
 
@@ -64,6 +65,7 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     failed: str | None = None
+    stopped: bool = False
 
 
 class StepResult(msgspec.Struct, frozen=True):
@@ -76,8 +78,9 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request. Exactly one output of each accepted request has `finish` set, and it is the last.
 
     finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is
-    the stop token where it was not the model's own end of text. `cached` counts prompt tokens found in the prefix
-    cache. `prompt_logprobs` come with the first output; entry i belongs to prompt token i + 1.
+    the stop token where it was not the model's own end of text, or "deadline" where the front ended it. `cached` counts
+    prompt tokens found in the prefix cache. `prompt_logprobs` come with the first output; entry i belongs to prompt
+    token i + 1. `whole`: it stopped behind its last token, at the end of a grammar, and not at it.
     """
 
     id: str
@@ -85,9 +88,10 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     logprobs: list[TokenLogprob] = []
     prompt_logprobs: list[TokenLogprob] = []
     finish: str | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     error: str | None = None
     cached: int = 0
+    whole: bool = False
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

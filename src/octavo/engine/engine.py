@@ -11,11 +11,12 @@ import time
 
 import msgspec
 
-from octavo.core.errors import EngineFault
+from octavo.core.errors import EngineFault, UserError
 from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request, check_tokens
 from octavo.engine.limits import resident_bytes
 from octavo.sched.scheduler import Scheduler
+from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
 
 LOOK_SECONDS = 1.0  # between looks at the memory of the process
@@ -24,7 +25,9 @@ LOOK_SECONDS = 1.0  # between looks at the memory of the process
 class Engine:
     """Scheduler and worker, stepping together. `vocab` bounds the token ids of requests."""
 
-    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int) -> None:
+    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int, grammars: Grammars | None = None) -> None:
+        """grammars: the worker's."""
+        self._grammars = grammars
         self._scheduler = scheduler
         self._worker = worker
         self._vocab = vocab
@@ -40,7 +43,19 @@ class Engine:
     def add(self, request: Request) -> None:
         """Accept a request. Raises InvalidValue or QueueFull, and then nothing has changed."""
         check_tokens(request, self._vocab)
+        if request.grammar:
+            self.compile(request)
         self._scheduler.add(request)
+
+    def must_compile(self, request: Request) -> bool:
+        """Whether `add` would take a while, for a grammar that was not met before."""
+        return bool(request.grammar) and self._grammars is not None and not self._grammars.kept(request.grammar)
+
+    def compile(self, request: Request) -> None:
+        """Make a request's grammar ready. Any thread may do so. Raises UserError where it cannot be."""
+        if self._grammars is None:
+            raise UserError(f"{request.grammar_field}: this engine matches no grammars", request.grammar_field)
+        self._grammars.matcher(request.grammar, request.grammar_field)
 
     def abort(self, request_id: str) -> Output | None:
         """End a request in any state; its last output, or None where there is no such request (any more)."""

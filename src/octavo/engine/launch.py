@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from octavo.cache.pool import BlockPool
 from octavo.checkpoint.source import Source, open_source
@@ -31,7 +32,11 @@ from octavo.program.ops import Program
 from octavo.program.reference import Reference
 from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
+from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from octavo.text.tokenizer import Tokenizer
 
 Progress = Callable[[float, str], None]  # share done from 0 to 1, and what is being done
 
@@ -88,7 +93,15 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     config = replace(launch.scheduler, max_len=plan.max_len)
     cost = StepCost(guess(spec, plan.weights, threads))
     scheduler = Scheduler(config, BlockPool(plan.pages, launch.cache.prefix_cache), cost, plan.windows)
-    worker = Worker(executor, slots=config.max_seqs, max_len=plan.max_len, vocab=spec.vocab, groups=len(plan.windows))
+    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids))
+    worker = Worker(
+        executor,
+        slots=config.max_seqs,
+        max_len=plan.max_len,
+        vocab=spec.vocab,
+        groups=len(plan.windows),
+        grammars=grammars,
+    )
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,
         max_len=plan.max_len,
@@ -107,7 +120,18 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         memory=plan.by_category(),
     )
     report(1.0, "ready")
-    return Engine(scheduler, worker, vocab=spec.vocab), info
+    return Engine(scheduler, worker, vocab=spec.vocab, grammars=grammars), info
+
+
+def _tokenizer(launch: LaunchConfig) -> Tokenizer | None:
+    """The model's tokenizer, which the engine needs for grammars only."""
+    from octavo.text.tokenizer import load_tokenizer
+
+    source = open_source(Path(launch.model))
+    try:
+        return load_tokenizer(source)
+    finally:
+        source.close()
 
 
 def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:

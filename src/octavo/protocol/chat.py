@@ -13,20 +13,19 @@ from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import MAX_LOGPROBS, SamplingParams
-from octavo.protocol.generation import GenerationRequest
+from octavo.protocol.generation import NEUTRAL_GENERATION, GenerationRequest
 from octavo.protocol.usage import Usage
 from octavo.protocol.wire import STRICT, brief, unicode
 
 MAX_MESSAGES = 4096
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
-NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = {
+NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {
     "tools": ([],),
     "tool_choice": ("none",),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -79,6 +78,10 @@ class ChatRequest(GenerationRequest):
 
     # of vLLM
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """Go on with the last message as if it were not at its end. Only with add_generation_prompt false."""
+    chat_template: str | None = Field(None, min_length=1)
+    """Jinja, instead of the model's own. Only where the server was told to trust such."""
     add_special_tokens: bool = False
     chat_template_kwargs: dict[str, Any] = {}
 
@@ -90,6 +93,8 @@ class ChatRequest(GenerationRequest):
     def sampling(self) -> SamplingParams:
         """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
         self.check_stream()
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidValue("top_logprobs", self.top_logprobs, "only together with logprobs=true")
         tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

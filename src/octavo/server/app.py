@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -30,6 +31,7 @@ from octavo.core.errors import OctavoError
 from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
 from octavo.protocol.errors import body_of, error_body
+from octavo.protocol.generation import GenerationRequest, request_name
 from octavo.protocol.models import ModelCard, ModelList
 from octavo.protocol.openapi import encoded
 from octavo.protocol.status import Live, Readiness, Version
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from octavo.engine.client import EngineClient
 
 M = TypeVar("M", bound=BaseModel)
+G = TypeVar("G", bound=GenerationRequest)
 logger = logging.getLogger("octavo.server")
 JSON_INLINE = 2**16  # bytes of a body that is read in the event loop: about a millisecond
 RETRY_SECONDS = {429: "1", 503: "5"}
@@ -77,7 +80,7 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
     app = Starlette(
         routes=[
             *(Route(path, get, methods=["GET"]) for path, get in routes.gets().items()),
-            *(Route(path, post, methods=["POST"]) for path, post in routes.posts().items()),
+            *(Route(path, _telling(post), methods=["POST"]) for path, post in routes.posts().items()),
         ],
         middleware=[Middleware(Guard, front=front)],
         exception_handlers=dict.fromkeys((OctavoError, HTTPException, ClientGone), _refused),
@@ -86,6 +89,19 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
     app.router.redirect_slashes = False
     app.state.front = front
     return app
+
+
+def _telling(post: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint, naming in a header what it ignored."""
+
+    async def answered(request: Request) -> Response:
+        request.state.ignored = []
+        response = await post(request)
+        if request.state.ignored:
+            response.headers["x-octavo-ignored"] = ",".join(quote(name[:64]) for name in request.state.ignored[:32])
+        return response
+
+    return answered
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -189,14 +205,14 @@ class Routes:
     async def completions(self, request: Request) -> Response:
         """Continue prompts."""
         info = self._front.accept()
-        asked = await self._asked(request, CompletionRequest, NEUTRAL_COMPLETION)
+        asked = await self._named(request, CompletionRequest, NEUTRAL_COMPLETION)
         call = await CompletionCall.open(self._front, info, asked)
         return await self._answer(request, call, asked.stream)
 
     async def chat(self, request: Request) -> Response:
         """Continue a conversation."""
         info = self._front.accept()
-        asked = await self._asked(request, ChatRequest, NEUTRAL_CHAT)
+        asked = await self._named(request, ChatRequest, NEUTRAL_CHAT)
         call = await ChatCall.open(self._front, info, asked)
         return await self._answer(request, call, asked.stream)
 
@@ -212,7 +228,14 @@ class Routes:
         """The checked request in a body."""
         config, language = self._front.config, self._front.language
         body = await read_body(request, limit=config.max_body_bytes, seconds=config.body_seconds)
-        return await language.work(len(body), lambda: read(kind, decode(body), neutral), inline=JSON_INLINE)
+        unknown = request.state.ignored if config.ignore_unknown else None
+        return await language.work(len(body), lambda: read(kind, decode(body), neutral, unknown), inline=JSON_INLINE)
+
+    async def _named(self, request: Request, kind: type[G], neutral: dict[str, tuple[Any, ...]]) -> G:
+        """The checked request in a body, with the name that its header gives it."""
+        asked = await self._asked(request, kind, neutral)
+        name = request.headers.get("x-request-id")
+        return asked if name is None else asked.model_copy(update={"request_id": request_name("x-request-id", name)})
 
     async def _answer(self, request: Request, call: CompletionCall | ChatCall, stream: bool) -> Response:
         """The whole answer, or its stream once the engine gave the first output: until then an error has its status."""

@@ -6,12 +6,17 @@ not know why a run was planned, nor what a finish is.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 
 from octavo.core.plan import Plan, RunResult, StepResult, TokenLogprob
 from octavo.program.batch import Drawn
 from octavo.program.executor import Executor
 from octavo.worker.gather import Gathered, gather
+from octavo.worker.grammars import Grammars
+from octavo.worker.guides import Guides
 from octavo.worker.slots import Slots
 
 NON_FINITE = "the model's logits are not finite numbers"
@@ -20,9 +25,21 @@ NON_FINITE = "the model's logits are not finite numbers"
 class Worker:
     """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`, in `groups` of layers."""
 
-    def __init__(self, executor: Executor, *, slots: int, max_len: int, vocab: int, groups: int = 1) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        slots: int,
+        max_len: int,
+        vocab: int,
+        groups: int = 1,
+        grammars: Grammars | None = None,
+        jump: bool = True,
+    ) -> None:
+        """jump: tokens that a grammar forces are appended without a draw, which changes no text."""
         self._executor = executor
         self.slots = Slots(slots, max_len, vocab, groups)
+        self.guides = Guides(grammars, slots, jump=jump)
 
     def run(self, plan: Plan) -> StepResult:
         """One step. Whatever it raises is an engine fault: no run's request can cause it."""
@@ -30,9 +47,10 @@ class Worker:
         if not plan.runs:
             return StepResult()
         gathered = gather(plan, self.slots)
-        drawn = self._executor.run(gathered.batch)
+        head = self.guides.masked(gathered.batch.head, gathered.drawn_rows, gathered.drawn_slots)
+        drawn = self._executor.run(replace(gathered.batch, head=head))
         self._keep(gathered, drawn)
-        return StepResult(_results(plan, gathered, drawn))
+        return StepResult(self._guide(plan, _results(plan, gathered, drawn)))
 
     def close(self) -> None:
         """Release the executor."""
@@ -42,8 +60,10 @@ class Worker:
         slots = self.slots
         for slot in plan.frees:
             slots.free(slot)
+            self.guides.free(slot)
         for start in plan.starts:
             slots.start(start)
+            self.guides.start(start)
         for run in plan.runs:
             if run.blocks:
                 slots.append_pages(run.slot, run.blocks)
@@ -56,6 +76,28 @@ class Worker:
         rows, slot, position = rows[fits], slot[fits], position[fits]
         slots.tokens[slot, position] = drawn.tokens[rows]
         slots.lengths[slot] = position + 1
+
+    def _guide(self, plan: Plan, results: list[RunResult]) -> list[RunResult]:
+        """The results with what grammars make of the drawn tokens; forced tokens are appended to their slots."""
+        if not self.guides.any:
+            return results
+        slots = self.slots
+        for index, (run, result) in enumerate(zip(plan.runs, results, strict=True)):
+            if not result.tokens:
+                continue
+            length = int(slots.lengths[run.slot])
+            advance = self.guides.accept(
+                run.slot, result.tokens[0], slots.max_len - length, jump=slots.takes_what_is_forced(run.slot)
+            )
+            if advance is None:
+                continue
+            forced = advance.tokens[1:]
+            slots.tokens[run.slot, length : length + len(forced)] = forced
+            slots.lengths[run.slot] = length + len(forced)
+            results[index] = msgspec.structs.replace(
+                result, tokens=tuple(advance.tokens), stopped=advance.stopped, failed=advance.failed
+            )
+        return results
 
 
 def _results(plan: Plan, gathered: Gathered, drawn: Drawn) -> list[RunResult]:
