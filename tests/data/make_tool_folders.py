@@ -4,8 +4,8 @@ usage: make_tool_folders.py OUT [KIND...]    (committed as tests/data/folders)
 
 The tools: llmcompressor (0.14.0.1 with compressed-tensors 0.19.0) and gptqmodel (7.7.0), which want different
 versions of transformers and torch, and ran with 5.17.0 and 2.13.0; on two cores the second wants
-GPTQMODEL_CPU_WORKERS=2. Each kind becomes a folder, as saved, and in it prompts.json and logits.safetensors: the float32
-logits that transformers gives for the unpacked weights, activations not quantized.
+GPTQMODEL_CPU_WORKERS=2. Each kind becomes a folder, as saved, and in it prompts.json and logits.safetensors: the
+float32 logits that transformers gives for the unpacked weights, activations not quantized.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whole folders as llm-compressor and GPTQModel wrote them (tests/data/make_tool_folders.py): the weights they meant."""
+"""Whole folders as llm-compressor and GPTQModel wrote them (tests/data/make_tool_folders.py)."""
 
 from pathlib import Path
 
