@@ -7,7 +7,7 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 
 import numpy as np
 
-_KINDS = ("embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out")
+_KINDS = ("embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out", "hidden")
 KINDS = {name: number for number, name in enumerate(_KINDS)}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "swiglu_oai": 5}
@@ -75,6 +75,7 @@ class COp(ctypes.Structure):
         ("rope_cos", c_void_p),
         ("rope_sin", c_void_p),
         ("positions", c_void_p),
+        ("types", c_void_p),
         ("activation", c_int32),
         ("window", c_int32),
         ("all_keys", c_int32),
@@ -116,6 +117,7 @@ BATCH_ARRAYS = {
     "starts": np.int32,
     "slots": np.int32,
     "tables": np.int32,
+    "types": np.int32,
     "rows": np.int32,
     "target": np.int32,
     "top": np.int32,
@@ -135,7 +137,7 @@ BATCH_ARRAYS = {
     "bias_ids": np.int32,
     "bias_values": np.float32,
 }
-DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits")
+DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits", "vectors")
 
 
 class CBatch(ctypes.Structure):

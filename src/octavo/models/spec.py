@@ -155,7 +155,7 @@ class Layer:
 class ModelSpec:
     """One model. `tied`: the head is the embedding's table. `max_len`: positions the model was made for.
 
-    x begins as table[ids] * embed_scale + positions[position] + types[0], then embed_norm; the head gives
+    x begins as table[ids] * embed_scale + types[type] + positions[position], then embed_norm; the head gives
     soft_cap * tanh(logit_scale * (W x + b) / soft_cap). positions and types are numbers of rows, 0: none.
     head False: an encoder, which gives norm(x).
     unit_head: rows of W are divided by their lengths.

@@ -64,11 +64,15 @@ class Norming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embed:
-    """x = table[ids] * scale + positions[position]. table  # [vocab, width]; positions  # [max_len or more, width]"""
+    """x = table[ids] * scale + types[type] + positions[position].
+
+    table  # [vocab, width]; types  # [types, width]; positions  # [max_len or more, width]
+    """
 
     table: Weight
     scale: float = 1.0
     positions: Floats | None = None
+    types: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
