@@ -57,12 +57,14 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
     """What one run gave, in the plan's order.
 
     `tokens`: drawn tokens, empty where nothing was sampled. `prompt_logprobs`: for prompt positions first+1 ..
-    first+count, where the request asked. `failed`: why this sequence cannot go on (non-finite logits), or None.
+    first+count, where the request asked. `vector`: of a request that pools and whose last token was computed, what it
+    is given: float32 numbers, as bytes. `failed`: why this sequence cannot go on (non-finite logits), or None.
     """
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    vector: bytes = b""
     failed: str | None = None
 
 
@@ -77,7 +79,8 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
     finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is
     the stop token where it was not the model's own end of text. `cached` counts prompt tokens found in the prefix
-    cache. `prompt_logprobs` come with the first output; entry i belongs to prompt token i + 1.
+    cache. `prompt_logprobs` come with the first output; entry i belongs to prompt token i + 1. `vector` comes with the
+    only output of a request that pools: its float32 numbers, as bytes; those of tokens row by row.
     """
 
     id: str
@@ -88,6 +91,7 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     stop_reason: int | None = None
     error: str | None = None
     cached: int = 0
+    vector: bytes = b""
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

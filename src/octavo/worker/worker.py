@@ -11,17 +11,32 @@ import numpy as np
 from octavo.core.plan import Plan, RunResult, StepResult, TokenLogprob
 from octavo.program.batch import Drawn
 from octavo.program.executor import Executor
+from octavo.program.pooling import Pooling
 from octavo.worker.gather import Gathered, gather
+from octavo.worker.pool import Pools
 from octavo.worker.slots import Slots
 
 NON_FINITE = "the model's logits are not finite numbers"
 
 
 class Worker:
-    """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`, in `groups` of layers."""
+    """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`, in `groups` of layers.
 
-    def __init__(self, executor: Executor, *, slots: int, max_len: int, vocab: int, groups: int = 1) -> None:
+    pooling: of a program that ends with vectors.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        slots: int,
+        max_len: int,
+        vocab: int,
+        groups: int = 1,
+        pooling: Pooling | None = None,
+    ) -> None:
         self._executor = executor
+        self._pools = None if pooling is None else Pools(pooling)
         self.slots = Slots(slots, max_len, vocab, groups)
 
     def run(self, plan: Plan) -> StepResult:
@@ -29,6 +44,9 @@ class Worker:
         self._apply(plan)
         if not plan.runs:
             return StepResult()
+        if self._pools is not None:
+            batch = self._pools.gather(plan, self.slots)
+            return self._pools.results(plan, self._executor.vectors(batch))
         gathered = gather(plan, self.slots)
         drawn = self._executor.run(gathered.batch)
         self._keep(gathered, drawn)
@@ -44,6 +62,8 @@ class Worker:
             slots.free(slot)
         for start in plan.starts:
             slots.start(start)
+        if self._pools is not None:
+            self._pools.apply(plan)
         for run in plan.runs:
             if run.blocks:
                 slots.append_pages(run.slot, run.blocks)
