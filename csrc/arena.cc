@@ -58,7 +58,7 @@ struct Executor::Sizes {
   size_t scores, gate, pairs, experts, chosen, gathered, gathered_sums;
 
   Sizes(const octavo_config& c, const octavo_op* ops, int count) {
-    size_t cols = c.width, unit_cols = 0, waiting = 0;
+    size_t cols = c.width, unit_cols = 0, waiting = 0, query = 0;
     for (int i = 0; i < count; ++i) {
       const octavo_op& op = ops[i];
       if (op.kind == OCTAVO_FFN_IN) {
@@ -69,6 +69,15 @@ struct Executor::Sizes {
       if ((op.kind == OCTAVO_PROJ || op.kind == OCTAVO_MOE_OUT) && op.norm.kind != OCTAVO_NO_NORM)
         waiting = std::max(waiting, size_t(c.width));
       if (op.head_norm[1].whole) waiting = std::max(waiting, size_t(c.kv_heads) * c.head_dim);
+      if (op.kind == OCTAVO_LATENT) {
+        cols = std::max(cols, size_t(op.weight[1].rows));
+        waiting = std::max(waiting, latent_cols(op));
+      }
+      if (op.kind == OCTAVO_LATENT_QUERY) query = std::max(query, latent_query_room(c, op));
+      if (op.kind == OCTAVO_PER_HEAD) {
+        cols = std::max(cols, size_t(op.weight[0].rows));
+        unit_cols = std::max(unit_cols, size_t(ffn_unit(op)));
+      }
     }
     const size_t attended = size_t(c.heads) * c.head_dim;
     cols = padded(int(std::max(cols, attended)), 2 * PANEL);
@@ -97,7 +106,8 @@ struct Executor::Sizes {
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
     const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
     const size_t ranking = 3 * mixed.stride();
-    scratch = lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head, ranking}));
+    scratch =
+        lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head, ranking, query}));
     const size_t mixture = scores + gate + 4 * pairs + experts + chosen + gathered + 5 * gathered_sums;
     arena = x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + mixture +
             scratch * c.threads;

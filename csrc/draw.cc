@@ -19,8 +19,27 @@ bool is_hot(float temperature, float top_p) {
   return temperature > (top_p > 0.96f ? 0.75f : 1.05f);
 }
 
-// Penalties and bias of one row; values are changed in place and noted.
-void shape_logits(const octavo_batch& b, int i, float* row, DrawScratch& s) {
+bool is_masked(const octavo_batch& b, int i) {
+  return b.mask_words > 0 && b.mask[i] >= 0 && b.target[i] < 0;
+}
+
+// Takes away what the row's mask does not allow. note: called with each token before it is taken.
+template <typename Note>
+void mask_logits(const octavo_batch& b, int i, float* row, int vocab, Note note) {
+  const int32_t* allowed = b.masks + b.mask[i] * b.mask_words;
+  for (int first = 0; first < vocab; first += 32) {
+    const int end = std::min(32, vocab - first);
+    for (uint32_t taken = ~uint32_t(allowed[first / 32]); taken != 0; taken &= taken - 1) {
+      const int at = __builtin_ctz(taken);
+      if (at >= end) break;
+      note(first + at);
+      row[first + at] = LOWEST;
+    }
+  }
+}
+
+// Bias, penalties and mask of one row; values are changed in place, and noted where the row is reported on.
+void shape_logits(const octavo_batch& b, int i, float* row, int vocab, DrawScratch& s) {
   s.changed.clear();
   const auto change = [&](int32_t id, float value) {
     s.changed.emplace_back(id, row[id]);
@@ -42,6 +61,11 @@ void shape_logits(const octavo_batch& b, int i, float* row, DrawScratch& s) {
     if (count > 0) value -= b.presence[i];
     change(id, value);
   }
+  if (!is_masked(b, i)) return;
+  if (b.top[i] >= 0)
+    mask_logits(b, i, row, vocab, [&](int id) { s.changed.emplace_back(id, row[id]); });
+  else
+    mask_logits(b, i, row, vocab, [](int) {});
 }
 
 // Likelier first, the lower id on a tie; of places in a list that is in order of id.
@@ -208,7 +232,7 @@ int32_t draw_token(const Kernels& kernels, const octavo_op& op, const Rows& in, 
     }
   } else {
     // The candidates of a held row: enough for top_k, else down to min_p.
-    const float floor = std::max(LOWEST, top - manner.below);
+    const float floor = std::max(top > LOWEST ? std::nextafter(LOWEST, 0.f) : LOWEST, top - manner.below);
     for (const float width : {4.f, 16.f, INFINITE}) {
       const float from = known.row && manner.top_k ? std::max(floor, top - width * temperature) : floor;
       count = collect(kernels, known, from, s);
@@ -276,20 +300,20 @@ DrawScratch::DrawScratch(int vocab) : counts(vocab), top(spans_of(vocab)), mass(
   const size_t tokens = top.size() * SPAN;
   for (auto* list : {&ids, &places, &order}) list->reset(new int32_t[tokens]);
   for (auto* list : {&values, &masses}) list->reset(new float[tokens]);
-  changed.reserve(2 * size_t(vocab));  // every token once by a bias and once by a penalty
+  changed.reserve(3 * size_t(vocab));  // every token once by a bias, once by a penalty and once by a mask
 }
 
 size_t DrawScratch::bytes(int vocab) {
   const size_t spans = spans_of(vocab);
   return (5 * spans * SPAN + 2 * spans + size_t(vocab) + TILE * SPAN) * 4 +
-         2 * size_t(vocab) * sizeof(std::pair<int32_t, float>);
+         3 * size_t(vocab) * sizeof(std::pair<int32_t, float>);
 }
 
 Manner manner_of(const octavo_batch& b, int i, int vocab) {
   Manner m{};
   const float temperature = b.temperature[i];
   const bool adjusted = b.bias_starts[i + 1] > b.bias_starts[i] || b.history_starts[i + 1] > b.history_starts[i];
-  m.held = b.target[i] >= 0 || b.top[i] >= 0 || adjusted;
+  m.held = b.target[i] >= 0 || b.top[i] >= 0 || adjusted || is_masked(b, i);
   if (temperature == 0.f) return m;
   m.factor = 1.f / temperature;
   m.top_k = b.top_k[i] > 0 && b.top_k[i] < vocab ? b.top_k[i] : 0;
@@ -349,7 +373,7 @@ bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const
   if (b.target[i] < 0) {
     Known shaped = known;
     if (held) {
-      shape_logits(b, i, row, s);
+      shape_logits(b, i, row, vocab, s);
       measure_spans(kernels, manner, row, spans, s);
       shaped.top = s.top.data();
       shaped.mass = s.mass.data();

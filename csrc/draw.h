@@ -25,7 +25,7 @@ struct DrawScratch {
 Manner manner_of(const octavo_batch& batch, int i, int vocab);
 
 // Draws for row `at` of the step's block; `in` holds the block's inputs of the projection `op`. False where its logits
-// must be held to draw from it: nothing is drawn. Held logits are left as found.
+// must be held to draw from it: nothing is drawn. Held logits are changed.
 bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const Context& context, int at,
               DrawScratch& scratch);
 

@@ -22,6 +22,9 @@ enum octavo_kind {
   OCTAVO_ROUTE,
   OCTAVO_MOE_IN,
   OCTAVO_MOE_OUT,
+  OCTAVO_LATENT,
+  OCTAVO_LATENT_QUERY,
+  OCTAVO_PER_HEAD,
   OCTAVO_HIDDEN
 };
 enum octavo_norm_kind { OCTAVO_NO_NORM, OCTAVO_RMS_NORM, OCTAVO_LAYER_NORM };
@@ -72,11 +75,12 @@ typedef struct {
   octavo_act act, act_out;
   float scale, soft_cap, clip;       // soft_cap, clip 0: none
   octavo_weight weight[3];           // of the feed-forward the one that is activated, then, where gated, its factor;
-                                     // of a route the experts' and, where there is one, the gate's
+                                     // of a route the experts' and, where there is one, the gate's; of a latent key
+                                     // and its query see src/octavo/program/ops.py
   const float* vec[3];               // biases of the weights, or null
-  octavo_norm norm;                  // of a projection: what comes before its result is added
-  octavo_head_norm head_norm[2];     // of queries and keys
-  int32_t head_dim;                  // dimensions of a head; its other places hold zeros
+  octavo_norm norm;                  // of a projection: what comes before its result is added; of a latent key
+  octavo_head_norm head_norm[2];     // of queries and keys; of a latent key the first is that of its narrow query
+  int32_t head_dim;                  // dimensions of a head; its other places hold zeros; of latent keys the rank
   const float *rope_cos, *rope_sin;  // [positions, half the places]: places i and i + half turn; or null
   const float* positions;            // [positions, width] embeddings of positions, or null
   const float* types;                // [types, width] embeddings of token types, or null
@@ -84,6 +88,7 @@ typedef struct {
   int32_t window, all_keys;          // a token sees so many positions up to its own, 0: all; and the ones behind it too
   const float *slopes, *sinks;       // [heads], or null
   int32_t gated;                     // of a projection: times the token's gate
+  int32_t apart;                     // of attention: what it gives are rows by head, then by token
   octavo_routing routing;            // of a route; `scale` is that of the shares
   const octavo_expert* expert;       // [experts]
   int32_t experts, top;
@@ -115,6 +120,8 @@ typedef struct {
   const int64_t* bias_starts;
   const int32_t* bias_ids;
   const float* bias_values;
+  int64_t mask_words;  // of one row of `masks`, at least vocab / 32; 0: no row is masked
+  const int32_t *mask, *masks;
 } octavo_batch;
 
 typedef struct {

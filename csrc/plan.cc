@@ -162,8 +162,22 @@ void Executor::walk(int tid) {
         step.merges = work.merges.data();
         step.item_count = int(work.items.size());
         step.merge_count = int(work.merges.size());
-        Rows out = view(op.out, op.act, T, config_.heads * op.head_dim);
+        Rows out = op.apart ? view(op.out, op.act, T * config_.heads, op.head_dim)
+                            : view(op.out, op.act, T, config_.heads * op.head_dim);
         kernels_->attend(op, context, out, tid);
+        break;
+      }
+      case OCTAVO_LATENT: {
+        Rows out = view(op.out, op.act_out, T, op.weight[1].rows);
+        kernels_->latent(op, context, in, out, tid);
+        break;
+      }
+      case OCTAVO_LATENT_QUERY:
+        kernels_->latent_query(op, context, in, tid);
+        break;
+      case OCTAVO_PER_HEAD: {
+        Rows out = view(op.out, op.act_out, T, op.weight[0].rows);
+        kernels_->per_head(op, context, view(op.source, op.act, T * config_.heads, op.weight[0].cols), out, tid);
         break;
       }
       case OCTAVO_PROJ:

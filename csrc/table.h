@@ -198,6 +198,9 @@ struct Kernels {
   // gathered: room for the rows of `in` once for each expert that reads them
   void (*moe_in)(const octavo_op&, const Context&, const Rows& in, Rows& gathered, Rows& out, int tid);
   void (*moe_out)(const octavo_op&, const Context&, const Rows& in, int tid);
+  void (*latent)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
+  void (*latent_query)(const octavo_op&, const Context&, const Rows& in, int tid);
+  void (*per_head)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*hidden)(const octavo_op&, const Context&, int tid);
   void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // the step's block of head rows
   // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`.
@@ -231,6 +234,24 @@ inline int ffn_unit(const octavo_op& op) {
 
 inline size_t padded(int n, int to) {
   return size_t(n + to - 1) / to * to;
+}
+// Of one unit of latent queries, a head: its first part, as floats and as inputs of its matrix, and the turned rest.
+struct LatentUnit {
+  int plain, rest;
+  int cols() const { return plain + rest; }
+};
+inline LatentUnit latent_unit(const octavo_config& c, const octavo_op& op) {
+  return {op.weight[1].cols, c.head_dim - op.head_dim};
+}
+// Floats that a unit works in: its products, its inputs in whatever form, and five numbers of each group of those.
+inline size_t latent_query_room(const octavo_config& c, const octavo_op& op) {
+  const LatentUnit unit = latent_unit(c, op);
+  const size_t most = BLOCK_TILES * TILE, inputs = padded(unit.plain, 4 * QUADS);
+  return most * (unit.cols() + PANEL + inputs + 5 * inputs / (4 * QUADS));
+}
+// A latent key and its narrow query, where they wait to be normed: floats of a row, those of the key first.
+inline size_t latent_cols(const octavo_op& op) {
+  return padded(op.weight[0].rows, PANEL) + padded(op.weight[1].rows, PANEL);
 }
 inline int spans_of(int vocab) {
   return (vocab + SPAN - 1) / SPAN;

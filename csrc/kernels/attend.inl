@@ -64,6 +64,11 @@ INLINE void add_wide(F (&c)[N][2], const uint8_t* panel, int count, const float*
   for (int i = 0; i < count; ++i) f32_step<N>(c, w + i * PANEL, a + i, row);
 }
 
+// How many places of a value are summed: whole panels.
+INLINE int value_places(const octavo_op& op) {
+  return int(padded(op.head_dim, PANEL));
+}
+
 INLINE bool sees(const Keys& keys, int pages, int from, int limit) {
   return limit > keys.first && from < keys.first + pages * PAGE;
 }
@@ -144,11 +149,12 @@ INLINE void weigh_rows(int n, int pages, float* scores, float* top, float* sum) 
   }
 }
 
-// part = probabilities times the values of `count` keys, an even number for pages that hold pairs.
+// part = probabilities times the values of `count` keys, an even number for pages that hold pairs; of the D places of
+// a value the first `panels` panels.
 template <int N>
-INLINE void add_values(const Keys& keys, int D, int count, const float* scores, float* part) {
-  const int pages = (count + PAGE - 1) / PAGE, panels = D / PANEL;
-  const size_t values = size_t(PAGE) * D * (keys.wide ? 4 : 2), panel_size = values / panels;
+INLINE void add_values(const Keys& keys, int D, int panels, int count, const float* scores, float* part) {
+  const int pages = (count + PAGE - 1) / PAGE;
+  const size_t values = size_t(PAGE) * D * (keys.wide ? 4 : 2), panel_size = values / (D / PANEL);
   for (int p = 0; p < panels; ++p) {
     F c[N][2];
 #pragma GCC unroll 8
@@ -181,17 +187,17 @@ static void attend_block(const octavo_config& config, const octavo_op& op, const
   const int *from = s.from + row, *limit = s.limit + row;
   const int skipped = from[0] > block.first ? (from[0] - block.first) / PAGE : 0;
   const Keys keys{block.page + skipped, block.next, block.first + skipped * PAGE, block.wide};
-  const int rest = BLOCK - skipped * PAGE, D = config.head_dim;
+  const int rest = BLOCK - skipped * PAGE, D = config.head_dim, panels = value_places(op) / PANEL;
   const int count = limit[N - 1] - keys.first < rest ? limit[N - 1] - keys.first : rest;
   const int pages = count > 0 ? (count + PAGE - 1) / PAGE : 0;
   score_rows<N>(keys, D, pages, q, from, limit, s.scores, s.block_top);
   if (op.soft_cap > 0 || op.slopes != nullptr) shape_rows(op, keys, N, pages, row, s, s.block_top);
   if (config.kv_float32) {
     weigh_rows<false>(N, pages, s.scores, s.block_top, s.block_sum);
-    add_values<N>(keys, D, count, s.scores, s.part);
+    add_values<N>(keys, D, panels, count, s.scores, s.part);
   } else {
     weigh_rows<true>(N, pages, s.scores, s.block_top, s.block_sum);
-    add_values<N>(keys, D, (count + 1) / 2 * 2, s.scores, s.part);
+    add_values<N>(keys, D, panels, (count + 1) / 2 * 2, s.scores, s.part);
   }
 }
 
@@ -219,9 +225,10 @@ static void place_rows(const octavo_op& op, const Context& context, int run, int
 }
 
 // Adds one block's result to what the blocks before it gave. Always called in order of blocks; rows start with a sum of
-// 0, and keep what the first block gives whose keys they see. n <= TILE; tops and sums are readable to LANES values.
-static void merge_rows(int n, int D, const float* part, const float* top, const float* sum, float* const* row,
-                       float* out_top, float* out_sum) {
+// 0, and keep what the first block gives whose keys they see. n <= TILE; tops and sums are readable to LANES values. Of
+// D places of a part the first `count` are values.
+static void merge_rows(int n, int D, int count, const float* part, const float* top, const float* sum,
+                       float* const* row, float* out_top, float* out_sum) {
   alignas(64) float keep[LANES], add[LANES], tops[LANES];
   const F before = f_load(out_top), now = f_load(top), most = f_max(before, now);
   f_store(keep, f_exp2(before - most));
@@ -232,21 +239,22 @@ static void merge_rows(int n, int D, const float* part, const float* top, const 
     if (out_sum[m] == 0.f) {
       out_top[m] = top[m];
       out_sum[m] = sum[m];
-      for (int d = 0; d < D; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
+      for (int d = 0; d < count; d += LANES) f_store(row[m] + d, f_load(part + m * D + d));
       continue;
     }
     out_top[m] = tops[m];
     out_sum[m] = out_sum[m] * keep[m] + sum[m] * add[m];
     const F old = f_set(keep[m]), by = f_set(add[m]);
-    for (int d = 0; d < D; d += LANES)
+    for (int d = 0; d < count; d += LANES)
       f_store(row[m] + d, f_fma(f_load(row[m] + d), old, f_load(part + m * D + d) * by));
   }
 }
 
-static void divide_rows(const octavo_op& op, int n, int D, const Scratch& s) {
+static void divide_rows(const octavo_op& op, int n, const Scratch& s) {
+  const int count = value_places(op);
   for (int m = 0; m < n; ++m) {
     const F by = f_set(share_of(s.top[m], s.sum[m], op.sinks ? op.sinks + s.head[m] : nullptr));
-    for (int d = 0; d < D; d += LANES) f_store(s.row[m] + d, f_load(s.row[m] + d) * by);
+    for (int d = 0; d < count; d += LANES) f_store(s.row[m] + d, f_load(s.row[m] + d) * by);
   }
 }
 
@@ -305,7 +313,7 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
         if (item.partial < 0 && none) continue;
         WITH_ROWS(ROWS, n, attend_block, config, op, keys, s.q + i * q_row, i, s)
         if (item.partial < 0) {
-          merge_rows(n, D, s.part, s.block_top, s.block_sum, s.row + i, s.top + i, s.sum + i);
+          merge_rows(n, D, value_places(op), s.part, s.block_top, s.block_sum, s.row + i, s.top + i, s.sum + i);
           continue;
         }
         // One block of many, merged later: [TILE] tops, [TILE] sums, [TILE][D] values.
@@ -316,13 +324,27 @@ static void attend_item(const octavo_op& op, const Context& context, const Item&
       }
     }
   }
-  if (item.partial < 0) divide_rows(op, item.rows, D, s);
+  if (item.partial < 0) divide_rows(op, item.rows, s);
 }
 
 // The first `dims` values of each of `heads` heads of D, side by side, in place.
 static void close_up(float* row, int heads, int D, int dims) {
   for (int head = 1; head < heads && dims < D; ++head)
     __builtin_memmove(row + head * dims, row + head * D, dims * sizeof(float));
+}
+
+// What attention gave to the tile of tokens that begins at row0, in the form that is read.
+static void give_tile(const octavo_op& op, const Context& context, const Tile& tile, const Rows& out) {
+  const int heads = context.config->heads, D = context.config->head_dim, row = heads * D;
+  float* values = context.memory->q + size_t(tile.row0) * row;
+  if (op.apart) {
+    const int tokens = context.step->batch.tokens;
+    for (int head = 0; head < heads; ++head)
+      store_rows(part_of(out, head * tokens, tokens), tile.row0, tile.mr, 0, out.cols, values + head * D, row);
+    return;
+  }
+  for (int m = 0; m < tile.mr; ++m) close_up(values + m * row, heads, D, op.head_dim);
+  store_rows(out, tile.row0, tile.mr, 0, out.cols, values, row);
 }
 
 static void attend(const octavo_op& op, const Context& context, Rows& out, int tid) {
@@ -350,20 +372,16 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
         place_rows(op, context, merge.run, merge.kv_head, merge.row0, merge.rows, s);
         for (int part = 0; part < merge.count; ++part) {
           const float* place = context.memory->partials + size_t(merge.first + part) * TILE * (D + 2);
-          merge_rows(merge.rows, D, place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
+          merge_rows(merge.rows, D, value_places(op), place + 2 * TILE, place, place + TILE, s.row, s.top, s.sum);
         }
-        divide_rows(op, merge.rows, D, s);
+        divide_rows(op, merge.rows, s);
       }
     }
     context.pool->meet(tid);
   }
-  while (context.pool->claim(tid, tiles_of(out.rows), &first, &last)) {
-    for (int index = first; index < last; ++index) {
-      const Tile tile = tile_at(out, index);
-      float* values = context.memory->q + size_t(tile.row0) * config.heads * D;
-      for (int m = 0; m < tile.mr; ++m) close_up(values + m * config.heads * D, config.heads, D, op.head_dim);
-      store_rows(out, tile.row0, tile.mr, 0, out.cols, values, config.heads * D);
-    }
+  const int tokens = step.batch.tokens;
+  while (context.pool->claim(tid, tiles_of(tokens), &first, &last)) {
+    for (int index = first; index < last; ++index) give_tile(op, context, tile_at(tokens, index), out);
   }
   context.pool->meet(tid);
 }

@@ -8,6 +8,17 @@ INLINE const uint8_t* tile_data(const Rows& in, int row0) {
   return in.data + row0 * cols * unit;
 }
 
+// Some rows, as if there were no others: a tile of theirs ends where they do.
+INLINE Rows part_of(const Rows& all, int row0, int rows) {
+  const size_t r = row0, codes = all.act.bits == 8;
+  const size_t scales = codes ? r * (all.cols / all.act.group) : 0;
+  const size_t sums = codes ? r * sums_of(all.cols, all.act.group) : 0;
+  uint8_t* data = const_cast<uint8_t*>(tile_data(all, row0));
+  return {
+      all.act,         rows, all.cols, data, all.scale + scales, all.sum + sums, all.start4 + sums, all.start8 + sums,
+      all.front + sums};
+}
+
 // Consecutive tiles of equally many rows, and which of their rows a kernel takes: `strips` times N from row m0 of each.
 struct Strips {
   const Rows& in;
@@ -363,9 +374,12 @@ static void for_units(const Context& context, int units, const Rows& in, int tid
 struct Tile {
   int row0, mr;
 };
+INLINE Tile tile_at(int rows, int tile) {
+  const int tiles = tiles_of(rows), row0 = tile_start(rows, tiles, tile);
+  return {row0, tile_start(rows, tiles, tile + 1) - row0};
+}
 INLINE Tile tile_at(const Rows& in, int tile) {
-  const int tiles = tiles_of(in.rows), row0 = tile_start(in.rows, tiles, tile);
-  return {row0, tile_start(in.rows, tiles, tile + 1) - row0};
+  return tile_at(in.rows, tile);
 }
 
 INLINE void add_bias(float* out, long ldo, int rows, const float* bias, int cols) {

@@ -2,12 +2,7 @@
 
 // The rows of one expert, as if there were no others.
 INLINE Rows rows_of(const Rows& all, const Chosen& chosen) {
-  const size_t r = chosen.row0, codes = all.act.bits == 8;
-  const size_t scales = codes ? r * (all.cols / all.act.group) : 0;
-  const size_t sums = codes ? r * sums_of(all.cols, all.act.group) : 0;
-  uint8_t* data = const_cast<uint8_t*>(tile_data(all, chosen.row0));
-  return {all.act,           chosen.rows,       all.cols,        data, all.scale + scales, all.sum + sums,
-          all.start4 + sums, all.start8 + sums, all.front + sums};
+  return part_of(all, chosen.row0, chosen.rows);
 }
 
 // Whether an expert reads all rows of a step: then it finds them where they are.

@@ -42,11 +42,11 @@ static void write_key(const octavo_config& config, uint8_t* page, int token, con
   }
 }
 
-// `last`: no later token of this step shares the pair; its unused half must hold a number.
-static void write_value(const octavo_config& config, uint8_t* page, int token, const float* v, bool last) {
-  const int D = config.head_dim;
-  uint8_t* values = page + size_t(PAGE) * D * element_bytes(config);
-  for (int panel = 0; panel < D / PANEL; ++panel) {
+// The first `count` places of a value, whole panels. `last`: no later token of this step shares the pair; its unused
+// half must hold a number.
+static void write_value(const octavo_config& config, uint8_t* page, int token, const float* v, int count, bool last) {
+  uint8_t* values = page + size_t(PAGE) * config.head_dim * element_bytes(config);
+  for (int panel = 0; panel < count / PANEL; ++panel) {
     if (config.kv_float32) {
       float* at = reinterpret_cast<float*>(values) + (panel * PAGE + token) * PANEL;
       for (int c = 0; c < PANEL; ++c) at[c] = v[panel * PANEL + c];
@@ -143,7 +143,7 @@ static void qkv(const octavo_op& op, const Context& context, const Rows& in, int
       if (which == 1)
         write_key(config, page, position % PAGE, values);
       else
-        write_value(config, page, position % PAGE, values, step.row_last[row]);
+        write_value(config, page, position % PAGE, values, D, step.row_last[row]);
     }
   });
   if (op.head_norm[0].whole || op.head_norm[1].whole) finish_whole(op, context, tid);

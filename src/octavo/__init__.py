@@ -1,6 +1,6 @@
 """Octavo: an LLM serving engine for the CPU server everybody already has.
 
-`LLM` and `SamplingParams` are loaded on first use, so that `import octavo` stays light.
+`LLM`, `SamplingParams` and `BeamSearchParams` are loaded on first use, so that `import octavo` stays light.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "BeamSearchParams", "SamplingParams", "__version__"]
 
 if TYPE_CHECKING:
     from octavo.core.request import SamplingParams
+    from octavo.engine.beam import BeamSearchParams
     from octavo.engine.llm import LLM
 
 
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from octavo.core.request import SamplingParams
 
         return SamplingParams
+    if name == "BeamSearchParams":
+        from octavo.engine.beam import BeamSearchParams
+
+        return BeamSearchParams
     raise AttributeError(f"module 'octavo' has no attribute {name!r}")

@@ -242,6 +242,16 @@ def test_zips_that_are_bombs_or_tricks_are_refused(tmp_path):
     refused(path, "m/data|damaged|zip")
 
 
+def test_the_stride_of_a_dimension_of_one_number_does_not_matter(tmp_path):
+    path = write(tmp_path / "x.bin", {"w": tensor(MATRIX, (4, 1, 3), (1, 2**63 - 1, 4))})
+    found = read_torch(Mapped(path))["w"].read()
+    assert found.view(np.float32).reshape(4, 3).tolist() == MATRIX.T.tolist()
+
+
+def test_more_dimensions_than_arrays_can_have_are_refused(tmp_path):
+    refused(write(tmp_path / "x.bin", {"w": tensor(MATRIX, (1,) * 65 + (2,), (1,) * 65 + (2,))}), "66 dimensions")
+
+
 @pytest.mark.parametrize("name", ["zip", "legacy"])
 def test_every_truncation_is_refused(tmp_path, name):
     whole = (DATA / "pickled" / f"{name}.bin").read_bytes()

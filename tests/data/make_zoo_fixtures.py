@@ -33,6 +33,17 @@ SMALL = {
 }
 LONG = {"short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [1.5, 2.0, 3.0, 4.5], "rope_type": "longrope"}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+DEEP = YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}
+LATENT = SMALL | {
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+}
 # Row: name -> model_type and settings; "stored": dtype of the file, "lengths": of the prompts.
 MODELS: dict[str, dict[str, Any]] = {
     "llama-yarn": SMALL | {"type": "llama", "rope_parameters": YARN, "stored": "float16"},
@@ -140,6 +151,15 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"type": "glm4_moe", "head_dim": 24, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4}
     | {"topk_group": 2, "n_shared_experts": 2, "moe_intermediate_size": 24, "routed_scaling_factor": 1.8}
     | {"first_k_dense_replace": 1, "use_qk_norm": True, "attention_bias": True},
+    "deepseek_v2": LATENT
+    | {"type": "deepseek_v2", "q_lora_rank": 48, "n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy"}
+    | {"num_key_value_heads": 4, "n_shared_experts": 2, "routed_scaling_factor": 1.6, "rope_parameters": DEEP},
+    "deepseek_v2-lite": LATENT
+    | {"type": "deepseek_v2", "q_lora_rank": None, "v_head_dim": 64, "n_shared_experts": 1, "attention_bias": True}
+    | {"num_key_value_heads": 4, "qk_rope_head_dim": 10},
+    "deepseek_v3": LATENT
+    | {"type": "deepseek_v3", "q_lora_rank": 40, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.8}
+    | {"num_key_value_heads": 4, "rope_parameters": DEEP | {"mscale": 0.8, "mscale_all_dim": 0.6}},
     "gpt_oss": SMALL
     | {"type": "gpt_oss", "num_local_experts": 5, "num_experts_per_tok": 2, "head_dim": 24, "sliding_window": 20}
     | {"swiglu_limit": 1.5, "intermediate_size": 64, "rope_parameters": YARN | {"truncate": False}},

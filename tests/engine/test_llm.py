@@ -248,3 +248,21 @@ def test_settings_that_cannot_be_met(paths, tmp_path):
             made(paths["ids"], **settings)
     with pytest.raises(ModelError):
         made(tmp_path / "nothing")
+
+
+def test_what_is_forbidden_is_not_generated_and_the_next_request_does_not_notice(llm):
+    def generated(prompt="the other", **fields):
+        params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, **fields)
+        return llm.generate(prompt, params, use_tqdm=False)[0].outputs[0].token_ids
+
+    plain = generated()
+    allowed = [5, 9, 77]
+    assert set(generated(allowed_token_ids=allowed)) <= set(allowed)
+    assert generated() == plain
+    a, b = (llm.tokenizer.encode(text, special=False) for text in "ab")
+    assert generated(allowed_token_ids=a + b, bad_words=["a"]) == b * 12
+    assert generated([3, 4, 5, 6], truncate_prompt_tokens=2) == generated([5, 6])
+    with pytest.raises(InvalidValue, match="allowed_token_ids"):
+        generated(allowed_token_ids=[10**6])
+    with pytest.raises(InvalidValue, match="bad_words"):
+        generated(bad_words=[""])

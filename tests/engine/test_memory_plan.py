@@ -182,7 +182,7 @@ def test_the_engine_takes_what_the_plan_says(tmp_path, executor, kind):
 
 
 @pytest.mark.parametrize("executor", ["reference", "cpu"])
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v2-lite"])
 def test_a_mixture_of_experts_takes_what_the_plan_says(name, executor):
     launch = LaunchConfig(
         str(ZOO / name),

@@ -36,6 +36,18 @@ INNER = {
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b",
 }
 EXPERTS = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "w1": "gate", "w3": "up", "w2": "down"}
 WORDS = {
@@ -56,6 +68,16 @@ WORDS = {
     "attention_multiplier": "attention.scale",
     "residual_multiplier": "residual_scale",
     "logits_scaling": "logit_scale",
+    "n_routed_experts": "expert_count",
+    "n_shared_experts": "expert_shared_count",
+    "norm_topk_prob": "expert_weights_norm",
+    "routed_scaling_factor": "expert_weights_scale",
+    "n_group": "expert_group_count",
+    "topk_group": "expert_group_used_count",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "kv_lora_rank": "attention.kv_lora_rank",
+    "q_lora_rank": "attention.q_lora_rank",
+    "qk_rope_head_dim": "rope.dimension_count",
 }
 
 
@@ -79,6 +101,8 @@ def layer_tensors(stored: dict[str, np.ndarray], index: int, config: dict[str, A
             out["ffn_down_exps.weight"] = values
         elif ending == "sinks":
             out["attn_sinks.weight"] = values
+        elif ending == "e_score_correction_bias":
+            out["exp_probs_b.bias"] = values
         else:
             moved = turned and part.endswith(("q_proj", "k_proj"))
             values = zoo_gguf.neighbours(values, len(values) // head_dim) if moved else values
@@ -86,6 +110,15 @@ def layer_tensors(stored: dict[str, np.ndarray], index: int, config: dict[str, A
     for kind, each in stacks.items():
         out[f"ffn_{kind}_exps.weight"] = np.stack([each[number] for number in sorted(each)])
     return out
+
+
+def split_latent(name: str, values: np.ndarray, config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What makes keys and values of the latent vector, as files since 2025-04 have it: apart, that of keys turned."""
+    if name != "attn_kv_b.weight":
+        return {name: values}
+    heads, plain = config["num_attention_heads"], config["qk_nope_head_dim"]
+    keys, rest = np.split(values.reshape(heads, -1, values.shape[1]), [plain], axis=1)
+    return {"attn_k_b.weight": np.ascontiguousarray(keys.swapaxes(1, 2)), "attn_v_b.weight": np.ascontiguousarray(rest)}
 
 
 def fused_experts(name: str, values: np.ndarray, oss: bool) -> dict[str, np.ndarray]:
@@ -99,30 +132,53 @@ def fused_experts(name: str, values: np.ndarray, oss: bool) -> dict[str, np.ndar
     return {f"ffn_gate_exps.{ending}": gate, f"ffn_up_exps.{ending}": up}
 
 
-def as_gguf(folder: Path, path: Path, architecture: str, more: dict[str, Any], renamed: dict[str, str]) -> Path:
-    """A folder of the zoo as a GGUF file of float32."""
+def as_gguf(
+    folder: Path,
+    path: Path,
+    architecture: str,
+    more: dict[str, Any],
+    renamed: dict[str, str],
+    kinds: dict[str, str] | None = None,
+) -> Path:
+    """A folder of the zoo as a GGUF file of float32, but for `kinds`: types by a name within a layer."""
     config, stored = json.loads((folder / "config.json").read_text()), zoo_gguf.read(folder / "model.safetensors")
     turned = architecture in ("llama", "granitemoe")
     tensors = {new: stored[old] for old, new in OUTER.items() if old in stored}
+    split = "attention.key_length_mla" in more
     for index in range(config["num_hidden_layers"]):
         for name, values in layer_tensors(stored, index, config, turned).items():
-            tensors[f"blk.{index}.{renamed.get(name, name)}"] = values
+            for part, each in (split_latent(name, values, config) if split else {name: values}).items():
+                tensors[f"blk.{index}.{renamed.get(part, part)}"] = each
     keys = {WORDS[name]: value for name, value in config.items() if name in WORDS and value}
     keys["rope.freq_base"] = config["rope_parameters"]["rope_theta"]
     if config.get("head_dim"):
         keys |= {"attention.key_length": config["head_dim"], "attention.value_length": config["head_dim"]}
     metadata: dict[str, Any] = {"general.architecture": architecture, "tokenizer.ggml.eos_token_id": 2}
     metadata |= {f"{architecture}.{key}": value for key, value in (keys | more).items()}
-    encoded = {name: ("F32", values.shape, gguf_file.encode("F32", values)) for name, values in tensors.items()}
+    encoded = {}
+    for name, values in tensors.items():
+        kind = (kinds or {}).get(name.removeprefix("blk.").partition(".")[2], "F32")
+        encoded[name] = kind, values.shape, gguf_file.encode(kind, values)
     return gguf_file.write(path, metadata, encoded)
 
 
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32}
+DEEP = {"rope.scaling.yarn_log_multiplier": 0.07}
+LATENT = {
+    "attention.head_count_kv": 1,
+    "attention.key_length": 48,
+    "attention.value_length": 32,
+    "attention.key_length_mla": 48,
+    "attention.value_length_mla": 32,
+}
 FILES = {
     "mixtral": ("llama", {"attention.sliding_window": 1 << 20}, {}),
     "qwen2_moe": ("qwen2moe", {}, {}),
     "qwen3_moe-stacked": ("qwen3moe", {}, {}),
     "olmoe": ("olmoe", {}, {}),
     "granitemoe": ("granitemoe", {}, {}),
+    "deepseek_v2": ("deepseek2", LATENT | YARN | DEEP, {}),
+    "deepseek_v2-lite": ("deepseek2", {"attention.key_length": 42, "attention.value_length": 64}, {}),
+    "deepseek_v3": ("deepseek2", LATENT | YARN | DEEP | {"expert_gating_func": 2}, {}),
     "gpt_oss": ("gpt-oss", YARN, {"ffn_norm.weight": "post_attention_norm.weight"}),
 }

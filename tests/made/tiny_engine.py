@@ -24,6 +24,7 @@ from octavo.program.pooling import Pooling
 from octavo.program.reference import Reference
 from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
+from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
 
 
@@ -67,6 +68,8 @@ def engine_of(
     max_queued: int = 1024,
     itl_target_ms: float = 0,
     give_back: bool = True,
+    grammars: Grammars | None = None,
+    jump: bool = True,
 ) -> Engine:
     """itl_target_ms: of steps whose cost is known from nothing but their measure.
 
@@ -82,12 +85,20 @@ def engine_of(
         itl_target_ms=itl_target_ms,
     )
     cost = StepCost(Costs(1e-5, 1e-5, 1e-5, 1e-8, 1e-8))
-    groups = program.kv.groups
-    worker = Worker(runs, slots=seqs, max_len=program.max_len, vocab=program.vocab, groups=groups, pooling=pooling)
+    worker = Worker(
+        runs,
+        slots=seqs,
+        max_len=program.max_len,
+        vocab=program.vocab,
+        groups=program.kv.groups,
+        grammars=grammars,
+        jump=jump,
+        pooling=pooling,
+    )
     whole = not all(op.causal for op in program.ops if isinstance(op, Attend))
     windows = program.kv.windows if give_back else (0,) * program.kv.groups
     scheduler = Scheduler(config, BlockPool(pages, prefix_cache and not whole), cost, windows, whole=whole)
-    return Engine(scheduler, worker, vocab=program.vocab, pooling=info)
+    return Engine(scheduler, worker, vocab=program.vocab, grammars=grammars, pooling=info)
 
 
 def mixed_requests(

@@ -171,7 +171,7 @@ def nothing_is_packed(monkeypatch):
     def read(*_):
         raise AssertionError("data was read")
 
-    monkeypatch.setattr(load_module, "_read", read)
+    monkeypatch.setattr(load_module, "read", read)
 
 
 def refused(path, words, dtype="auto"):

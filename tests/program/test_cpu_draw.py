@@ -169,7 +169,34 @@ def test_rows_read_once_draw_what_held_rows_and_the_reference_draw(
     assert (want.tokens == got.tokens).mean() > 0.9
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("vocab", [211, 5003])
+def test_masked_rows_draw_what_the_mask_allows(isa: str, vocab: int) -> None:
+    """Few, many or one token allowed; with everything else that shapes a draw; reports are of the raw logits."""
+    rng = np.random.default_rng(5)
+    batch = rows_of(vocab, 120)
+    words = (vocab + 31) // 32
+    bits = rng.random((90, words * 32)) < rng.choice([0.0, 0.02, 0.5, 1.0], (90, 1))
+    bits[np.arange(90), rng.integers(0, vocab, 90)] = True
+    masks = np.packbits(bits, axis=1, bitorder="little").view(np.int32)
+    mask = rng.integers(-1, 90, 120).astype(np.int32)
+    cpu = executor(peaked(vocab, 2.0), isa)
+    masked = dataclasses.replace(batch, head=dataclasses.replace(batch.head, mask=mask, masks=masks))
+    got, plain = cpu.run(masked), cpu.run(batch)
+    draws = (batch.head.target < 0) & (mask >= 0)
+    assert bits[mask[draws], got.tokens[draws]].all()
+    assert np.array_equal(got.tokens[~draws], plain.tokens[~draws])
+    assert np.array_equal(got.top_ids, plain.top_ids)
+    assert np.array_equal(got.top_logprobs, plain.top_logprobs)
+    logits = cpu.logits(batch)
+    want = sampling.draw(logits, masked.head)
+    for row in np.flatnonzero(want.tokens != got.tokens):
+        assert near_edge(logits[row], masked.head, row), (row, want.tokens[row], got.tokens[row])
+    assert (want.tokens == got.tokens).mean() > 0.97
+
+
 PER_ROW = {field.name for field in dataclasses.fields(HeadRows)} - {
+    "masks",
     "history_starts",
     "history",
     "bias_starts",

@@ -9,33 +9,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from feature_cases import EVERYTHING, changed, features, fields
-from op_cases import Case, Shape, Texts, cases, make_program
+from op_cases import Shape, Texts, cases, make_program
+from parity import all_logits, rounds, same_bits_however_cut
 
 from octavo.core.errors import ModelError
 from octavo.kernels import native
 from octavo.kernels.weight import HALVES, Layout
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Attend, Program
+from octavo.program.ops import Attend
 from octavo.program.reference import Reference
 
 CASES = {case.name: case for case in [*cases(), *features()]}
 REFUSED = {name for name in CASES if name.startswith(("exact/", "attention/6-2-16", "attention/2-2-80"))}
 TAKEN = sorted(set(CASES) - REFUSED)
-
-
-def rounds(case: Case) -> bool:
-    """Whether anything in the case is rounded to fewer bits than float32."""
-    forms = {getattr(op, name).bits for op in case.program.ops for name in ("act", "act_out") if hasattr(op, name)}
-    return case.program.kv.dtype != "float32" or forms != {32}
-
-
-def all_logits(executor: Reference | Cpu, case: Case) -> np.ndarray:
-    """The wanted rows of all the case's steps. [rows, vocab]"""
-    executor.allocate(case.pages)
-    try:
-        return np.concatenate([executor.logits(batch) for batch in case.batches])
-    finally:
-        executor.close()
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -73,30 +59,6 @@ def test_a_row_is_the_same_bits_whatever_runs_beside_it(name: str, isa: str) -> 
             for slot, position, row in zip(slots, batch.positions[batch.head.rows], logits, strict=True):
                 first = rows.setdefault((int(slot), int(position)), row)
                 assert np.array_equal(first.view(np.uint32), row.view(np.uint32))
-        executor.close()
-
-
-def same_bits_however_cut(program: Program, isa: str) -> None:
-    """1100 tokens at once, in many rows an item; then row by row, their keys split, beside texts of other lengths."""
-    rng = np.random.default_rng(8)
-    texts = Texts.random(rng, (1100, 300, 20))
-    whole = [(0, 0, 1100), (1, 0, 300), (2, 0, 20)]
-    cut = [
-        [(0, 0, 505), (2, 0, 1)],
-        [(0, 505, 1), (1, 0, 200)],
-        [(0, 506, 584), (1, 200, 13), (2, 1, 1)],
-        *([(0, 1090 + i, 1), (1, 213 + i, 1), (2, 2 + i, 1)] for i in range(10)),
-    ]
-    rows: dict[tuple[int, int], np.ndarray] = {}  # by (slot, position)
-    for threads, steps in ((2, [[run] for run in whole]), (1, [whole]), (1, cut), (3, cut)):
-        executor = Cpu(program, threads, max_tokens=1420, isa=isa)
-        executor.allocate(texts.pages)
-        for runs in steps:
-            batch = texts.batch(rng, runs, more=1)
-            slots = np.repeat(batch.slots, np.diff(batch.starts))
-            for slot, position, row in zip(slots, batch.positions, executor.logits(batch), strict=True):
-                first = rows.setdefault((int(slot), int(position)), row)
-                assert np.array_equal(first.view(np.uint32), row.view(np.uint32)), (slot, position)
         executor.close()
 
 

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 from moe_cases import Mixture, mixtures, program
-from op_cases import Case, Texts
+from op_cases import Texts
+from parity import all_logits, rounds
 
 from octavo.bench.cases import Shape
 from octavo.core.errors import ModelError
@@ -20,21 +21,6 @@ from octavo.program.ops import MoeIn, MoeOut, Op, Proj, Route
 from octavo.program.reference import Reference
 
 CASES = {case.name: case for case in mixtures()}
-
-
-def all_logits(executor: Reference | Cpu, case: Case) -> np.ndarray:
-    """The wanted rows of all the case's steps. [rows, vocab]"""
-    executor.allocate(case.pages)
-    try:
-        return np.concatenate([executor.logits(batch) for batch in case.batches])
-    finally:
-        executor.close()
-
-
-def rounds(case: Case) -> bool:
-    """Whether anything in the case is rounded to fewer bits than float32."""
-    forms = {getattr(op, name).bits for op in case.program.ops for name in ("act", "act_out") if hasattr(op, name)}
-    return case.program.kv.dtype != "float32" or forms != {32}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -263,7 +263,7 @@ def test_settings_that_cannot_be(fields):
     assert caught.value.field == next(iter(fields))
 
 
-OPEN = ["/live", "/ready", "/health", "/version", "/metrics"]
+OPEN = ["/live", "/ready", "/health", "/version", "/metrics", "/openapi.json", "/docs"]
 LOCKED = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),

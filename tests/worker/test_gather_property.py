@@ -47,11 +47,19 @@ def samplings(draw) -> SamplingParams:
         logit_bias=draw(st.none() | st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-5, 5, width=32), max_size=4)),
         stop_token_ids=draw(st.none() | st.lists(st.integers(0, VOCAB - 1), max_size=3)),
         ignore_eos=draw(st.booleans()),
+        allowed_token_ids=draw(st.none() | st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)),
         min_tokens=draw(st.sampled_from([0, 0, 1, 4, 2**31 - 1])),
         max_tokens=None,
         logprobs=draw(st.none() | st.integers(0, 3)),
         prompt_logprobs=draw(st.none() | st.integers(0, 3)),
     )
+
+
+def words(generated: list[int]) -> st.SearchStrategy[list[list[int]]]:
+    """Forbidden sequences of tokens, of which some begin as what was generated ends."""
+    token = st.integers(0, VOCAB - 1)
+    begun = st.builds(lambda count, last: [*generated[len(generated) - count :], last], st.integers(0, 7), token)
+    return st.lists(begun | st.lists(token, min_size=1, max_size=3), max_size=3)
 
 
 @st.composite
@@ -66,6 +74,7 @@ def steps(draw) -> list[Case]:
             sampling=draw(samplings()),
             eos_ids=draw(st.lists(st.integers(0, VOCAB + 5), max_size=2)),
             seed=draw(st.sampled_from([0, 7, -1, 2**62])),
+            bad_words=draw(words(generated)),
         )
         tokens = prompt + generated
         first = draw(st.integers(0, len(tokens) - 1))
@@ -90,6 +99,12 @@ def expected_bias(case: Case, position: int) -> dict[int, float]:
         ends = list(sampling.stop_token_ids or [])
         ends += [] if sampling.ignore_eos else case.request.eos_ids
         bias.update({token: -math.inf for token in ends if token < VOCAB})
+    if sampling.allowed_token_ids is not None:
+        bias.update({token: -math.inf for token in range(VOCAB) if token not in sampling.allowed_token_ids})
+    generated = case.tokens[len(case.request.prompt) : position]
+    for word in case.request.bad_words:
+        if word[:-1] == generated[max(0, len(generated) - len(word) + 1) :] or len(word) == 1:
+            bias[word[-1]] = -math.inf
     return bias
 
 
@@ -185,10 +200,17 @@ def test_arrays_have_the_dtypes_an_executor_reads():
 
 def test_a_slot_taken_again_keeps_nothing_of_its_last_sequence():
     old = SamplingParams(
-        temperature=0.5, top_k=3, logit_bias={1: 2.0}, min_tokens=4, logprobs=2, prompt_logprobs=2, presence_penalty=1.0
+        temperature=0.5,
+        top_k=3,
+        logit_bias={1: 2.0},
+        allowed_token_ids=[1, 2],
+        min_tokens=4,
+        logprobs=2,
+        prompt_logprobs=2,
+        presence_penalty=1.0,
     )
     slots = Slots(1, 64, VOCAB)
-    slots.start(Start(0, Request(id="a", prompt=[1] * 40, sampling=old, eos_ids=[2]), (1,) * 40))
+    slots.start(Start(0, Request(id="a", prompt=[1] * 40, sampling=old, eos_ids=[2], bad_words=[[1]]), (1,) * 40))
     slots.append_pages(0, (3, 4))
     slots.free(0)
     fresh, used = Slots(1, 64, VOCAB), slots

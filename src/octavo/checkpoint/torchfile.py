@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from octavo.checkpoint.pickled import BYTES, Storage, Strided, read_pickle
-from octavo.checkpoint.safetensors import BITS
+from octavo.checkpoint.safetensors import BITS, DIMS
 from octavo.checkpoint.tensor import Bytes, Derived, Mapped, Tensor, shown
 from octavo.core.errors import ModelError
 
@@ -113,6 +113,8 @@ def _tensors(file: Mapped, content: Any, places: Places) -> dict[str, Tensor | D
     out: dict[str, Tensor | Derived] = {}
     for name, value in _values(file, content).items():
         start, size = _place(file, name, value.storage, places)
+        if len(value.shape) > DIMS:
+            raise ModelError(f"{file.path}: {shown(name)} has {len(value.shape)} dimensions, expected at most {DIMS}")
         item = BITS[value.dtype] // 8
         last = value.offset + sum((n - 1) * step for n, step in zip(value.shape, value.stride, strict=True))
         numel = _product(value.shape)
@@ -154,7 +156,8 @@ def _gathered(whole: Tensor, value: Strided, start: int, size: int) -> Derived:
         import numpy as np
 
         numbers = storage.read()[: size // item * item].reshape(-1, item)[value.offset :]
-        steps = [step * item for step in value.stride]
+        # A dimension of one number takes no step: the stride it is given may be anything, beyond 64 bits in bytes.
+        steps = [step * item if n > 1 else 0 for n, step in zip(value.shape, value.stride, strict=True)]
         view = np.lib.stride_tricks.as_strided(numbers, (*value.shape, item), (*steps, 1))
         return np.ascontiguousarray(view).reshape(-1)
 

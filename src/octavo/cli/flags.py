@@ -121,6 +121,10 @@ FLAGS = (
          "how long running requests may still take after SIGTERM or Ctrl-C", "serve", "server.drain_seconds"),
     Flag("--metrics-compat", str, _SERVER.metrics_compat, "", "whose names /metrics gives besides our own", "serve",
          "server.metrics_compat", choices=("none", "vllm")),
+    Flag("--trust-request-chat-template", switch, False, "", "let a request bring a chat template of its own", "serve",
+         "server.trust_request_chat_template"),
+    Flag("--ignore-unknown", switch, False, "", "ignore what no request can ask, and name it in x-octavo-ignored",
+         "serve", "server.ignore_unknown"),
     # How tokens are drawn.
     Flag("--temperature", float, 0.7, "", "0 takes the likeliest token always", "generate chat",
          "sampling.temperature"),

@@ -15,7 +15,8 @@ from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Derived, Tensor, shown
 from octavo.core.errors import ModelError
 from octavo.kernels.weight import Layout, Weight
-from octavo.models.load import Entry, Weights, packed_parts, picked, plan, unit_rows, views
+from octavo.models.entry import Entry, picked, unit_rows
+from octavo.models.load import Weights, packed_parts, plan, views
 from octavo.models.lower import lower
 from octavo.models.registry import architecture_of, read_spec
 from octavo.models.spec import ModelSpec, Moe
@@ -94,6 +95,8 @@ def open_plain(source: Source) -> Plain:
     spec = read_spec(source)
     if any(isinstance(layer.ffn, Moe) for layer in spec.layers):
         raise ModelError(f"{source.path}: has mixtures of experts, which load in codes with --quantize instead")
+    if any(layer.attn.latent for layer in spec.layers):
+        raise ModelError(f"{source.path}: has latent attention, which loads in codes with --quantize instead")
     entries = plan(source, spec, "float32")
     for entry in entries:
         if entry.tensor.dtype not in PLAIN:

@@ -21,7 +21,7 @@ from octavo.compress.model import Plain, open_plain
 from octavo.compress.walk import Ids, Walk, known_rows
 from octavo.core.config import QuantizeConfig
 from octavo.core.errors import ModelError
-from octavo.models.load import Entry
+from octavo.models.entry import Entry
 from octavo.program.ops import FfnIn, Floats, Head, Op, Proj, Qkv
 from octavo.program.reference import matrices
 from octavo.quant.compensate import Square, compensated, loss

@@ -15,6 +15,7 @@ from octavo.core.errors import InvalidValue
 MAX_LOGPROBS = 20  # most alternatives a token is reported with, as in the OpenAI API
 MAX_N = 128  # most completions of one prompt
 MAX_STOPS = 16  # most stop strings or stop tokens of one request
+MAX_BAD_WORDS = 1024  # most texts that one request forbids
 MAX_SEED = 2**63 - 1
 
 
@@ -34,11 +35,54 @@ def choice_seed(seed: int, choice: int) -> int:
     return (seed + choice + 2**63) % 2**64 - 2**63
 
 
+class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answer must look like, with vLLM's names: exactly one of the first five. See docs/structured.md.
+
+    json: a JSON schema, as an object or as text. json_object: any JSON object. grammar: Lark, or GBNF. The next two say
+    where JSON may hold white space. `field`: where the caller wrote it. Raises InvalidValue, naming the field.
+    """
+
+    json: Any = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    whitespace_pattern: str | None = None
+    field: str = "structured_outputs"
+
+    def __post_init__(self) -> None:
+        forms = ("json", "regex", "choice", "grammar", "json_object")
+        given = [form for form in forms if getattr(self, form) is not None]
+        if self.json_object is False:
+            given.remove("json_object")
+        if len(given) != 1:
+            raise InvalidValue(self.field, ", ".join(given) or "none", f"exactly one of {', '.join(forms)}")
+        for form in ("regex", "grammar", "whitespace_pattern"):
+            value = getattr(self, form)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise InvalidValue(self.place(form), value, "a string of at least one character")
+        choice = self.choice
+        if choice is not None and not (isinstance(choice, list) and choice and all(isinstance(c, str) for c in choice)):
+            raise InvalidValue(self.place("choice"), choice, "a list of at least one string")
+        if self.json_object not in (None, True, False):
+            raise InvalidValue(self.place("json_object"), self.json_object, "true or false")
+        if self.whitespace_pattern is not None and self.disable_any_whitespace:
+            raise InvalidValue(self.place("whitespace_pattern"), self.whitespace_pattern, "only with white space")
+
+    def place(self, form: str) -> str:
+        """Where the caller wrote this form."""
+        return f"{self.field}.{form}" if self.field == "structured_outputs" else self.field
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to draw tokens, with vLLM's names and defaults.
 
     temperature 0 is greedy. top_k 0 or -1 means all. `logprobs` and `prompt_logprobs` count alternatives (0: only the
     token itself). `seed` makes the draw repeatable whatever else runs. `max_tokens` None: as many as fit.
+    `allowed_token_ids`: nothing else is drawn. `bad_words`: texts that are not generated, alone or behind a space.
+    `truncate_prompt_tokens`: only so many of the prompt's last tokens are read; -1: as many as leave room for
+    `max_tokens`.
     Raises InvalidValue, naming the field, for anything out of range.
     """
 
@@ -54,6 +98,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     min_tokens: int = 0
@@ -62,6 +108,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: int | None = None
     detokenize: bool = True
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | None = None
+    truncate_prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _integer("n", self.n, 1, MAX_N)
@@ -82,9 +130,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("logprobs", "prompt_logprobs"):
             if getattr(self, field) is not None:
                 _integer(field, getattr(self, field), 0, MAX_LOGPROBS)
+        if self.truncate_prompt_tokens is not None:
+            _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1, " but 0 (-1: all that fit)")
+            if self.truncate_prompt_tokens == 0:
+                raise InvalidValue("truncate_prompt_tokens", 0, "an integer of 1 or more, or -1 for all that fit")
         for field in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
             if not isinstance(getattr(self, field), bool):
                 raise InvalidValue(field, getattr(self, field), "true or false")
+        if not isinstance(self.structured_outputs, (StructuredOutputsParams, type(None))):
+            raise InvalidValue("structured_outputs", self.structured_outputs, "StructuredOutputsParams")
         self._check_lists()
 
     def _check_lists(self) -> None:
@@ -102,6 +156,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidValue("stop_token_ids", tokens, "a list of at most 1024 token ids")
         for token in tokens:
             _integer("stop_token_ids", token, 0, 2**31 - 1, " as token id")
+        if self.allowed_token_ids is not None:
+            if not isinstance(self.allowed_token_ids, list) or not self.allowed_token_ids:
+                raise InvalidValue("allowed_token_ids", self.allowed_token_ids, "a list of at least one token id")
+            for token in self.allowed_token_ids:
+                _integer("allowed_token_ids", token, 0, 2**31 - 1, " as token id")
+        words: Any = [] if self.bad_words is None else self.bad_words
+        fits = isinstance(words, list) and len(words) <= MAX_BAD_WORDS
+        if not fits or any(not isinstance(w, str) or not w.strip() or len(w) > 256 for w in words):
+            raise InvalidValue("bad_words", words, f"at most {MAX_BAD_WORDS} texts of 1 to 256 characters, not blank")
 
     @property
     def stop_strings(self) -> list[str]:
@@ -114,6 +177,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature < 1e-5
+
+
+def last_tokens(prompt: list[int], sampling: SamplingParams, longest: int) -> list[int]:
+    """What `truncate_prompt_tokens` leaves of a prompt, where prompt and text may have `longest` tokens in all."""
+    count = sampling.truncate_prompt_tokens
+    if count is None:
+        return prompt
+    return prompt[-(max(1, longest - (sampling.max_tokens or 1)) if count < 0 else count) :]
 
 
 TASKS = ("embed", "classify", "score", "token_embed", "token_classify")
@@ -160,8 +231,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `id` is unique for the life of the engine (made by the front, never by the caller). `eos_ids` end the text unless
     `sampling.ignore_eos`. `seed` is always set by the front: the caller's seed (plus the choice's index), or a random
     one, so that a preempted or restarted sequence draws the same tokens. Lower `priority` goes first. `salt` and
-    `adapter` keep the prefix cache of different tenants and adapters apart. `second`: how many tokens are of the first
-    type, 0: all.
+    `adapter` keep the prefix cache of different tenants and adapters apart. `bad_words` are those of the sampling as
+    tokens: the last of each is not drawn where those before it are the last that were generated. The answer is a text
+    of `grammar` (llguidance's form, see text/grammar.py), unless that is empty; `grammar_field` is where the caller
+    wrote it. `second`: how many tokens are of the first type, 0: all.
     """
 
     id: str
@@ -174,6 +247,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     salt: str = ""
     adapter: int = 0
+    grammar: str = ""
+    grammar_field: str = ""
+    bad_words: list[list[int]] = []
+
+
+TOKEN_FIELDS = ("logit_bias", "stop_token_ids", "allowed_token_ids")
 
 
 def check_tokens(request: Request, vocab: int) -> None:
@@ -183,9 +262,18 @@ def check_tokens(request: Request, vocab: int) -> None:
     if prompt and (set(map(type, prompt)) != {int} or not 0 <= min(prompt) <= max(prompt) < vocab):
         index, token = next((i, t) for i, t in enumerate(prompt) if type(t) is not int or not 0 <= t < vocab)
         raise InvalidValue(f"prompt[{index}]", token, accepted)
-    for token in request.sampling.logit_bias or ():
-        if token >= vocab:
-            raise InvalidValue("logit_bias", token, accepted)
-    for token in request.sampling.stop_token_ids or ():
-        if token >= vocab:
-            raise InvalidValue("stop_token_ids", token, accepted)
+    sampling = request.sampling
+    for field in TOKEN_FIELDS:
+        for token in getattr(sampling, field) or ():
+            if token >= vocab:
+                raise InvalidValue(field, token, accepted)
+    for token in (token for word in request.bad_words for token in word):
+        if not 0 <= token < vocab:
+            raise InvalidValue("bad_words", token, accepted)
+    if sampling.allowed_token_ids is not None:
+        never = {word[-1] for word in request.bad_words}
+        if sampling.min_tokens > 0:
+            never |= {*(sampling.stop_token_ids or ()), *(() if sampling.ignore_eos else request.eos_ids)}
+        if never.issuperset(sampling.allowed_token_ids):
+            wanted = "a token at least that neither bad_words nor, where min_tokens is set, the text's end takes away"
+            raise InvalidValue("allowed_token_ids", sampling.allowed_token_ids[:8], wanted)

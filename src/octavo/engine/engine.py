@@ -11,12 +11,13 @@ import time
 
 import msgspec
 
-from octavo.core.errors import EngineFault
+from octavo.core.errors import EngineFault, UserError
 from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request, check_tokens
 from octavo.core.status import PoolingInfo, check_kind
 from octavo.engine.limits import resident_bytes
 from octavo.sched.scheduler import Scheduler
+from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
 
 LOOK_SECONDS = 1.0  # between looks at the memory of the process
@@ -25,7 +26,17 @@ LOOK_SECONDS = 1.0  # between looks at the memory of the process
 class Engine:
     """Scheduler and worker, stepping together. `vocab` bounds the token ids of requests; `pooling`: see EngineInfo."""
 
-    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int, pooling: PoolingInfo | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        worker: Worker,
+        *,
+        vocab: int,
+        grammars: Grammars | None = None,
+        pooling: PoolingInfo | None = None,
+    ) -> None:
+        """grammars: the worker's."""
+        self._grammars = grammars
         self._pooling = pooling
         self._scheduler = scheduler
         self._worker = worker
@@ -43,7 +54,19 @@ class Engine:
         """Accept a request. Raises UserError, and then nothing has changed."""
         check_kind(request, self._pooling)
         check_tokens(request, self._vocab)
+        if request.grammar:
+            self.compile(request)
         self._scheduler.add(request)
+
+    def must_compile(self, request: Request) -> bool:
+        """Whether `add` would take a while, for a grammar that was not met before."""
+        return bool(request.grammar) and self._grammars is not None and not self._grammars.kept(request.grammar)
+
+    def compile(self, request: Request) -> None:
+        """Make a request's grammar ready. Any thread may do so. Raises UserError where it cannot be."""
+        if self._grammars is None:
+            raise UserError(f"{request.grammar_field}: this engine matches no grammars", request.grammar_field)
+        self._grammars.matcher(request.grammar, request.grammar_field)
 
     def abort(self, request_id: str) -> Output | None:
         """End a request in any state; its last output, or None where there is no such request (any more)."""

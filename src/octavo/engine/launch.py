@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from octavo.cache.pool import BlockPool
 from octavo.checkpoint.source import Source, open_source
@@ -32,7 +33,11 @@ from octavo.program.ops import Program
 from octavo.program.reference import Reference
 from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
+from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from octavo.text.tokenizer import Tokenizer
 
 Progress = Callable[[float, str], None]  # share done from 0 to 1, and what is being done
 
@@ -93,6 +98,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     # What is kept of a prefix are keys and values, not its tokens' vectors.
     reuse = launch.cache.prefix_cache and spec.causal and (pooling is None or pooling.kind == "last")
     scheduler = Scheduler(config, BlockPool(plan.pages, reuse), cost, plan.windows, whole=not spec.causal)
+    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids))
     worker = Worker(
         executor,
         slots=config.max_seqs,
@@ -100,6 +106,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         vocab=spec.vocab,
         groups=len(plan.windows),
         pooling=pooling,
+        grammars=grammars,
     )
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,
@@ -120,7 +127,18 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         pooling=pooling_info(spec),
     )
     report(1.0, "ready")
-    return Engine(scheduler, worker, vocab=spec.vocab, pooling=info.pooling), info
+    return Engine(scheduler, worker, vocab=spec.vocab, grammars=grammars, pooling=info.pooling), info
+
+
+def _tokenizer(launch: LaunchConfig) -> Tokenizer | None:
+    """The model's tokenizer, which the engine needs for grammars only."""
+    from octavo.text.tokenizer import load_tokenizer
+
+    source = open_source(Path(launch.model))
+    try:
+        return load_tokenizer(source)
+    finally:
+        source.close()
 
 
 def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:

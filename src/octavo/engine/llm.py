@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,12 +25,15 @@ from octavo.checkpoint import hub
 from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, Unavailable, UserError
-from octavo.core.request import Request, SamplingParams, choice_seed
+from octavo.core.request import Request, SamplingParams, choice_seed, last_tokens
+from octavo.engine.beam import BeamSearchOutput, BeamSearchParams, search
 from octavo.engine.config import LaunchConfig, parse_bytes
 from octavo.engine.launch import build_engine
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
-from octavo.text.template import ChatTemplate
+from octavo.text.bad_words import spelled
+from octavo.text.grammar import grammar_of
+from octavo.text.template import ChatTemplate, until_end_of
 from octavo.text.tokenizer import load_tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -133,6 +136,7 @@ class LLM:
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
@@ -145,6 +149,8 @@ class LLM:
         written = chat_template or self.tokenizer.chat_template
         if written is None:
             raise UserError("this model has no chat template; give one as chat_template", "chat_template")
+        if continue_final_message and add_generation_prompt:
+            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=False")
         template = ChatTemplate.of(self.tokenizer, written)
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in _conversations(messages):
@@ -154,8 +160,41 @@ class LLM:
                 add_generation_prompt=add_generation_prompt,
                 **(chat_template_kwargs or {}),
             )
+            if continue_final_message:
+                text = until_end_of(text, conversation[-1]["content"])
             prompts.append((text, self.tokenizer.encode(text, special=False)))
         return self._run(prompts, sampling_params, use_tqdm)
+
+    def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
+        """The likeliest continuations of one prompt or several, by vLLM's rules.
+
+        Beams share the pages of what they have in common; the begun page of each is computed anew at each token. Raises
+        UserError, naming the prompt, before anything runs.
+        """
+        given = [self._encoded(i, p)[1] for i, p in enumerate(_prompts(prompts))]
+        for index, ids in enumerate(given):
+            if not ids or len(ids) + params.max_tokens > self.info.max_len:
+                wanted = f"1 to {self.info.max_len - params.max_tokens} tokens, so that max_tokens fit behind them"
+                raise InvalidValue(f"prompts[{index}]", f"{len(ids)} tokens", wanted)
+        ends = {*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)}
+        one = SamplingParams(temperature=0, max_tokens=1, logprobs=2 * params.beam_width, detokenize=False)
+
+        def likely(beams: list[list[int]]) -> list[dict[int, float]]:
+            results = self._run([(None, beam) for beam in beams], one, False)
+            return [
+                {token: each.logprob for token, each in (r.outputs[0].logprobs or [{}])[0].items()} for r in results
+            ]
+
+        decode = None if self.tokenizer is None else self.tokenizer.decode
+        return [
+            BeamSearchOutput(
+                [
+                    beam if decode is None else replace(beam, text=decode(beam.tokens, skip_special=False))
+                    for beam in best
+                ]
+            )
+            for best in search(given, params, ends, likely)
+        ]
 
     def close(self) -> None:
         """Stop the threads and give the memory back. May be called twice; the object is of no use afterwards."""
@@ -227,14 +266,25 @@ class LLM:
         totals = []
         seed = self._drawn_seed() if sampling.seed is None else sampling.seed
         eos = sorted({*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)})
-        one = msgspec.structs.replace(sampling, n=1)
+        one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
+            grammar = grammar_of(sampling.structured_outputs)
+            ids = last_tokens(ids, sampling, self.info.max_len)
+            bad_words = spelled(sampling.bad_words, self.tokenizer)
             for choice in range(sampling.n):
                 total = Assembler(self.tokenizer, sampling, ids)
                 request_id = f"{self._count + index}-{choice}"
-                self._engine.add(
-                    Request(id=request_id, prompt=ids, sampling=one, eos_ids=eos, seed=choice_seed(seed, choice))
+                request = Request(
+                    id=request_id,
+                    prompt=ids,
+                    sampling=one,
+                    eos_ids=eos,
+                    seed=choice_seed(seed, choice),
+                    bad_words=bad_words,
+                    grammar=grammar,
+                    grammar_field="structured_outputs" if grammar else "",
                 )
+                self._engine.add(request)
                 live[request_id] = total
                 totals.append(total)
         except UserError as error:

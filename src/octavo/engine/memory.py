@@ -6,6 +6,7 @@ weights passes through a few more bytes for a moment, before the pages are taken
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
@@ -13,8 +14,9 @@ from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.groups import CacheGroups
 from octavo.core.layout import KV_BYTES, KvLayout, pages_for
 from octavo.engine.limits import MemoryLimit, cores
-from octavo.kernels import native
+from octavo.kernels.workspace import LatentSize, MixtureSize, workspace_bytes
 from octavo.models.groups import kv_layout
+from octavo.models.parts import parts
 from octavo.models.spec import ModelSpec, Moe, places
 from octavo.program.cpu import config
 from octavo.worker.slots import Slots
@@ -123,16 +125,12 @@ def _whole(wanted: int, asked: int | None, scheduler: SchedulerConfig) -> int:
 def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
     """What an executor takes beside weights and pages, the rotation tables included."""
     attn = spec.layers[0].attn
-    queries = attn.heads * places(attn.head_dim)
     inner = [layer.dense.inner if layer.dense else 0 for layer in spec.layers]
     mixtures = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, Moe)]
     ropes = {layer.attn.rope for layer in spec.layers} - {None}
-    rotations = 4 * len(ropes) * max_len * places(attn.head_dim)
+    rotations = 4 * len(ropes) * max_len * places(attn.turned)
     if executor.executor == "reference":  # all weights again, in float32
-        keys = attn.kv_heads * places(attn.head_dim)
-        layers = spec.width * (len(spec.layers) * (2 * queries + 2 * keys) + 3 * sum(inner))
-        layers += sum(spec.width * (moe.experts * (3 * moe.inner + 1) + 1) for moe in mixtures)
-        return rotations + 4 * (layers + spec.vocab * spec.width * (2 if spec.head and not spec.tied else 1))
+        return rotations + 4 * sum(math.prod(part.shape) for part in parts(spec) if not part.is_vector)
     shape = config(
         kv,
         width=spec.width,
@@ -142,18 +140,19 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         max_tokens=scheduler.max_step_tokens,
         threads=executor.threads or cores(),
     )
-    norms = [layer.attn.head_norm for layer in spec.layers]
-    return rotations + native.workspace_bytes(
+    norms, latent = [layer.attn.head_norm for layer in spec.layers], attn.latent
+    return rotations + workspace_bytes(
         shape,
         max(inner),
         sights=[(layer.attn.window, layer.attn.causal) for layer in spec.layers],
         post_norms=any(layer.post is not None for layer in spec.layers),
         whole_key_norms=any(norm is not None and norm.shares == "whole" for norm in norms),
-        mixture=native.MixtureSize(
+        mixture=MixtureSize(
             max(moe.experts for moe in mixtures), max(moe.top for moe in mixtures), max(moe.inner for moe in mixtures)
         )
         if mixtures
         else None,
+        latent=LatentSize(latent.rank, latent.plain, latent.value, latent.narrow) if latent else None,
     )
 
 

@@ -19,7 +19,10 @@ import traceback
 from collections.abc import Callable
 
 from octavo.core.errors import EngineFault, ModelError, UserError
+from octavo.core.plan import Output
+from octavo.core.request import Request
 from octavo.core.status import EngineInfo
+from octavo.engine.compile import Compiled, Compiler
 from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
 from octavo.engine.ipc import (
@@ -45,7 +48,7 @@ RETRY_SECONDS = 0.01  # between attempts to send what a slow front has not taken
 FAREWELL_SECONDS = 2.0  # for the last message to reach the front
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Inbox = queue.SimpleQueue[ToEngine]
+Inbox = queue.SimpleQueue[ToEngine | Compiled]
 Build = Callable[[LaunchConfig, Told], tuple[Engine, EngineInfo]]
 
 
@@ -76,8 +79,9 @@ def main(fd: int, parent: int, build: Build = build_engine) -> None:
 def serve(engine: Engine, inbox: Inbox, outbox: Outbox) -> None:
     """Step while there is work, wait while there is none; ends only by an exception, which is a fault."""
     checked = False
+    compiler = Compiler(engine.compile, inbox.put)
     while True:
-        changed = _take(engine, inbox, outbox, wait=not engine.has_work)
+        changed = _take(engine, compiler, inbox, outbox, wait=not engine.has_work)
         if engine.has_work:
             outbox.send(Outputs(engine.step(), engine.stats()))
             checked = False
@@ -88,7 +92,7 @@ def serve(engine: Engine, inbox: Inbox, outbox: Outbox) -> None:
                 checked = True
 
 
-def _take(engine: Engine, inbox: Inbox, outbox: Outbox, *, wait: bool) -> bool:
+def _take(engine: Engine, compiler: Compiler, inbox: Inbox, outbox: Outbox, *, wait: bool) -> bool:
     """Handle all messages there are; with `wait`, wait up to a beat for the first. Whether there were any."""
     sent = outbox.flush()
     taken = False
@@ -96,28 +100,45 @@ def _take(engine: Engine, inbox: Inbox, outbox: Outbox, *, wait: bool) -> bool:
         message = inbox.get(timeout=BEAT_SECONDS if sent else RETRY_SECONDS) if wait else inbox.get_nowait()
         while True:
             taken = True
-            _handle(engine, message, outbox)
+            _handle(engine, compiler, message, outbox)
             message = inbox.get_nowait()
     except queue.Empty:
         return taken
 
 
-def _handle(engine: Engine, message: ToEngine, outbox: Outbox) -> None:
+def _handle(engine: Engine, compiler: Compiler, message: ToEngine | Compiled, outbox: Outbox) -> None:
     match message:
+        case Submit(request) if engine.must_compile(request):
+            compiler.submit(request)
         case Submit(request):
-            try:
-                engine.add(request)
-            except UserError as error:
-                outbox.send(Refused(request.id, type(error).__name__, str(error), error.field, error.code))
+            _add(engine, request, outbox)
+        case Compiled(request_id, error):
+            ready = compiler.withdraw(request_id)
+            if ready is not None and error is None:
+                _add(engine, ready, outbox)
+            elif ready is not None and error is not None:
+                _refuse(request_id, error, outbox)
         case Abort(request_id):
-            output = engine.abort(request_id)
+            waits = compiler.withdraw(request_id) is not None
+            output = Output(id=request_id, finish="abort") if waits else engine.abort(request_id)
             if output is not None:
                 outbox.send(Outputs([output], engine.stats()))
         case _:
             raise EngineFault(f"the front sent {type(message).__name__} to an engine that runs")
 
 
-def _load(launch: ToEngine, outbox: Outbox, build: Build) -> Engine | None:
+def _add(engine: Engine, request: Request, outbox: Outbox) -> None:
+    try:
+        engine.add(request)
+    except UserError as error:
+        _refuse(request.id, error, outbox)
+
+
+def _refuse(request_id: str, error: UserError, outbox: Outbox) -> None:
+    outbox.send(Refused(request_id, type(error).__name__, str(error), error.field, error.code))
+
+
+def _load(launch: ToEngine | Compiled, outbox: Outbox, build: Build) -> Engine | None:
     """Build the engine, with progress and signs of life on the way. None: it cannot be built, and the front knows."""
     if not isinstance(launch, Launch):
         raise EngineFault(f"the front began with {type(launch).__name__}")

@@ -7,8 +7,9 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 
 import numpy as np
 
-_KINDS = ("embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out", "hidden")
-KINDS = {name: number for number, name in enumerate(_KINDS)}
+_KINDS = ("embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out")
+_LATENT = ("latent", "latent_query", "per_head", "hidden")
+KINDS = {name: number for number, name in enumerate((*_KINDS, *_LATENT))}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "swiglu_oai": 5}
 SCORINGS = {"softmax": 0, "sigmoid": 1}
@@ -82,6 +83,7 @@ class COp(ctypes.Structure):
         ("slopes", c_void_p),
         ("sinks", c_void_p),
         ("gated", c_int32),
+        ("apart", c_int32),
         ("routing", CRouting),
         ("expert", ctypes.POINTER(CExpert)),
         ("experts", c_int32),
@@ -137,6 +139,7 @@ BATCH_ARRAYS = {
     "bias_ids": np.int32,
     "bias_values": np.float32,
 }
+MASK_ARRAYS = {"mask": np.int32, "masks": np.int32}
 DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits", "vectors")
 
 
@@ -149,6 +152,8 @@ class CBatch(ctypes.Structure):
         ("head", c_int32),
         ("table_pages", c_int64),
         *((name, c_void_p) for name in BATCH_ARRAYS),
+        ("mask_words", c_int64),
+        *((name, c_void_p) for name in MASK_ARRAYS),
     ]
 
 

@@ -23,6 +23,7 @@ from octavo.kernels.interface import (
     ACTIVATIONS,
     BATCH_ARRAYS,
     KINDS,
+    MASK_ARRAYS,
     NORMS,
     SCORINGS,
     CAct,
@@ -123,43 +124,6 @@ def measure(threads: int, isa_name: str | None = None) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class MixtureSize:
-    """Experts, how many of them a token goes to, and outputs of the widest one."""
-
-    experts: int
-    top: int
-    inner: int
-
-
-def workspace_bytes(
-    config: Config,
-    inner: int,
-    *,
-    sights: Sequence[tuple[int, bool]] = ((0, True),),
-    post_norms: bool = False,
-    whole_key_norms: bool = False,
-    mixture: MixtureSize | None = None,
-) -> int:
-    """Working memory of an executor before there is a plan.
-
-    inner: outputs of the widest feed-forward. sights: each pair of window and causal that attention comes with.
-    post_norms: some projection is normed before it is added. whole_key_norms: keys are normed over all heads together.
-    mixture: the largest mixture of experts.
-    """
-    ops = [COp(kind=KINDS["attend"], window=window, all_keys=not causal) for window, causal in dict.fromkeys(sights)]
-    ops += [COp(kind=KINDS["ffn_in"]), COp(kind=KINDS["proj"]), COp(kind=KINDS["qkv"])]
-    ops[-3].weight[0] = CWeight(rows=inner)
-    ops[-2].norm.kind = NORMS["rms"] if post_norms else NORMS["none"]
-    ops[-1].head_norm[1].whole = whole_key_norms
-    if mixture is not None:
-        expert = (CExpert * 1)()
-        expert[0].weight[0] = CWeight(rows=mixture.inner)
-        ops += [COp(kind=KINDS["route"], experts=mixture.experts), COp(kind=KINDS["moe_in"], expert=expert)]
-        ops[-2].routing.top = mixture.top
-    return int(library().octavo_workspace(config, (COp * len(ops))(*ops), len(ops)))
-
-
-@dataclass(frozen=True)
 class NormArgs:
     """A norm over the last axis: octavo_norm. weight, bias: as long as that axis."""
 
@@ -227,6 +191,7 @@ class OpArgs:
     slopes: Array | None = None
     sinks: Array | None = None
     gated: bool = False
+    apart: bool = False
     routing: RoutingArgs | None = None
     experts: tuple[ExpertArgs, ...] = ()
     expert_count: int = 0
@@ -247,6 +212,7 @@ def _pack(op: OpArgs) -> COp:
         "head_dim",
         "window",
         "gated",
+        "apart",
         "top",
         "limit",
     ):
@@ -373,8 +339,10 @@ class Plan:
         batch = CBatch(tokens=len(arrays["ids"]), runs=len(arrays["slots"]), head=len(arrays["rows"]))
         batch.table_pages, rest = divmod(arrays["tables"].shape[1], self._groups)
         assert not rest, f"tables of {self._groups} groups of layers that are not equally long"
+        batch.mask_words = arrays["masks"].shape[1]
+        assert not batch.mask_words or batch.mask_words * 32 >= self._vocab, "masks shorter than the vocabulary"
         for name, array in arrays.items():
-            setattr(batch, name, _pointer(name, array, BATCH_ARRAYS[name]))
+            setattr(batch, name, _pointer(name, array, (BATCH_ARRAYS | MASK_ARRAYS)[name]))
         drawn = CDrawn(alternatives=alternatives, **{name: array.ctypes.data for name, array in out.items()})
         library().octavo_run(self._handle, batch, drawn)
 

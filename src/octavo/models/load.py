@@ -7,14 +7,12 @@ architecture: names come from its data.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +22,7 @@ from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Layout, Weight, read_as
+from octavo.models.entry import Entry, read
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
 from octavo.models.precision import checked, kept
@@ -33,82 +32,33 @@ from octavo.models.rows import (
     flat,
     head_norm_rows,
     head_norm_stored,
+    latent_rows,
+    latent_stored,
     projection_rows,
     projection_stored,
 )
 from octavo.models.spec import ModelSpec, Moe
 from octavo.quant.folder import plain_tensors
-from octavo.quant.format import SUPPORTED, Format, format_of, pack, regrouped, vector, widened
+from octavo.quant.format import SUPPORTED, format_of, regrouped, widened
 from octavo.quant.online import online_format
-from octavo.quant.plain import PLAIN, float32_values
+from octavo.quant.plain import PLAIN
 
 DTYPES = ("auto", "bfloat16", "float32")
-LINE = 64  # bytes of a cache line
 LISTED = 4  # most tensors an error names
 BEHIND = r"\d_linear\.(weight|bias)"  # of modules behind a model that shall generate
 CATEGORIES = {
     **dict.fromkeys(("embed", "positions", "types"), "embedding"),
     "head": "head",
-    **dict.fromkeys(("q", "k", "v", "o"), "attention"),
+    **dict.fromkeys(("q", "k", "v", "o", "q_a", "q_b", "kv_a", "k_b", "v_b"), "attention"),
     **dict.fromkeys(("gate", "up", "down"), "feed_forward"),
     **dict.fromkeys(("router", "shared_gate", "expert_gate", "expert_up", "expert_down"), "experts"),
 }
 PAIRS = (("gate", "up"), ("expert_gate", "expert_up"))  # that files may have in one tensor
+LATENT = ("q", "q_b", "kv_a", "k_b", "v_b")  # that latent attention arranges
 READ_TOGETHER = {"q": ("q", "k", "v"), **{pair[0]: pair for pair in PAIRS}}  # matrices that read one input
+READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q")}
 
-T = TypeVar("T", bound=np.generic)
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """One weight to load. `shape` is ours; `form` None: float32 numbers.
-
-    `rows`: which stored rows (of a vector: elements) it consists of, see models/rows.py. transposed: stored
-    [inputs, outputs]. plus: added to every stored number of a vector. unit: rows of a matrix are
-    divided by their lengths. index: which of the parts that lie in one tensor, one after the other; -1: it is whole.
-    exact: never in codes.
-    """
-
-    key: str
-    tensor: Tensor | Derived
-    form: Format | None
-    shape: tuple[int, ...]
-    rows: Rows | None = None
-    transposed: bool = False
-    plus: float = 0.0
-    unit: bool = False
-    index: int = -1
-    exact: bool = False
-
-    @property
-    def stored(self) -> tuple[int, ...]:
-        """The shape of what is read of the tensor."""
-        return self.tensor.shape if self.index < 0 else self.tensor.shape[1:]
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of what is read of the tensor."""
-        return self.tensor.nbytes // (1 if self.index < 0 else self.tensor.shape[0])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        if self.form is None:
-            return math.prod(self.shape) * 4
-        return self.form.packed_bytes(*self.shape)
-
-    @property
-    def recipe(self) -> list[str | int | float]:
-        """What its packed bytes depend on beside the stored ones, as JSON."""
-        rows = "" if self.rows is None else hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
-        form: list[str | int | float] = [] if self.form is None else [self.form.layout.name, self.form.group]
-        return [*self.shape, rows, self.transposed, self.plus, self.unit, self.index, *form]
-
-    @property
-    def room(self) -> int:
-        """Bytes in a block: up to the next cache line."""
-        return -(-self.nbytes // LINE) * LINE
 
 
 def load(
@@ -147,7 +97,7 @@ def packed_parts(entries: Sequence[Entry], progress: Callable[[float], None] | N
         for entry in together:
             try:
                 raw = tensor.read() if raw is None else raw
-                packed = _read(entry, raw)
+                packed = read(entry, raw)
             except ValueError as error:
                 raise ModelError(f"{tensor.file.path}: tensor {shown(tensor.name)} {error}") from None
             yield np.pad(packed, (0, entry.room - packed.nbytes))
@@ -201,9 +151,9 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
         if name not in held:
             continue
         tensor = held[name]
-        entry = _entry(part, tensor, tensors, dtype)
-        alone = 1 if entry.index < 0 else tensor.shape[0]
+        alone = tensor.shape[0] if _indexed(part, tensor) else 1
         fused = tensors.fused.get(part.name, "" if part.expert < 0 else "stacked") if shared[name] > alone else ""
+        entry = _entry(part, tensor, tensors, dtype, fused)
         fault = _fault(entry, _stored(part, tensors, fused, entry.transposed), part)
         if fault:
             faults[f"{shown(name)} {fault}"] = None
@@ -227,7 +177,7 @@ def _quantized(source: Source, entries: list[Entry], quantization: str, layers: 
             raise InvalidValue("quantization", quantization, told)
         form = None
         if entry.form is not None and not entry.exact:
-            stored = "F32" if entry.unit else entry.tensor.dtype
+            stored = "F32" if entry.unit or entry.blocks else entry.tensor.dtype
             form = online_format(stored, entry.shape[1], *kept(quantization, entry.key, layers))
         out.append(replace(entry, form=form or entry.form))
     return out
@@ -242,8 +192,8 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
     forms = {entry.key: entry.form for entry in entries}
     for key in forms:
         at, _, part = key.rpartition(".")
-        together = [f"{at}.{name}" for name in READ_TOGETHER.get(part, ())]
-        found = [form for name in together if (form := forms.get(name))]
+        together = [name for each in READ_TOGETHER.get(part, ()) if forms.get(name := f"{at}.{each}")]
+        found = [form for name in together if (form := forms[name])]
         reads = [read_as(form.layout, form.group) for form in found]
         if len(set(reads)) < 2:
             continue
@@ -257,22 +207,34 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
     return [replace(entry, form=forms[entry.key]) for entry in entries]
 
 
-def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str) -> Entry:
+def _indexed(part: Part, tensor: Tensor | Derived) -> bool:
+    """Whether the tensor holds the same part of all experts."""
+    return part.expert >= 0 and len(tensor.shape) > len(part.shape)
+
+
+def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str, fused: str) -> Entry:
     """How a part is read from its tensor, but for the map of its rows."""
-    stored = "F32" if part.unit and tensor.dtype in PLAIN else tensor.dtype  # as computing with its numbers leaves it
-    form = None if part.is_vector else format_of(stored, "float32" if part.exact else dtype)
+    blocks = part.layer.attn.heads if part.layer and part.name == "k_b" and fused else 0
+    computed = bool(blocks) or (part.unit and tensor.dtype in PLAIN)
+    form = None if part.is_vector else format_of(tensor.dtype, "float32" if part.exact else dtype)
+    form = format_of("F32", dtype) if form and computed else form  # as computing with its numbers leaves it
     # Experts' codes lie by outputs even where their numbers would not.
     transposed = part.name in tensors.transposed and not part.is_vector and (part.expert < 0 or tensor.dtype in PLAIN)
     plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
-    index = part.expert if len(tensor.shape) > len(part.shape) else -1
-    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact)
+    index = part.expert if _indexed(part, tensor) else -1
+    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact, blocks)
 
 
 def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple[int, ...]:
     """The shape that must be stored of a part, of one expert where there are several."""
     layer, name = part.layer, part.name
     rows = part.shape[0] + tensors.skipped.get(name, 0)
-    if layer and name in ("q", "k", "v"):
+    if layer and layer.attn.latent and name in LATENT:
+        latent = layer.attn.latent
+        rows = latent_stored(name, layer.attn, latent, fused)
+        if name == "k_b" and fused:
+            return rows, latent.rank
+    elif layer and name in ("q", "k", "v"):
         rows = projection_stored(name, layer.attn, fused)
     elif layer and name in ("q_norm", "k_norm"):
         rows, dim = head_norm_stored(name, layer.attn), layer.attn.head_dim
@@ -287,6 +249,9 @@ def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple
 def _rows(part: Part, tensors: Tensors, fused: str) -> Rows | None:
     """Which stored rows a part consists of; None: all."""
     layer, name = part.layer, part.name
+    if layer and layer.attn.latent and name in LATENT:
+        found = latent_rows(name, layer.attn, layer.attn.latent, fused, tensors.interleaved)
+        return None if found is None else flat(found, latent_stored(name, layer.attn, layer.attn.latent, fused))
     if layer and name in ("q", "k", "v"):
         rows = projection_rows(name, layer.attn, fused, tensors.interleaved)
         return flat(rows, projection_stored(name, layer.attn, fused))
@@ -309,6 +274,9 @@ def _fault(entry: Entry, stored: tuple[int, ...], part: Part) -> str:
     if entry.index >= 0 and part.layer and isinstance(part.layer.ffn, Moe):
         stored = (part.layer.ffn.experts, *stored)
     flat = part.name == "shared_gate" and tensor.shape == stored[1:]  # as GGUF files have it
+    if part.layer and part.name in ("k_b", "v_b") and len(tensor.shape) == 3:  # and this
+        heads = part.layer.attn.heads
+        flat = tensor.shape == (heads, stored[0] // heads, stored[1])
     if tensor.shape != stored and not flat:
         return f"has the shape {list(tensor.shape)}, expected {list(stored)}"
     if part.exact and tensor.dtype not in PLAIN:
@@ -332,35 +300,3 @@ def _listed(what: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{what}: {', '.join(names[:LISTED])}{more}"
-
-
-def _read(entry: Entry, raw: Bytes) -> Bytes:
-    """One weight, packed, of its tensor's bytes. uint8 [entry.nbytes]. Raises ValueError for what are no numbers."""
-    tensor, stored = entry.tensor, entry.stored
-    raw = raw if entry.index < 0 else raw.reshape(tensor.shape[0], -1)[entry.index]
-    if entry.form is None:
-        values = vector(raw, tensor.dtype).reshape(stored) + np.float32(entry.plus)
-        values = values if len(entry.shape) == 2 else values.reshape(-1)
-        return np.ascontiguousarray(picked(values, entry.rows)).view(np.uint8).reshape(-1)
-    rows: Bytes = raw.reshape(stored[0] if len(stored) > 1 else 1, -1)
-    if entry.transposed:
-        size = rows.shape[1] // stored[1]  # bytes of a number
-        rows = rows.reshape(*stored, size).swapaxes(0, 1).reshape(stored[1], -1)
-    if entry.unit:
-        rows = unit_rows(float32_values(rows, tensor.dtype)).view(np.uint8)
-    return pack(entry.form, picked(rows, entry.rows), entry.shape[1]).data
-
-
-def unit_rows(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows divided by their lengths. [rows, cols]"""
-    lengths = np.maximum(np.sqrt((values.astype(np.float64) ** 2).sum(axis=1, keepdims=True)), 1e-12)
-    return np.asarray(values / lengths, np.float32)
-
-
-def picked(values: npt.NDArray[T], rows: Rows | None) -> npt.NDArray[T]:
-    """The rows of a map, zeros where it says -1."""
-    if rows is None:
-        return values
-    out = values[rows]
-    out[rows < 0] = 0
-    return out

@@ -6,18 +6,17 @@ same `Rope` share one pair of tables. Knows no checkpoint format and no executor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES
-from octavo.kernels.weight import Weight, read_as
+from octavo.kernels.weight import Weight
 from octavo.models import spec as declared
 from octavo.models.groups import Seat, kv_layout, seats
-from octavo.models.parts import Part, parts
+from octavo.models.lower_latent import latent_ops
+from octavo.models.named import Named, Weights
+from octavo.models.parts import parts
 from octavo.models.rope import slopes, tables
 from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Moe, places
 from octavo.program.ops import (
@@ -26,7 +25,6 @@ from octavo.program.ops import (
     Embed,
     Expert,
     FfnIn,
-    Floats,
     Head,
     HeadNorm,
     Hidden,
@@ -43,10 +41,6 @@ from octavo.program.ops import (
     Route,
 )
 
-LISTED = 4  # most names an error shows
-
-Weights = Mapping[str, Weight | npt.NDArray[np.float32]]
-
 
 def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exact: bool = False) -> Program:
     """The program of a model whose sequences hold up to `max_len` positions.
@@ -60,10 +54,10 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
     attn = _same_heads(spec)
     if spec.positions and max_len > spec.positions:
         raise ModelError(f"{max_len} positions where the model has learned {spec.positions}")
-    named = _Named(weights, exact, {part.key: part for part in parts(spec)})
+    named = Named(weights, exact, {part.key: part for part in parts(spec)})
     for key in named.declared:
         named.check(key)
-    ropes = {rope: tables(rope, attn.head_dim, max_len) for rope in {layer.attn.rope for layer in spec.layers} if rope}
+    ropes = {rope: tables(rope, attn.turned, max_len) for rope in {layer.attn.rope for layer in spec.layers} if rope}
     embed = named.matrix("embed")
     positions = named.numbers("positions")[:max_len] if spec.positions else None
     types = named.numbers("types") if spec.types else None
@@ -84,7 +78,7 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
     )
 
 
-def _end(named: _Named, spec: ModelSpec, embed: Weight) -> Head | Hidden:
+def _end(named: Named, spec: ModelSpec, embed: Weight) -> Head | Hidden:
     """What a program ends with: the head of a decoder, or an encoder's vectors."""
     norm = named.norm("norm", spec.norm)
     if not spec.head:
@@ -109,7 +103,7 @@ def _same_heads(spec: ModelSpec) -> Attn:
 class _Lowered:
     """One layer on its way to ops."""
 
-    named: _Named
+    named: Named
     layer: Layer
     index: int
     seat: Seat
@@ -121,12 +115,16 @@ class _Lowered:
 
     def ops(self) -> Iterator[Op]:
         """Attention and feed-forward, one after the other or both from the same x."""
-        read = self.named.act(*(self.at + name for name in ("q", "k", "v")))
-        yield self._norm("attn_norm", self.layer.first or self.layer.norm, read)
-        yield self._qkv(read)
-        if not self.layer.parallel:
-            yield self._attend()
-            yield from self._added("attn", "o", 0)
+        if self.layer.attn.latent:
+            yield from self._latent()
+            read = None
+        else:
+            read = self.named.act(*(self.at + name for name in ("q", "k", "v")))
+            yield self._norm("attn_norm", self.layer.first or self.layer.norm, read)
+            yield self._qkv(read)
+            if not self.layer.parallel:
+                yield self._attend()
+                yield from self._added("attn", "o", 0)
         if isinstance(self.layer.ffn, Moe):
             yield from self._mixture(self.layer.ffn)
             return
@@ -138,6 +136,17 @@ class _Lowered:
             yield self._attend()
             yield from self._added("attn", "o", 0)
         yield from self._added("ffn", "down", 1)
+
+    def _latent(self) -> Iterator[Op]:
+        """Attention with one key for all heads."""
+        layer, attn, named = self.layer, self.layer.attn, self.named
+        if attn.latent is None or layer.parallel or layer.shared:
+            raise ModelError(f"{self.at}attn: latent attention beside a feed-forward")
+        read = named.act(*(self.at + name for name in ("kv_a", "q_a" if attn.latent.narrow else "q")))
+        yield self._norm("attn_norm", layer.first or layer.norm, read)
+        rope = self.ropes[attn.rope] if attn.rope else None
+        yield from latent_ops(named, attn, attn.latent, self.at, self.seat, rope, read)
+        yield from self._added("attn", "o", 1)
 
     def _inputs(self, ffn: Mlp) -> list[str]:
         """The matrices that read what a feed-forward reads."""
@@ -261,70 +270,3 @@ class _Lowered:
         yield Proj(named.matrix(key), named.bias(key), named.act(key), source, layer.scale, post, gated)
         if layer.after:
             yield Renorm(named.norm(f"{self.at}{half}_after", layer.after))
-
-
-class _Named:
-    """The weights by name, each checked against the shape that the model declares."""
-
-    def __init__(self, weights: Weights, exact: bool, declared: Mapping[str, Part]) -> None:
-        self.declared = declared
-        self._weights = weights
-        self._exact = exact
-
-    def check(self, name: str) -> None:
-        """Raise ModelError where a weight is not what is declared."""
-        if self.declared[name].is_vector:
-            self.numbers(name)
-        else:
-            self.matrix(name)
-
-    def matrix(self, name: str) -> Weight:
-        weight, shape = self._weights.get(name), self.declared[name].shape
-        if not isinstance(weight, Weight) or (weight.rows, weight.cols) != shape:
-            raise ModelError(f"{name}: {_shown(weight)} where a matrix of {shape[0]} x {shape[1]} is declared")
-        return weight
-
-    def numbers(self, name: str) -> Floats:
-        vector, shape = self._weights.get(name), self.declared[name].shape
-        if not isinstance(vector, np.ndarray) or vector.shape != shape or vector.dtype != np.float32:
-            wanted = f"vector of {shape[0]}" if len(shape) == 1 else f"array of {list(shape)}"
-            raise ModelError(f"{name}: {_shown(vector)} where a float32 {wanted} is declared")
-        return vector
-
-    def bias(self, name: str) -> Floats | None:
-        """The bias of a part, where one is declared."""
-        return self.numbers(name + "_bias") if name + "_bias" in self.declared else None
-
-    def norm(self, name: str, norm: declared.Norm) -> Norming:
-        """A norm with its weights."""
-        weight = self.numbers(name) if name in self.declared else None
-        return Norming(norm.kind, weight, self.bias(name), norm.eps)
-
-    def act(self, *names: str) -> Act:
-        """The form in which all these matrices read one input: int8 in groups as the weights' scales want them."""
-        if self._exact:
-            return Act(32)
-        matrices = [weight for name in names if isinstance(weight := self._weights[name], Weight)]
-        forms = {read_as(weight.layout, weight.group) for weight in matrices}
-        if len({bits for bits, _ in forms}) > 1:
-            stored = _listed([weight.layout.name for weight in matrices])
-            raise ModelError(f"{_listed(names)}: stored as {stored}, which do not read one form of input")
-        if len(forms) > 1:
-            shown = ", ".join(str(group) for _, group in sorted(forms))
-            raise ModelError(f"{_listed(names)}: stored in groups of {shown}, which do not read one form of input")
-        return Act(*forms.pop())
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
-def _shown(weight: Weight | npt.NDArray[np.float32] | None) -> str:
-    """What was found, for an error."""
-    if weight is None:
-        return "nothing"
-    if isinstance(weight, Weight):
-        return f"a matrix of {weight.rows} x {weight.cols}"
-    return f"{weight.dtype} {list(weight.shape)}"

@@ -21,7 +21,8 @@ from octavo.checkpoint.container import SUFFIX, kept_in, open_block, write_block
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Mapped
 from octavo.kernels.weight import FORMS
-from octavo.models.load import Entry, Weights, block_bytes, load, packed_parts, plan, views
+from octavo.models.entry import Entry
+from octavo.models.load import Weights, block_bytes, load, packed_parts, plan, views
 from octavo.models.spec import ModelSpec
 from octavo.quant.folder import settings_of
 

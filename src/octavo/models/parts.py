@@ -2,6 +2,7 @@
 
     embed  positions  types  embed_norm  norm  head (absent when tied)
     layers.{i}.attn_norm  .q  .k  .v  .q_norm  .k_norm  .sinks  .o  .attn_post  .attn_after
+    layers.{i}.kv_a  .kv_a_norm  .k_b  .v_b  and .q, or .q_a  .q_a_norm  .q_b  of latent attention, beside the others
     layers.{i}.ffn_norm  .gate  .up  .down  .ffn_post  .ffn_after
     layers.{i}.router  .correction  .shared_gate
     layers.{i}.{e}.expert_gate  .expert_up  .expert_down  of each expert
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Moe, Norm, places
+from octavo.models.spec import Attn, Latent, Layer, Mlp, ModelSpec, Moe, Norm, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,16 @@ def _pooler(spec: ModelSpec) -> Iterator[Part]:
 def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:
     attn = layer.attn
     yield from _norm(at + "attn_norm", layer.first or layer.norm, width, layer)
-    room = places(attn.head_dim)
-    for name, heads in (("q", attn.heads), ("k", attn.kv_heads), ("v", attn.kv_heads)):
-        yield from _matrix(at + name, heads * room, width, attn.qkv_bias, layer)
+    if attn.latent:
+        yield from _latent(at, attn, attn.latent, layer, width)
+    else:
+        room = places(attn.head_dim)
+        for name, heads in (("q", attn.heads), ("k", attn.kv_heads), ("v", attn.kv_heads)):
+            yield from _matrix(at + name, heads * room, width, attn.qkv_bias, layer)
     yield from _head_norms(at, attn, layer)
     if attn.sinks:
         yield Part(at + "sinks", (attn.heads,), layer=layer)
-    yield from _matrix(at + "o", width, attn.heads * attn.head_dim, attn.out_bias, layer)
+    yield from _matrix(at + "o", width, attn.heads * attn.given, attn.out_bias, layer)
     for half in ("attn", "ffn"):
         if half == "ffn":
             if not layer.shared:
@@ -95,6 +99,19 @@ def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:
         for name, norm in (("post", layer.post), ("after", layer.after)):
             if norm:
                 yield from _norm(f"{at}{half}_{name}", norm, width, layer)
+
+
+def _latent(at: str, attn: Attn, latent: Latent, layer: Layer, width: int) -> Iterator[Part]:
+    """k_b and v_b follow each other: files may hold them in one tensor."""
+    if latent.narrow:
+        yield from _matrix(at + "q_a", latent.narrow, width, attn.qkv_bias, layer)
+        yield from _norm(at + "q_a_norm", latent.norm, latent.narrow, layer)
+    query = ("q_b", latent.narrow) if latent.narrow else ("q", width)
+    yield Part(at + query[0], (attn.heads * attn.query, query[1]), layer=layer)
+    yield from _matrix(at + "kv_a", places(attn.head_dim), width, attn.qkv_bias, layer)
+    yield from _norm(at + "kv_a_norm", latent.norm, latent.rank, layer)
+    yield Part(at + "k_b", (attn.heads * latent.rank, latent.plain), layer=layer)
+    yield Part(at + "v_b", (attn.heads * latent.value, latent.rank), layer=layer)
 
 
 def _dense(at: str, ffn: Mlp, layer: Layer, width: int) -> Iterator[Part]:

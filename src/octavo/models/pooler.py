@@ -13,7 +13,7 @@ import numpy as np
 from octavo.checkpoint.source import Source
 from octavo.core.errors import InvalidValue
 from octavo.core.status import PoolingInfo
-from octavo.models.lower import Weights
+from octavo.models.named import Weights
 from octavo.models.names import Architecture
 from octavo.models.settings import Settings
 from octavo.models.spec import Dense, ModelSpec, Pooler

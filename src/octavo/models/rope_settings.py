@@ -93,7 +93,7 @@ def _yarn(c: Settings, scaling: Settings, theta: float, dims: int) -> Rope:
     factor = scaling.number("factor", longest / original)
     attention = scaling.number("attention_factor") if scaling.has("attention_factor") else 0.0
     if scaling.has("mscale") and scaling.has("mscale_all_dim") and not attention:
-        attention = _mscale(factor, scaling.number("mscale")) / _mscale(factor, scaling.number("mscale_all_dim"))
+        attention = mscale(factor, scaling.number("mscale")) / mscale(factor, scaling.number("mscale_all_dim"))
     return Rope(
         theta,
         "yarn",
@@ -107,7 +107,7 @@ def _yarn(c: Settings, scaling: Settings, theta: float, dims: int) -> Rope:
     )
 
 
-def _mscale(factor: float, weight: float) -> float:
+def mscale(factor: float, weight: float) -> float:
     """DeepSeek's form of YaRN's scaling of attention."""
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.models.rope import turning
-from octavo.models.spec import Attn, places
+from octavo.models.spec import Attn, Latent, places
 
 Rows = npt.NDArray[np.int64]
 
@@ -62,6 +62,33 @@ def projection_stored(part: str, attn: Attn, fused: str) -> int:
     """How many rows are stored where "q", "k" or "v" lies."""
     heads = attn.heads + 2 * attn.kv_heads if fused else attn.heads if part == "q" else attn.kv_heads
     return heads * attn.head_dim
+
+
+def latent_rows(part: str, attn: Attn, latent: Latent, fused: str, interleaved: bool) -> Rows | None:
+    """The map of a matrix of latent attention; of "k_b" as it is stored. fused: "k_b" and "v_b" in one tensor, head by
+    head."""
+    turned = _within(attn.turned, 0 if attn.rope is None else attn.turned, interleaved)
+    if part in ("q", "q_b", "kv_a"):
+        plain, heads = (latent.rank, 1) if part == "kv_a" else (latent.plain, attn.heads)
+        within = np.concatenate([np.arange(plain), np.where(turned < 0, -1, plain + turned)])
+        return _moved(within, np.arange(heads) * (plain + attn.turned))
+    if not fused or part not in ("k_b", "v_b"):
+        return None
+    first = np.arange(attn.heads) * (latent.plain + latent.value)
+    if part == "v_b":
+        return _moved(np.arange(latent.value), first + latent.plain)
+    return _moved(np.arange(latent.plain), first)
+
+
+def latent_stored(part: str, attn: Attn, latent: Latent, fused: str) -> int:
+    """How many rows are stored where a matrix of latent attention lies."""
+    if part == "kv_a":
+        return latent.rank + attn.turned
+    if part in ("q", "q_b"):
+        return attn.heads * (latent.plain + attn.turned)
+    if fused:
+        return attn.heads * (latent.plain + latent.value)
+    return attn.heads * (latent.rank if part == "k_b" else latent.value)
 
 
 def head_norm_rows(part: str, attn: Attn, interleaved: bool) -> Rows:

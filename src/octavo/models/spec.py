@@ -59,11 +59,27 @@ class HeadNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class Latent:
+    """A key that all heads share: keys and values of each head are made of its first `rank` dims, the rest turns.
+
+    plain: dims of a head's query that do not turn; value: those of its value. narrow: what queries are made of instead
+    of the layer's input, 0: that. norm: of both. See program/ops.py, Latent; rank, plain and value are multiples of 32.
+    """
+
+    rank: int
+    plain: int
+    value: int
+    narrow: int
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
 class Attn:
     """Grouped self-attention. scale 0 means head_dim ** -0.5; rope None: no rotation.
 
     window, soft_cap, clip 0: none. alibi: the largest exponent of the slopes, 8 in the paper; 0: none. causal, window:
-    see program/ops.py, Attend.
+    see program/ops.py, Attend. latent: there is one key head, of the latent key's dims; qkv_bias is of what makes that
+    and the narrow query, and of the rest nothing but window, causal and scale may be asked for.
     """
 
     heads: int
@@ -80,6 +96,22 @@ class Attn:
     head_norm: HeadNorm | None = None
     clip: float = 0.0
     causal: bool = True
+    latent: Latent | None = None
+
+    @property
+    def turned(self) -> int:
+        """Dims of what is rotated as a head of its own."""
+        return self.head_dim - self.latent.rank if self.latent else self.head_dim
+
+    @property
+    def given(self) -> int:
+        """Dims of a head's value, as the output projection reads it."""
+        return self.latent.value if self.latent else self.head_dim
+
+    @property
+    def query(self) -> int:
+        """Places of a head in the rows of the query's matrix."""
+        return self.latent.plain + places(self.turned) if self.latent else places(self.head_dim)
 
 
 @dataclass(frozen=True, slots=True)

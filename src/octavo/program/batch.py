@@ -4,7 +4,8 @@ Drawing a token from a row of logits, the same in every executor:
   1. raw log-probabilities, for what is reported: logits - logsumexp(logits).
   2. add `bias`; for tokens of the row's history: repetition penalty (divide positive logits by it, multiply negative
      ones), then subtract frequency_penalty * count, then presence_penalty, both over generated tokens only. Each is
-     one float32 operation; the result is clamped to finite numbers.
+     one float32 operation; the result is clamped to finite numbers. Tokens that the row's mask does not allow then
+     become the least number: their share is 0.
   3. temperature 0: the largest, lowest id on a tie. Otherwise p ~ exp((x - max x) / temperature); keep
      min_p: tokens with p >= min_p * max p; of those top_k: the k largest, lowest ids first on a tie; of those top_p:
      the fewest likeliest tokens whose share reaches top_p.
@@ -15,13 +16,16 @@ Drawing a token from a row of logits, the same in every executor:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
+
+NO_MASK: Ints = np.zeros(0, np.int32)
+NO_MASKS: Ints = np.zeros((0, 0), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +36,9 @@ class HeadRows:
     wanted; otherwise the number of alternatives. `position` is the index of the drawn token in its sequence. The
     history of row i is history[history_starts[i]:history_starts[i + 1]], its first prompt_lens[i] tokens being the
     prompt; it is empty where no penalty applies. Likewise bias_ids and bias_values by bias_starts.
+
+    A row that draws may take only the tokens whose bits are set in masks[mask]: bit t % 32 of word t // 32; -1: all.
+    Some token must be allowed that the bias leaves finite. Without masks `mask` is not looked at.
     """
 
     rows: Ints  # [H] index into the step's tokens, ascending
@@ -52,6 +59,8 @@ class HeadRows:
     bias_starts: npt.NDArray[np.int64]  # [H + 1]
     bias_ids: Ints
     bias_values: Floats
+    mask: Ints = field(default_factory=lambda: NO_MASK)  # [H]
+    masks: Ints = field(default_factory=lambda: NO_MASKS)  # [M, words of the vocabulary], or [0, 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,19 +20,23 @@ from octavo.program.ops import (
     Head,
     HeadNorm,
     Hidden,
+    Latent,
+    LatentQuery,
     MoeIn,
     MoeOut,
     Norm,
     Norming,
     Op,
+    PerHead,
     Program,
     Proj,
     Qkv,
     Renorm,
+    Rope,
     Route,
 )
 
-Reads = Qkv | Proj | FfnIn | Route | MoeIn | MoeOut | Head
+Reads = Qkv | Latent | LatentQuery | PerHead | Proj | FfnIn | Route | MoeIn | MoeOut | Head
 Written = tuple[Act, int, int] | None  # the form of an h, its inputs, and rows of a token
 
 
@@ -49,9 +53,22 @@ def check(program: Program) -> None:
             case Norm():
                 written[op.out] = op.act, program.width, 1
             case Attend():
-                written[op.out] = op.act, program.heads * (op.head_dim or places), 1
+                dims = op.head_dim or places
+                written[op.out] = (op.act, dims, program.heads) if op.apart else (op.act, program.heads * dims, 1)
             case Qkv():
                 _check_reads(op, (op.q, op.k, op.v), written[op.source])
+            case Latent():
+                _check_reads(op, (op.weight,) if op.narrow is None else (op.weight, op.narrow), written[op.source])
+                if op.narrow is not None:
+                    _check_apart(op)
+                    written[op.out] = op.act_out, op.narrow.rows, 1
+            case LatentQuery():
+                _check_reads(op, (op.weight,), written[op.source])
+                _check_act("LatentQuery", op.up, op.act_up)
+            case PerHead():
+                _check_apart(op)
+                _check_reads(op, (op.weight,), written[op.source], program.heads)
+                written[op.out] = op.act_out, op.weight.rows, 1
             case Proj():
                 _check_reads(op, (op.weight,), written[op.source])
                 if op.gated and (routed is None or routed.gate is None):
@@ -117,7 +134,7 @@ def _check_routed(op: MoeIn | MoeOut, experts: int, routed: Route | None) -> Non
         raise ModelError(f"{name}: {op.top} of {experts} experts, but the Route before it chooses {found}")
 
 
-def _check_apart(op: FfnIn | MoeIn) -> None:
+def _check_apart(op: FfnIn | MoeIn | Latent | PerHead) -> None:
     if op.source == op.out:
         raise ModelError(f"{type(op).__name__}: reads and writes h[{op.out}]; it takes two different ones")
 
@@ -145,7 +162,7 @@ def _check_act(name: str, weight: Weight, act: Act) -> None:
 
 def _check_vectors(op: Op, program: Program) -> None:
     """What an op has beside its matrices is of known kind and of the size that is read."""
-    name, width, heads = type(op).__name__, program.width, program.heads
+    name, width, heads, places = type(op).__name__, program.width, program.heads, program.kv.head_dim
     match op:
         case Embed():
             _check_size(f"{name}: positions", op.positions, program.max_len * width, more=True)
@@ -155,7 +172,17 @@ def _check_vectors(op: Op, program: Program) -> None:
         case Qkv():
             _check_heads(f"{name}: q_norm", op.q_norm, heads, program)
             _check_heads(f"{name}: k_norm", op.k_norm, program.kv.kv_heads, program)
-            _check_rope(op, program)
+            _check_rope(name, op.rope, program, places)
+        case Latent():
+            _check_latent(op, program)
+        case LatentQuery():
+            rows, rest = program.heads * (op.up.cols + places - op.rank), places - op.rank
+            _check_shape(name, op.weight, rows, 1)
+            _check_shape(f"{name}: up", op.up, program.heads * op.rank, 32)
+            _check_rope(name, op.rope, program, rest)
+        case PerHead():
+            if op.weight.rows % (32 * heads):
+                raise ModelError(f"{name}: {op.weight.rows} outputs of {heads} heads; each has a multiple of 32")
         case Attend():
             _check_size(f"{name}: slopes", op.slopes, heads)
             _check_size(f"{name}: sinks", op.sinks, heads)
@@ -195,11 +222,31 @@ def _check_heads(name: str, norm: HeadNorm | None, heads: int, program: Program)
     _check_norm(name, norm.norm, places * heads if norm.whole or weight.ndim == 2 else places)
 
 
-def _check_rope(op: Qkv, program: Program) -> None:
-    if op.rope is None:
+def _check_latent(op: Latent, program: Program) -> None:
+    places = program.kv.head_dim
+    if program.kv.kv_heads != 1 or op.rank % 32 or not 0 < op.rank <= places:
+        shown = f"{op.rank} of {places} places, {program.kv.kv_heads} key heads"
+        raise ModelError(f"Latent: {shown}: there is one key head, and its first part is a multiple of 32")
+    _check_shape("Latent", op.weight, places, 1)
+    _check_size("Latent: bias", op.bias, places)
+    _check_norm("Latent", op.norm, op.rank)
+    _check_rope("Latent", op.rope, program, places - op.rank)
+    if op.narrow is not None:
+        _check_size("Latent: narrow bias", op.narrow_bias, op.narrow.rows)
+        _check_norm("Latent: narrow", op.narrow_norm, op.narrow.rows)
+
+
+def _check_shape(name: str, weight: Weight, rows: int, inputs: int) -> None:
+    if weight.rows != rows or weight.cols % inputs:
+        wanted = f"{rows} rows" if inputs == 1 else f"{rows} rows and a multiple of {inputs} inputs"
+        raise ModelError(f"{name}: a matrix of {weight.rows} x {weight.cols} where one of {wanted} is needed")
+
+
+def _check_rope(name: str, rope: Rope | None, program: Program, places: int) -> None:
+    if rope is None:
         return
-    for table in (op.rope.cos, op.rope.sin):
-        _check_size("Qkv: rope", table, program.max_len * program.kv.head_dim // 2, more=True)
+    for table in (rope.cos, rope.sin):
+        _check_size(f"{name}: rope", table, program.max_len * places // 2, more=True)
 
 
 def _check_size(name: str, vector: Floats | None, size: int, *, more: bool = False) -> None:

@@ -24,10 +24,13 @@ from octavo.program.ops import (
     FfnIn,
     Head,
     Hidden,
+    Latent,
+    LatentQuery,
     MoeIn,
     MoeOut,
     Norm,
     Op,
+    PerHead,
     Program,
     Proj,
     Qkv,
@@ -36,7 +39,9 @@ from octavo.program.ops import (
 )
 
 EXPERTS = ("route", "moe_in", "moe_out")
-KINDS = ("embed", "norm", "qkv", "attend", "proj(o)", "ffn_in", "proj(down)", *EXPERTS, "head", "draw")
+LATENT = ("latent", "latent_query", "per_head")
+ATTENTION = ("qkv", "latent", "latent_query", "attend", "per_head", "proj(o)")
+KINDS = ("embed", "norm", *ATTENTION, "ffn_in", "proj(down)", *EXPERTS, "head", "draw")
 PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
 NAMES = {
     Embed: "embed",
@@ -48,6 +53,7 @@ NAMES = {
     FfnIn: "ffn_in",
     Head: "head",
 }
+NAMES |= {Latent: "latent", LatentQuery: "latent_query", PerHead: "per_head"}
 NAMES |= {Route: "route", MoeIn: "moe_in", MoeOut: "moe_out"}
 BITS = {8: "int8", 16: "bf16", 32: "fp32"}
 
@@ -94,7 +100,7 @@ def kinds(program: Program) -> list[str]:
     sources = ["proj(o)", "proj(o)"]  # of what stands in h[0] and h[1]
     for op in program.ops:
         match op:
-            case Attend():
+            case Attend() | PerHead():
                 sources[op.out] = "proj(o)"
             case FfnIn():
                 sources[op.out] = "proj(down)"
@@ -128,14 +134,24 @@ def _cost(op: Op, program: Program, batch: Batch) -> Cost:
             return Cost(fp32=4 * tokens * program.width if op.norm.kind != "none" else 0)
         case Qkv():
             return _qkv(op, program, tokens) + Cost(written=tokens * token_bytes)
+        case Latent():
+            matrices = (op.weight,) if op.narrow is None else (op.weight, op.narrow)
+            normed = op.rank + (op.narrow.rows if op.narrow else 0)
+            both = Cost(written=tokens * token_bytes, fp32=4 * tokens * normed)
+            return _products(matrices, tokens, op.act) + both
+        case LatentQuery():
+            return _products((op.weight,), tokens, op.act) + _products((op.up,), tokens, op.act_up)
+        case PerHead():
+            return _products((op.weight,), tokens, op.act)
         case Attend():
             seen, read = _keys(op, batch)
-            products = 4 * seen * program.heads * (op.head_dim or program.kv.head_dim)
+            dims = op.head_dim or program.kv.head_dim
+            products = 2 * seen * program.heads * ((program.kv.head_dim if op.apart else dims) + dims)
             read *= token_bytes
             return Cost(read, fp32=products) if program.kv.dtype == "float32" else Cost(read, bf16=products)
         case Proj():
-            normed = op.post is not None and op.post.kind != "none"
-            added = 4 * tokens * program.width * normed + tokens * program.width * (op.scale != 1)
+            after = op.post is not None and op.post.kind != "none"
+            added = 4 * tokens * program.width * after + tokens * program.width * (op.scale != 1)
             return _products((op.weight,), tokens, op.act) + Cost(fp32=added)
         case FfnIn():
             return _products((op.up,) if op.gate is None else (op.gate, op.up), tokens, op.act)

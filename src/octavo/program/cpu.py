@@ -19,18 +19,23 @@ from octavo.program.ops import (
     Attend,
     Embed,
     FfnIn,
+    Floats,
     Head,
     HeadNorm,
     Hidden,
+    Latent,
+    LatentQuery,
     MoeIn,
     MoeOut,
     Norm,
     Norming,
     Op,
+    PerHead,
     Program,
     Proj,
     Qkv,
     Renorm,
+    Rope,
     Route,
 )
 
@@ -114,7 +119,7 @@ class Cpu:
 
 
 def config(kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int) -> Config:
-    """The shapes the library needs: enough for native.workspace_bytes, before there is a program.
+    """The shapes the library needs: enough for kernels/workspace.py, before there is a program.
 
     vocab: tokens that are drawn among; 0: none are drawn.
     """
@@ -144,31 +149,25 @@ def native_op(op: Op, places: int) -> native.OpArgs:
             return native.OpArgs("norm", act=_act(op.act), out=op.out, norm=_norm(op.norm))
         case Qkv():
             return _qkv(op, places)
+        case Latent():
+            return _latent(op)
+        case LatentQuery():
+            return _latent_query(op)
         case Attend():
             return _attend(op, places)
-        case Proj():
+        case PerHead():
             return native.OpArgs(
-                "proj",
-                act=_act(op.act),
-                source=op.source,
-                scale=op.scale,
-                weights=(op.weight,),
-                vecs=(op.bias,),
-                norm=_norm(op.post),
-                gated=op.gated,
-            )
-        case FfnIn():
-            gated = op.gate is not None
-            return native.OpArgs(
-                "ffn_in",
+                "per_head",
                 act=_act(op.act),
                 act_out=_act(op.act_out),
                 source=op.source,
                 out=op.out,
-                weights=(op.up,) if op.gate is None else (op.gate, op.up),
-                vecs=(op.gate_bias, op.up_bias) if gated else (op.up_bias,),
-                activation=op.activation,
+                weights=(op.weight,),
             )
+        case Proj():
+            return _proj(op)
+        case FfnIn():
+            return _ffn_in(op)
         case Route():
             return _route(op)
         case MoeIn():
@@ -176,15 +175,7 @@ def native_op(op: Op, places: int) -> native.OpArgs:
         case MoeOut():
             return _moe_out(op)
         case Head():
-            return native.OpArgs(
-                "head",
-                act=_act(op.act),
-                scale=op.scale,
-                soft_cap=op.soft_cap,
-                weights=(op.weight,),
-                vecs=(op.bias,),
-                norm=_norm(op.norm),
-            )
+            return _head(op)
         case Hidden():
             return native.OpArgs("hidden", norm=_norm(op.norm))
 
@@ -201,8 +192,42 @@ def _qkv(op: Qkv, places: int) -> native.OpArgs:
         vecs=(op.q_bias, op.k_bias, op.v_bias),
         head_norms=tuple(_head_norm(norm, places) for norm in (op.q_norm, op.k_norm)),
         head_dim=op.head_dim or places,
-        rope=None if op.rope is None else (op.rope.cos, op.rope.sin),
+        rope=_rope(op.rope),
     )
+
+
+def _latent(op: Latent) -> native.OpArgs:
+    return native.OpArgs(
+        "latent",
+        layer=op.layer,
+        group=op.group,
+        act=_act(op.act),
+        act_out=_act(op.act_out),
+        source=op.source,
+        out=op.out,
+        weights=(op.weight,) if op.narrow is None else (op.weight, op.narrow),
+        vecs=(op.bias, op.narrow_bias),
+        norm=_norm(op.norm),
+        head_norms=(native.HeadNormArgs(_norm(op.narrow_norm)),),
+        head_dim=op.rank,
+        rope=_rope(op.rope),
+    )
+
+
+def _latent_query(op: LatentQuery) -> native.OpArgs:
+    return native.OpArgs(
+        "latent_query",
+        act=_act(op.act),
+        act_out=_act(op.act_up),
+        source=op.source,
+        weights=(op.weight, op.up),
+        head_dim=op.rank,
+        rope=_rope(op.rope),
+    )
+
+
+def _rope(rope: Rope | None) -> tuple[Floats, Floats] | None:
+    return None if rope is None else (rope.cos, rope.sin)
 
 
 def _attend(op: Attend, places: int) -> native.OpArgs:
@@ -219,6 +244,46 @@ def _attend(op: Attend, places: int) -> native.OpArgs:
         causal=op.causal,
         slopes=op.slopes,
         sinks=op.sinks,
+        apart=op.apart,
+    )
+
+
+def _proj(op: Proj) -> native.OpArgs:
+    return native.OpArgs(
+        "proj",
+        act=_act(op.act),
+        source=op.source,
+        scale=op.scale,
+        weights=(op.weight,),
+        vecs=(op.bias,),
+        norm=_norm(op.post),
+        gated=op.gated,
+    )
+
+
+def _ffn_in(op: FfnIn) -> native.OpArgs:
+    gated = op.gate is not None
+    return native.OpArgs(
+        "ffn_in",
+        act=_act(op.act),
+        act_out=_act(op.act_out),
+        source=op.source,
+        out=op.out,
+        weights=(op.up,) if op.gate is None else (op.gate, op.up),
+        vecs=(op.gate_bias, op.up_bias) if gated else (op.up_bias,),
+        activation=op.activation,
+    )
+
+
+def _head(op: Head) -> native.OpArgs:
+    return native.OpArgs(
+        "head",
+        act=_act(op.act),
+        scale=op.scale,
+        soft_cap=op.soft_cap,
+        weights=(op.weight,),
+        vecs=(op.bias,),
+        norm=_norm(op.norm),
     )
 
 

@@ -3,7 +3,7 @@
 Registers, written and read by every program:
 
     x     float32 [tokens, width]            the residual stream
-    h[0], h[1]  [tokens, ...]                what projections read, in the form `act` says
+    h[0], h[1]  [tokens, ...]                what projections read, in the form `act` says, perhaps many rows a token
     q     float32 [tokens, heads, places]    queries, rotated
     choice  [tokens, top]                    experts of each token, with a share of each; and gate  [tokens]
 
@@ -64,10 +64,7 @@ class Norming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embed:
-    """x = table[ids] * scale + types[type] + positions[position].
-
-    table  # [vocab, width]; types  # [types, width]; positions  # [max_len or more, width]
-    """
+    """x = table[ids] * scale + types[type] + positions[position]. Rows are `width` long, positions max_len or more."""
 
     table: Weight
     scale: float = 1.0
@@ -145,6 +142,66 @@ class Qkv:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Latent:
+    """The key and value that all heads share, and a narrow query (DeepSeek-V2, 2024: multi-head latent attention).
+
+    z = W h + b with h = h[source]; key = (norm(first `rank` of z), rope(rest of z)), value = norm(first `rank` of z),
+    with zeros behind; both go to the pages as those of Qkv. There is one key head. Where there is a `narrow`:
+    h[out] = act_out(narrow_norm(N h + n)).
+
+    weight  # [D', width]; rank is a multiple of 32; rope.cos, rope.sin  # [positions, (D' - rank) / 2], which turn the
+    rest as a head of its own; narrow  # [inputs, width]; biases float32 or None
+    """
+
+    weight: Weight
+    bias: Floats | None
+    norm: Norming
+    rope: Rope | None
+    rank: int
+    layer: int
+    act: Act
+    source: int = 0
+    narrow: Weight | None = None
+    narrow_bias: Floats | None = None
+    narrow_norm: Norming = Norming("none")
+    act_out: Act = Act(32)
+    out: int = 1
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentQuery:
+    """q = (U_i act_up(first of z_i), rope(rest of z_i)) for each head i, z = W h with h = h[source].
+
+    U_i takes a head's query to where the latent keys are. weight  # [heads * (inputs of U_i + D' - rank), width];
+    up  # [heads * rank, inputs of U_i], those of the heads one below the other; inputs are a multiple of 32; rope as
+    Latent's
+    """
+
+    weight: Weight
+    up: Weight
+    rope: Rope | None
+    rank: int
+    act: Act
+    act_up: Act
+    source: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PerHead:
+    """h[out] = act_out(W_i h_i for each head i, side by side), h_i being its row of h[source], as Attend gives it.
+
+    weight  # [heads * outputs, inputs], those of the heads one below the other; outputs are a multiple of 32
+    """
+
+    weight: Weight
+    act: Act
+    act_out: Act
+    source: int = 0
+    out: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Attend:
     """h[out] = act(softmax(cap(scale * q k^T) + slope * (key position - own position)) v).
 
@@ -152,7 +209,8 @@ class Attend:
     window > 0 only the last `window`, its own included; not causal: all positions of its run, window w: those less
     than w away. cap(s) = soft_cap * tanh(s / soft_cap); 0: s. slopes  # [heads] or None: 0. sinks  # [heads]: one more
     score in each softmax, of no value. q is rounded to the cache's dtype after scaling; probabilities may be rounded to
-    it too. Softmax statistics are float32. head_dim: of each head's values the first D are given; 0: all.
+    it too. Softmax statistics are float32. head_dim: of each head's values the first D are given, and those behind are
+    not read; 0: all. apart: h[out]  # [heads * tokens, D]: rows by head, then by token.
     """
 
     layer: int
@@ -166,6 +224,7 @@ class Attend:
     causal: bool = True
     head_dim: int = 0
     group: int = 0
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -308,7 +367,23 @@ class Hidden:
     norm: Norming
 
 
-Op = Embed | Renorm | Norm | Qkv | Attend | Proj | FfnIn | Route | MoeIn | MoeOut | Head | Hidden
+Op = (
+    Embed
+    | Renorm
+    | Norm
+    | Qkv
+    | Latent
+    | LatentQuery
+    | Attend
+    | PerHead
+    | Proj
+    | FfnIn
+    | Route
+    | MoeIn
+    | MoeOut
+    | Head
+    | Hidden
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

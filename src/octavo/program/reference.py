@@ -37,10 +37,13 @@ from octavo.program.ops import (
     Head,
     HeadNorm,
     Hidden,
+    Latent,
+    LatentQuery,
     MoeIn,
     MoeOut,
     Norm,
     Op,
+    PerHead,
     Program,
     Proj,
     Qkv,
@@ -141,6 +144,12 @@ class Reference:
                     h[op.out] = form(normed(x, op.norm), op.act)
                 case Qkv():
                     at.q = self._qkv(op, h[op.source], batch)
+                case Latent():
+                    self._latent(op, h, batch)
+                case LatentQuery():
+                    at.q = self._latent_query(op, h[op.source], batch)
+                case PerHead():
+                    h[op.out] = form(self._per_head(op.weight, h[op.source]), op.act_out)
                 case Attend():
                     h[op.out] = form(self._attend(op, at.q, batch), op.act)
                 case Proj():
@@ -181,13 +190,42 @@ class Reference:
             return norm_heads(split, norm, op.head_dim or self.program.kv.head_dim)
 
         k = rotate(heads(op.k, op.k_bias, op.k_norm), op.rope, batch.positions)
-        v = heads(op.v, op.v_bias, None)
+        self._keep(op, k, heads(op.v, op.v_bias, None), batch)
+        return rotate(heads(op.q, op.q_bias, op.q_norm), op.rope, batch.positions)
+
+    def _keep(self, op: Qkv | Latent, k: Floats, v: Floats, batch: Batch) -> None:
+        """Write keys and values to their pages. k, v  # [tokens, kv_heads, places]"""
         slots = np.repeat(batch.slots, np.diff(batch.starts))
         page = self._tables(op.group, batch)[slots, batch.positions // PAGE]
         for part, rows in enumerate((k, v)):
             stored = rows if self._held.dtype == np.float32 else to_bfloat16(rows)
             self._held[op.layer, part, page, batch.positions % PAGE] = stored
-        return rotate(heads(op.q, op.q_bias, op.q_norm), op.rope, batch.positions)
+
+    def _latent(self, op: Latent, h: list[Floats], batch: Batch) -> None:
+        """Write latent keys and values to their pages, and the narrow query, where there is one, to its h."""
+        read = h[op.source]
+        z = linear(read, self._dense[id(op.weight)], op.bias)[:, None]  # [tokens, 1, places]
+        first = normed(z[:, :, : op.rank], op.norm)
+        rest = rotate(z[:, :, op.rank :], op.rope, batch.positions)
+        key, value = np.concatenate([first, rest], axis=2), np.concatenate([first, np.zeros_like(rest)], axis=2)
+        self._keep(op, key, value, batch)
+        if op.narrow is not None:
+            narrow = normed(linear(read, self._dense[id(op.narrow)], op.narrow_bias), op.narrow_norm)
+            h[op.out] = form(narrow, op.act_out)
+
+    def _latent_query(self, op: LatentQuery, h: Floats, batch: Batch) -> Floats:
+        """Each head's query, taken to the latent keys. [tokens, heads, places]"""
+        z = linear(h, self._dense[id(op.weight)], None).reshape(len(h), self.program.heads, -1)
+        first = z[:, :, : op.up.cols].swapaxes(0, 1).reshape(-1, op.up.cols)
+        lifted = self._per_head(op.up, form(first, op.act_up)).reshape(len(h), -1, op.rank)
+        return np.concatenate([lifted, rotate(z[:, :, op.up.cols :], op.rope, batch.positions)], axis=2)
+
+    def _per_head(self, weight: Weight, h: Floats) -> Floats:
+        """Every head's rows through its matrix. h  # [heads * tokens, inputs] -> [tokens, heads * outputs]"""
+        matrix = self._dense[id(weight)].reshape(self.program.heads, -1, weight.cols)
+        rows = h.reshape(self.program.heads, -1, weight.cols)
+        product: Floats = (rows @ matrix.swapaxes(1, 2)).swapaxes(0, 1)
+        return product.reshape(len(product), -1)
 
     def _ffn_in(self, op: FfnIn | Expert, activation: str, h: Floats, limit: float = 0.0) -> Floats:
         """The hidden layer of a feed-forward. [tokens, inner]"""
@@ -219,7 +257,7 @@ class Reference:
         return capped(np.float32(op.scale) * product, op.soft_cap)
 
     def _attend(self, op: Attend, q: Floats, batch: Batch) -> Floats:
-        """Each run over the pages its block table names. [tokens, heads * head_dim]"""
+        """Each run over the pages its block table names. [tokens, heads * D], or apart [heads * tokens, D]"""
         out = np.empty_like(q)
         tables = self._tables(op.group, batch)
         for run, slot in enumerate(batch.slots):
@@ -227,7 +265,8 @@ class Reference:
             table = tables[slot, : -(-length // PAGE)]
             keys, values = (self._read(op.layer, part, table)[:length] for part in (0, 1))
             out[rows] = attention(q[rows], keys, values, batch.positions[rows], op, self.program.kv.dtype)
-        return out[:, :, : op.head_dim or q.shape[2]].reshape(len(q), -1)
+        out = out[:, :, : op.head_dim or q.shape[2]]
+        return out.swapaxes(0, 1).reshape(-1, out.shape[2]) if op.apart else out.reshape(len(q), -1)
 
     def _read(self, layer: int, part: int, table: Ints) -> Floats:
         """Keys (part 0) or values (1) of pages, in order. [tokens, kv_heads, head_dim]"""
@@ -253,7 +292,11 @@ def matrices(op: Op) -> tuple[Weight, ...]:
             return (op.table,)
         case Qkv():
             return (op.q, op.k, op.v)
-        case Proj() | Head():
+        case Latent():
+            return (op.weight,) if op.narrow is None else (op.weight, op.narrow)
+        case LatentQuery():
+            return (op.weight, op.up)
+        case Proj() | Head() | PerHead():
             return (op.weight,)
         case FfnIn():
             return (op.up,) if op.gate is None else (op.gate, op.up)

@@ -39,7 +39,7 @@ def uniform(seed: int, position: int) -> float:
 
 
 def adjusted(logits: Floats, head: HeadRows, row: int) -> Floats:
-    """One row's logits after bias and penalties. logits, result  # [vocab]"""
+    """One row's logits after bias, penalties and mask. logits, result  # [vocab]"""
     x = np.array(logits, np.float32)
     span = slice(head.bias_starts[row], head.bias_starts[row + 1])
     x[head.bias_ids[span]] += head.bias_values[span]
@@ -51,7 +51,11 @@ def adjusted(logits: Floats, head: HeadRows, row: int) -> Floats:
     generated, counts = np.unique(history[head.prompt_lens[row] :], return_counts=True)
     x[generated] -= head.frequency[row] * counts.astype(np.float32)
     x[generated] -= head.presence[row]
-    return np.clip(x, -LARGEST, LARGEST)
+    x = np.clip(x, -LARGEST, LARGEST)
+    if head.masks.shape[1] and head.mask[row] >= 0:
+        bits = np.unpackbits(head.masks[head.mask[row]].view(np.uint8), bitorder="little")
+        x[bits[: len(x)] == 0] = -LARGEST
+    return x
 
 
 def shares(x: Floats, temperature: float) -> Doubles:

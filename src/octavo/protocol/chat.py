@@ -6,27 +6,26 @@ them.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import MAX_LOGPROBS, SamplingParams
-from octavo.protocol.generation import GenerationRequest
+from octavo.protocol.generation import NEUTRAL_GENERATION, GenerationRequest
 from octavo.protocol.usage import Usage
 from octavo.protocol.wire import STRICT, brief, unicode
 
 MAX_MESSAGES = 4096
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
-NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = {
+NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {
     "tools": ([],),
     "tool_choice": ("none",),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -38,6 +37,14 @@ NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = {
     "prompt_cache_retention": ("in_memory", "in-memory"),
 }
 NEUTRAL_MESSAGE = ("refusal", "annotations", "audio", "tool_calls", "function_call")  # null, empty or refused
+EMPTY: dict[str, Any] = {"enum": [None, [], ""]}
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
+CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]}
 
 
 class Message(BaseModel):
@@ -46,15 +53,15 @@ class Message(BaseModel):
     model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Any
+    content: Annotated[Any, WithJsonSchema(CONTENT)]
     name: str | None = None
     tool_call_id: str | None = None
     # what an assistant message of an earlier answer carries; only empty is honoured
-    refusal: Any = None
-    annotations: Any = None
-    audio: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
+    refusal: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    annotations: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    audio: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    tool_calls: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    function_call: Annotated[Any, WithJsonSchema(EMPTY)] = None
 
 
 class ChatRequest(GenerationRequest):
@@ -71,6 +78,10 @@ class ChatRequest(GenerationRequest):
 
     # of vLLM
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """Go on with the last message as if it were not at its end. Only with add_generation_prompt false."""
+    chat_template: str | None = Field(None, min_length=1)
+    """Jinja, instead of the model's own. Only where the server was told to trust such."""
     add_special_tokens: bool = False
     chat_template_kwargs: dict[str, Any] = {}
 
@@ -82,6 +93,8 @@ class ChatRequest(GenerationRequest):
     def sampling(self) -> SamplingParams:
         """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
         self.check_stream()
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidValue("top_logprobs", self.top_logprobs, "only together with logprobs=true")
         tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

@@ -6,30 +6,34 @@ none of them empty, whichever of the four forms it came in.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue
-from octavo.core.request import MAX_LOGPROBS, SamplingParams
-from octavo.protocol.generation import GenerationRequest
+from octavo.core.request import MAX_LOGPROBS, MAX_N, SamplingParams
+from octavo.protocol.generation import NEUTRAL_GENERATION, GenerationRequest
 from octavo.protocol.usage import Usage
-from octavo.protocol.wire import brief, unicode
+from octavo.protocol.wire import TEXT, TOKENS, brief, unicode
 
 DEFAULT_MAX_TOKENS = 16  # as in the OpenAI API
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
-NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = {"suffix": ()}
+NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {"suffix": ()}
+
+_SEVERAL = {"type": "array", "minItems": 1}
+PROMPT = {"anyOf": [TEXT, TOKENS, _SEVERAL | {"items": TEXT}, _SEVERAL | {"items": TOKENS}]}
 
 
 class CompletionRequest(GenerationRequest):
     """A text to continue. `max_tokens` 0 needs `echo`: it scores the prompt."""
 
-    prompt: Any  # list[str | list[int]] once checked
+    prompt: Annotated[Any, WithJsonSchema(PROMPT)]  # list[str | list[int]] once checked
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    best_of: int | None = None
+    best_of: int | None = Field(None, ge=1, le=MAX_N)
+    """Generate so many choices, and give the n of the largest cumulative log-probability. Not with stream."""
     add_special_tokens: bool = True
 
     @field_validator("prompt")
@@ -40,8 +44,10 @@ class CompletionRequest(GenerationRequest):
     def sampling(self) -> SamplingParams:
         """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
         self.check_stream()
-        if self.best_of is not None and self.best_of != self.n:
-            raise InvalidValue("best_of", self.best_of, f"only the value of n, which is {self.n}")
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidValue("best_of", self.best_of, f"at least n, which is {self.n}")
+        if self.best_of not in (None, self.n) and self.stream:
+            raise InvalidValue("best_of", self.best_of, f"with stream only the value of n, which is {self.n}")
         tokens = self.max_tokens
         if tokens == 0 and not self.echo:
             raise InvalidValue("max_tokens", 0, "an integer of 1 or more, or 0 together with echo=true")

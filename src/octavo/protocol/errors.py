@@ -24,15 +24,30 @@ _TYPES = {
 }
 
 
+class ErrorDetails(msgspec.Struct):
+    """What went wrong. `param` is the field at fault, if it is one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every error."""
+
+    error: ErrorDetails
+
+
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> bytes:
     """The JSON text of one error."""
-    fields = {
-        "message": _plain(message, LONGEST),
-        "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
-        "param": None if param is None else _plain(param, 200),
-        "code": code or _code(status),
-    }
-    return msgspec.json.encode({"error": fields})
+    details = ErrorDetails(
+        message=_plain(message, LONGEST),
+        type=_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+        param=None if param is None else _plain(param, 200),
+        code=code or _code(status),
+    )
+    return msgspec.json.encode(ErrorBody(details))
 
 
 def body_of(error: Exception) -> tuple[int, bytes]:

@@ -9,13 +9,48 @@ nothing: they name the caller for the caller's own purposes.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
-from octavo.core.request import SamplingParams
-from octavo.protocol.wire import STRICT, brief, unicode
+from octavo.core.request import SamplingParams, StructuredOutputsParams
+from octavo.protocol.structured import SCHEMA, ResponseFormat, StructuredOutputs
+from octavo.protocol.wire import STRICT, TEXT, brief, unicode
+
+# known, not honoured: the values (besides null) under which there is nothing to honour
+NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
+    "use_beam_search": (False,),
+    "spaces_between_special_tokens": (True,),
+    "flat_logprobs": (False,),
+    "logprob_token_ids": ([],),
+    "return_tokens_as_token_ids": (False,),
+    "skip_reading_prefix_cache": (False,),
+    "thinking_token_budget": (),
+    "repetition_detection": (),
+    "kv_transfer_params": (),
+    "vllm_xargs": ({},),
+    "extra_args": ({},),
+    "length_penalty": (1, 1.0),
+    # of llama.cpp, with its defaults
+    "typical_p": (1, 1.0),
+    "top_n_sigma": (-1, -1.0),
+    "xtc_probability": (0, 0.0),
+    "xtc_threshold": (0.1,),
+    "dry_multiplier": (0, 0.0),
+    "dry_base": (1.75,),
+    "dry_allowed_length": (2,),
+    "dry_penalty_last_n": (-1,),
+    "dry_sequence_breakers": (),
+    "mirostat": (0,),
+    "mirostat_tau": (5, 5.0),
+    "mirostat_eta": (0.1,),
+    "dynatemp_range": (0, 0.0),
+    "dynatemp_exponent": (1, 1.0),
+    "repeat_last_n": (-1,),
+}
+NAME = re.compile(r"[!-~]{1,128}")  # of a request: visible ASCII, so that it can stand in a header and a line of a log
 
 
 class StreamOptions(BaseModel):
@@ -48,10 +83,19 @@ class GenerationRequest(BaseModel):
     frequency_penalty: float = 0.0
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
-    stop: Any = None
+    stop: Annotated[Any, WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT}]})] = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
+
+    response_format: ResponseFormat | None = None
+    """What the answer is: text, any JSON object, or JSON of a schema."""
+
+    # of llama.cpp
+    grammar: str | None = None
+    """GBNF, or Lark: the answer is a text of this grammar."""
+    json_schema: Annotated[Any, WithJsonSchema(SCHEMA)] = None
+    """The answer is JSON of this schema."""
 
     # labels
     user: str | None = None
@@ -70,6 +114,21 @@ class GenerationRequest(BaseModel):
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     cache_salt: str = Field("", max_length=256)
     return_token_ids: bool = False
+    structured_outputs: StructuredOutputs | None = None
+    """What the answer must look like: exactly one form."""
+    allowed_token_ids: list[int] | None = None
+    """Nothing but these tokens is drawn."""
+    bad_words: list[str] | None = None
+    """Texts that are not generated, alone or behind a space."""
+    truncate_prompt_tokens: int | None = None
+    """Read only so many of the prompt's last tokens; -1: as many as leave room for max_tokens."""
+    request_id: str | None = None
+    """Stands in the answer's id; the header X-Request-Id goes before it."""
+
+    # our own
+    deadline_ms: int | None = Field(None, ge=1, le=86_400_000)
+    """A choice that is not finished so long after the request came ends with finish_reason "length" and stop_reason
+    "deadline"."""
 
     @field_validator("stop")
     @classmethod
@@ -87,6 +146,11 @@ class GenerationRequest(BaseModel):
             raise InvalidValue("cache_salt", value, "1 to 256 characters")
         return unicode("cache_salt", value)
 
+    @field_validator("request_id")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return request_name("request_id", value)
+
     def check_stream(self) -> None:
         """Refuse what has no meaning without, or with, a stream."""
         if self.stream_options is not None and not self.stream:
@@ -94,29 +158,50 @@ class GenerationRequest(BaseModel):
         if self.stream and self.prompt_logprobs is not None:
             raise InvalidValue("prompt_logprobs", self.prompt_logprobs, "only without stream")
 
+    def structured(self) -> StructuredOutputsParams | None:
+        """What the answer must look like, by whichever field. Raises InvalidValue where several say."""
+        fields = ("response_format", "structured_outputs", "grammar", "json_schema")
+        found = {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
+        if self.response_format is not None and self.response_format.params() is None:
+            del found["response_format"]  # any text
+        if len(found) > 1:
+            raise InvalidValue(list(found)[1], "given", f"only without {next(iter(found))}")
+        for field, value in found.items():
+            if isinstance(value, ResponseFormat):
+                return value.params()
+            if isinstance(value, StructuredOutputs):
+                return StructuredOutputsParams(**value.model_dump(by_alias=True))
+            return StructuredOutputsParams(**{"grammar" if field == "grammar" else "json": value}, field=field)
+        return None
+
     def params(self, *, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
         """How to draw. Raises InvalidValue for anything out of range."""
+        if self.deadline_ms is not None and prompt_logprobs is not None:
+            raise InvalidValue("deadline_ms", self.deadline_ms, "only without log-probabilities of the prompt")
+        given = {name: getattr(self, name) for name in AS_GIVEN}
         return SamplingParams(
-            n=self.n,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
+            **given,
             logit_bias=_biases(self.logit_bias),
-            seed=self.seed,
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            include_stop_str_in_output=self.include_stop_str_in_output,
-            ignore_eos=self.ignore_eos,
-            min_tokens=self.min_tokens,
             max_tokens=max_tokens,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
-            skip_special_tokens=self.skip_special_tokens,
+            structured_outputs=self.structured(),
         )
+
+
+_OTHERWISE = {"structured_outputs", "logit_bias", "max_tokens", "logprobs", "prompt_logprobs"}
+AS_GIVEN = [
+    name
+    for name in SamplingParams.__struct_fields__
+    if name in GenerationRequest.model_fields and name not in _OTHERWISE
+]
+
+
+def request_name(field: str, value: str) -> str:
+    """The caller's name of a request. Raises InvalidValue."""
+    if not NAME.fullmatch(value):
+        raise InvalidValue(field, brief(value), "1 to 128 visible characters of ASCII, without spaces")
+    return value
 
 
 def _biases(given: dict[str, float] | None) -> dict[int, float] | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.protocol.chat import MAX_MESSAGES, Message, template_variables
 from octavo.protocol.completions import token_ids
-from octavo.protocol.wire import STRICT, unicode
+from octavo.protocol.wire import STRICT, TOKENS, unicode
 
 
 class TokenizeRequest(BaseModel):
@@ -50,7 +50,7 @@ class DetokenizeRequest(BaseModel):
     model_config = STRICT
 
     model: str | None = None
-    tokens: Any
+    tokens: Annotated[Any, WithJsonSchema(TOKENS | {"minItems": 0})]
 
     @field_validator("tokens")
     @classmethod

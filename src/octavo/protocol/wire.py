@@ -17,7 +17,11 @@ from octavo.core.errors import InvalidValue, UserError
 
 M = TypeVar("M", bound=BaseModel)
 
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+# schemas of fields that a validator reads in whichever form they come
+
+TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
 # what would have been accepted, by pydantic's error type; other types speak for themselves
 _ACCEPTED = {
@@ -70,8 +74,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def read(model: type[M], data: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] | None = None) -> M:
-    """A checked `model` of a decoded body.
+def read(
+    model: type[M],
+    data: Mapping[str, Any],
+    neutral: Mapping[str, tuple[Any, ...]] | None = None,
+    unknown: list[str] | None = None,
+) -> M:
+    """A checked `model` of a decoded body. unknown: takes the names of what is unknown; None: such are refused.
 
     `neutral` lists parameters that are known but not honoured, with the values under which there is nothing to honour.
     Raises UserError for anything unknown, InvalidValue for anything else.
@@ -83,6 +92,8 @@ def read(model: type[M], data: Mapping[str, Any], neutral: Mapping[str, tuple[An
             if not any(type(value) is type(same) and value == same for same in (None, *neutral[name])):
                 shown = ", ".join(json.dumps(same) for same in (None, *neutral[name]))
                 raise InvalidValue(name, brief(value), f"this server does not support it and accepts only {shown}")
+        elif name not in model.model_fields and unknown is not None:
+            unknown.append(name)
         elif name not in model.model_fields:
             raise UserError(f"{brief(name)!r} is not a parameter of this endpoint", brief(name), "unknown_parameter")
         elif value is not None:

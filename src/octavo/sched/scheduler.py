@@ -335,6 +335,8 @@ class Scheduler:
         while finish is None and kept < len(news.tokens):
             finish = sequence.append(news.tokens[kept])
             kept += 1
+        whole = news.stopped and finish != "stop" and kept == len(news.tokens)
+        finish = "stop" if whole else finish
         self._tally.generated_tokens += kept
         output = Output(id=sequence.request.id, tokens=list(news.tokens[:kept]), logprobs=list(news.logprobs[:kept]))
         if first:
@@ -343,7 +345,8 @@ class Scheduler:
             output.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, []
         if finish is None:
             return output
-        output.stop_reason = sequence.stop_reason if finish == "stop" else None
+        output.whole = whole
+        output.stop_reason = sequence.stop_reason if finish == "stop" and not whole else None
         return self._finish(sequence, output, finish)
 
     def _finish(self, sequence: Sequence, output: Output, finish: str) -> Output:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -30,7 +31,10 @@ from octavo.core.errors import OctavoError
 from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
 from octavo.protocol.errors import body_of, error_body
+from octavo.protocol.generation import GenerationRequest, request_name
 from octavo.protocol.models import ModelCard, ModelList
+from octavo.protocol.openapi import encoded
+from octavo.protocol.status import Live, Readiness, Version
 from octavo.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from octavo.protocol.wire import decode, read
 from octavo.server.body import read_body
@@ -39,6 +43,7 @@ from octavo.server.completions import CompletionCall
 from octavo.server.config import ServerConfig
 from octavo.server.front import Front
 from octavo.server.guard import Guard
+from octavo.server.reference import POLICY, page
 from octavo.server.sse import ClientGone, EventStream, unless_gone
 from octavo.server.text import Language
 from octavo.server.tokens import detokenized, tokenized
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from octavo.engine.client import EngineClient
 
 M = TypeVar("M", bound=BaseModel)
+G = TypeVar("G", bound=GenerationRequest)
 logger = logging.getLogger("octavo.server")
 JSON_INLINE = 2**16  # bytes of a body that is read in the event loop: about a millisecond
 RETRY_SECONDS = {429: "1", 503: "5"}
@@ -74,7 +80,7 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
     app = Starlette(
         routes=[
             *(Route(path, get, methods=["GET"]) for path, get in routes.gets().items()),
-            *(Route(path, post, methods=["POST"]) for path, post in routes.posts().items()),
+            *(Route(path, _telling(post), methods=["POST"]) for path, post in routes.posts().items()),
         ],
         middleware=[Middleware(Guard, front=front)],
         exception_handlers=dict.fromkeys((OctavoError, HTTPException, ClientGone), _refused),
@@ -83,6 +89,19 @@ def create_app(client: EngineClient, load: Callable[[], Tokenizer | None], confi
     app.router.redirect_slashes = False
     app.state.front = front
     return app
+
+
+def _telling(post: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint, naming in a header what it ignored."""
+
+    async def answered(request: Request) -> Response:
+        request.state.ignored = []
+        response = await post(request)
+        if request.state.ignored:
+            response.headers["x-octavo-ignored"] = ",".join(quote(name[:64]) for name in request.state.ignored[:32])
+        return response
+
+    return answered
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -120,6 +139,8 @@ class Routes:
             "/metrics": self.metrics,
             "/v1/models": self.models,
             "/v1/models/{name:path}": self.model,
+            "/openapi.json": self.openapi,
+            "/docs": self.docs,
         }
 
     def posts(self) -> dict[str, Callable[..., Any]]:
@@ -133,7 +154,7 @@ class Routes:
 
     async def live(self, request: Request) -> Response:
         """The process answers."""
-        return _json(b'{"status":"live"}')
+        return _json(msgspec.json.encode(Live()))
 
     async def ready(self, request: Request) -> Response:
         """Whether requests are accepted now, and how far loading is."""
@@ -141,24 +162,32 @@ class Routes:
         trouble = front.trouble()
         failure = front.failure
         state = "draining" if front.draining else "failed" if failure is not None else status.state
-        report = {
-            "status": ("stalled" if state == "ready" else state) if trouble else "ready",
-            "detail": str(failure) if isinstance(failure, OctavoError) else trouble,
-            "progress": status.progress,
-            "tokenizer": front.language.state,
-            "heartbeat_age_seconds": round(status.heartbeat_age, 3),
-            "restarts": status.restarts,
-        }
+        report = Readiness(
+            status=("stalled" if state == "ready" else state) if trouble else "ready",
+            detail=str(failure) if isinstance(failure, OctavoError) else trouble,
+            progress=status.progress,
+            tokenizer=front.language.state,
+            heartbeat_age_seconds=round(status.heartbeat_age, 3),
+            restarts=status.restarts,
+        )
         headers = {"retry-after": RETRY_SECONDS[503]} if trouble else None
         return _json(msgspec.json.encode(report), 503 if trouble else 200, headers)
 
     async def version(self, request: Request) -> Response:
         """Our version."""
-        return _json(msgspec.json.encode({"version": octavo.__version__}))
+        return _json(msgspec.json.encode(Version(octavo.__version__)))
 
     async def metrics(self, request: Request) -> Response:
         """The page for Prometheus."""
         return Response(self._front.meter.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def openapi(self, request: Request) -> Response:
+        """All endpoints, for programs."""
+        return _json(encoded(octavo.__version__))
+
+    async def docs(self, request: Request) -> Response:
+        """All endpoints, for people."""
+        return Response(page(octavo.__version__), headers={"content-security-policy": POLICY}, media_type="text/html")
 
     async def models(self, request: Request) -> Response:
         """All names of the model."""
@@ -176,14 +205,14 @@ class Routes:
     async def completions(self, request: Request) -> Response:
         """Continue prompts."""
         info = self._front.accept()
-        asked = await self._asked(request, CompletionRequest, NEUTRAL_COMPLETION)
+        asked = await self._named(request, CompletionRequest, NEUTRAL_COMPLETION)
         call = await CompletionCall.open(self._front, info, asked)
         return await self._answer(request, call, asked.stream)
 
     async def chat(self, request: Request) -> Response:
         """Continue a conversation."""
         info = self._front.accept()
-        asked = await self._asked(request, ChatRequest, NEUTRAL_CHAT)
+        asked = await self._named(request, ChatRequest, NEUTRAL_CHAT)
         call = await ChatCall.open(self._front, info, asked)
         return await self._answer(request, call, asked.stream)
 
@@ -199,7 +228,14 @@ class Routes:
         """The checked request in a body."""
         config, language = self._front.config, self._front.language
         body = await read_body(request, limit=config.max_body_bytes, seconds=config.body_seconds)
-        return await language.work(len(body), lambda: read(kind, decode(body), neutral), inline=JSON_INLINE)
+        unknown = request.state.ignored if config.ignore_unknown else None
+        return await language.work(len(body), lambda: read(kind, decode(body), neutral, unknown), inline=JSON_INLINE)
+
+    async def _named(self, request: Request, kind: type[G], neutral: dict[str, tuple[Any, ...]]) -> G:
+        """The checked request in a body, with the name that its header gives it."""
+        asked = await self._asked(request, kind, neutral)
+        name = request.headers.get("x-request-id")
+        return asked if name is None else asked.model_copy(update={"request_id": request_name("x-request-id", name)})
 
     async def _answer(self, request: Request, call: CompletionCall | ChatCall, stream: bool) -> Response:
         """The whole answer, or its stream once the engine gave the first output: until then an error has its status."""

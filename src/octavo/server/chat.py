@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from octavo.core.errors import UserError
+from octavo.core.errors import InvalidValue, ModelError, UserError
 from octavo.core.status import EngineInfo
 from octavo.protocol.chat import (
     Answer,
@@ -26,11 +26,14 @@ from octavo.protocol.chat import (
     conversation,
 )
 from octavo.protocol.usage import Usage
+from octavo.protocol.wire import brief, unicode
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from octavo.server.stencil import HOLE, Stencil
-from octavo.server.text import Language
+from octavo.server.text import INLINE, Language
+from octavo.text.template import ChatTemplate, until_end_of
+from octavo.text.tokenizer import Tokenizer
 
 
 async def chat_tokens(
@@ -40,23 +43,37 @@ async def chat_tokens(
     add_generation_prompt: bool,
     add_special_tokens: bool,
     variables: dict[str, Any],
+    continue_final_message: bool = False,
+    chat_template: str | None = None,
 ) -> list[int]:
-    """Token ids of a conversation in the model's template. Raises UserError."""
+    """Token ids of a conversation in the model's template, or another. Raises UserError."""
     tokenizer = language.required("messages")
     template = language.template
+    if chat_template is not None:
+        template = await language.work(INLINE + 1, lambda: _template(tokenizer, chat_template))
     if template is None:
         raise UserError(
             "messages: this model has no chat template; use /v1/completions", "messages", "no_chat_template"
         )
     plain = conversation(messages)
-    if "developer" not in (tokenizer.chat_template or ""):  # the template knows the role by its older name
+    if "developer" not in (chat_template or tokenizer.chat_template or ""):  # it knows the role by its older name
         plain = [message | {"role": "system"} if message["role"] == "developer" else message for message in plain]
 
     def encoded() -> list[int]:
         text = template.render(plain, add_generation_prompt=add_generation_prompt, **variables)
+        if continue_final_message:
+            text = until_end_of(text, plain[-1]["content"])
         return tokenizer.encode(text, special=add_special_tokens)
 
     return await language.work(sum(_size(message["content"]) for message in plain), encoded)
+
+
+def _template(tokenizer: Tokenizer, written: str) -> ChatTemplate:
+    """A request's template. Raises UserError."""
+    try:
+        return ChatTemplate.of(tokenizer, unicode("chat_template", written))
+    except ModelError as error:
+        raise UserError(f"chat_template: {error}", "chat_template", "invalid_value") from None
 
 
 def _size(content: str | list[dict[str, str]]) -> int:
@@ -78,14 +95,19 @@ class ChatCall:
     async def open(cls, front: Front, info: EngineInfo, asked: ChatRequest) -> ChatCall:
         """Check the request and make its prompt ready. Raises UserError."""
         call = cls(front, info, asked)
+        if asked.chat_template is not None and not front.config.trust_request_chat_template:
+            wanted = "only a server started with --trust-request-chat-template takes it"
+            raise InvalidValue("chat_template", brief(asked.chat_template), wanted)
         tokens = await chat_tokens(
             front.language,
             asked.messages,
             add_generation_prompt=asked.add_generation_prompt,
             add_special_tokens=asked.add_special_tokens,
             variables=asked.chat_template_kwargs,
+            continue_final_message=asked.continue_final_message,
+            chat_template=asked.chat_template,
         )
-        call._call.add("messages", tokens, None)
+        call._call.add("messages", call._call.cut(tokens, None), None)
         return call
 
     async def whole(self) -> bytes:
@@ -104,7 +126,7 @@ class ChatCall:
                 choice.token_ids = total.tokens
             choices.append(choice)
         answer = ChatCompletion(
-            f"chatcmpl-{call.id}", call.created, call.model, call.fingerprint, choices, self._usage()
+            f"chatcmpl-{call.name}", call.created, call.model, call.fingerprint, choices, self._usage()
         )
         if asked.return_token_ids:
             answer.prompt_token_ids = call.requests[0].prompt
@@ -161,7 +183,7 @@ class ChatCall:
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | msgspec.UnsetType | None) -> ChatChunk:
         call = self._call
-        return ChatChunk(f"chatcmpl-{call.id}", call.created, call.model, call.fingerprint, choices, usage)
+        return ChatChunk(f"chatcmpl-{call.name}", call.created, call.model, call.fingerprint, choices, usage)
 
     def _usage(self) -> Usage:
         totals = self._call.totals

@@ -36,6 +36,10 @@ class CompletionCall:
         self._scores_only = asked.max_tokens == 0
         if self._scores_only:  # the engine gives at least one token; it is dropped
             self._sampling = msgspec.structs.replace(self._sampling, max_tokens=1)
+        if best_of := asked.best_of not in (None, asked.n):
+            logprobs = 0 if asked.logprobs is None else asked.logprobs
+            self._sampling = msgspec.structs.replace(self._sampling, n=asked.best_of, logprobs=logprobs)
+        self._best_of = best_of
         self._call = Call(front, info, asked, self._sampling)
         self._names = TokenNames(front.language.tokenizer)
         self._texts: list[str] = []  # of the prompts, where they are echoed
@@ -59,10 +63,11 @@ class CompletionCall:
             tokens = await language.work(self._size, lambda: tokenizer.encode(prompt, special=special))
         else:
             tokens = prompt
+        whole, tokens = len(tokens), self._call.cut(tokens, DEFAULT_MAX_TOKENS)
         self._call.add(field, tokens, DEFAULT_MAX_TOKENS)
         if not self._asked.echo:
             return
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and len(tokens) == whole:
             self._texts.append(prompt)
         elif language.tokenizer is None:
             self._texts.append("")
@@ -82,7 +87,19 @@ class CompletionCall:
                 choices[piece.index] = news
 
         await self._call.run(take)
-        return self._encoded([choices[index] for index in sorted(choices)], self._usage())
+        given = self._best(choices) if self._best_of else [choices[index] for index in sorted(choices)]
+        return self._encoded(given, self._usage())
+
+    def _best(self, choices: dict[int, CompletionChoice]) -> list[CompletionChoice]:
+        """Of each prompt's choices the `n` of the largest cumulative log-probability, numbered anew."""
+        made, wanted, totals = self._sampling.n, self._asked.n, self._call.totals
+        best: list[CompletionChoice] = []
+        for first in range(0, len(choices), made):
+            ranked = sorted(range(first, first + made), key=lambda index: -totals[index].cumulative_logprob)
+            best.extend(choices[index] for index in ranked[:wanted])
+        for index, choice in enumerate(best):
+            choice.index = index
+        return best
 
     async def stream(self, put: Callable[[bytes], None]) -> None:
         """Give the JSON of each chunk to `put`."""
@@ -110,7 +127,7 @@ class CompletionCall:
 
     def _encoded(self, choices: list[CompletionChoice], usage: Usage | msgspec.UnsetType | None) -> bytes:
         call = self._call
-        id = f"cmpl-{call.id}"
+        id = f"cmpl-{call.name}"
         return msgspec.json.encode(Completion(id, call.created, call.model, call.fingerprint, choices, usage))
 
     def _usage(self) -> Usage:

@@ -16,6 +16,8 @@ class ServerConfig:
     stall_seconds: how long a client may leave its stream unread, body_seconds: how long it may take to send a body.
     backlog_bytes: most bytes of one stream that wait to be sent. heartbeat_seconds: age of the engine's last sign of
     life from which it is not ready. metrics_compat: "none" or "vllm". priorities: whether the scheduler heeds them.
+    trust_request_chat_template: whether a request may bring a template. ignore_unknown: take requests with parameters
+    that we do not know, and name them in the header x-octavo-ignored.
     """
 
     names: tuple[str, ...]
@@ -31,6 +33,8 @@ class ServerConfig:
     heartbeat_seconds: float = 30.0
     metrics_compat: str = "none"
     priorities: bool = False
+    trust_request_chat_template: bool = False
+    ignore_unknown: bool = False
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):

@@ -10,25 +10,31 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from octavo.core.errors import EngineFault, InvalidValue, Unavailable, UserError
-from octavo.core.request import Request, SamplingParams, choice_seed
+from octavo.core.plan import Output
+from octavo.core.request import TOKEN_FIELDS, Request, SamplingParams, choice_seed, last_tokens
 from octavo.core.status import EngineInfo
 from octavo.protocol.generation import GenerationRequest
 from octavo.server.front import Front
 from octavo.server.metrics import Meter
 from octavo.text.assemble import Assembler, Delta
+from octavo.text.bad_words import spelled
+from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from octavo.engine.client import EngineClient
 
 MAX_CHOICES = 512  # choices of one call: prompts times n
+
+
+DEADLINE = "deadline"  # the stop reason of what ran out of time
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
@@ -47,6 +53,7 @@ class Call:
 
     def __init__(self, front: Front, info: EngineInfo, asked: GenerationRequest, sampling: SamplingParams) -> None:
         self.id = secrets.token_hex(12)
+        self.name = asked.request_id or self.id
         self.created = int(time.time())
         self.model = front.model(asked.model)
         self.fingerprint = front.fingerprint(info)
@@ -59,17 +66,31 @@ class Call:
         self._asked = asked
         self._sampling = sampling
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
+        self._grammar = grammar_of(sampling.structured_outputs)
+        self._grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()
         if asked.priority and not front.config.priorities:
             raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
-        for field, tokens in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
-            for token in tokens or ():
+        self._deadline = None if asked.deadline_ms is None else self._began + asked.deadline_ms / 1000
+        self._bad_words = spelled(sampling.bad_words, self._tokenizer)
+        for field in TOKEN_FIELDS:
+            for token in getattr(sampling, field) or ():
                 if token >= info.vocab:
                     raise InvalidValue(field, token, f"token ids from 0 to {info.vocab - 1}")
 
+    def cut(self, prompt: list[int], default_tokens: int | None) -> list[int]:
+        """What `truncate_prompt_tokens` leaves of a prompt."""
+        wanted = self._sampling.max_tokens or default_tokens
+        return last_tokens(prompt, msgspec.structs.replace(self._sampling, max_tokens=wanted), self._info.max_len)
+
     def add(self, field: str, prompt: list[int], default_tokens: int | None) -> None:
         """Add the choices of one prompt; `default_tokens` None: as many as fit. Raises UserError."""
-        sampling = msgspec.structs.replace(self._sampling, n=1, max_tokens=self._room(field, prompt, default_tokens))
+        sampling = msgspec.structs.replace(
+            self._sampling,
+            n=1,
+            max_tokens=self._room(field, prompt, default_tokens),
+            structured_outputs=None,
+        )
         if len(self.requests) + self._sampling.n > MAX_CHOICES:
             raise UserError(f"prompts times n may be at most {MAX_CHOICES}", "n", "too_many_choices")
         eos = sorted({*self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())})
@@ -82,6 +103,9 @@ class Call:
                 seed=choice_seed(self._seed, choice),
                 priority=self._asked.priority,
                 salt=self._asked.cache_salt,
+                grammar=self._grammar,
+                grammar_field=self._grammar_field,
+                bad_words=self._bad_words,
             )
             self.requests.append(request)
 
@@ -118,7 +142,7 @@ class Call:
         total = self.totals[index] = Assembler(self._tokenizer, request.sampling, request.prompt)
         last, reason = self._began, "abort"
         try:
-            async with aclosing(self._client.generate(request)) as outputs:
+            async with aclosing(self._outputs(request)) as outputs:
                 async for output in outputs:
                     first, delta = not total.tokens, total.push(output)
                     if delta.finish is not None:
@@ -133,6 +157,23 @@ class Call:
                         return
         finally:
             self._meter.finished(reason)
+
+    def _outputs(self, request: Request) -> AsyncGenerator[Output, None]:
+        outputs = self._client.generate(request)
+        return outputs if self._deadline is None else _until(self._deadline, outputs, request.id)
+
+
+async def _until(deadline: float, outputs: AsyncGenerator[Output, None], id: str) -> AsyncGenerator[Output, None]:
+    """Outputs of a request to their end or, at the deadline, to ours. Seconds of time.monotonic."""
+    async with aclosing(outputs):
+        while True:
+            try:
+                yield await asyncio.wait_for(outputs.__anext__(), max(0.0, deadline - time.monotonic()))
+            except asyncio.TimeoutError:
+                yield Output(id=id, finish="length", stop_reason=DEADLINE)
+                return
+            except StopAsyncIteration:
+                return
 
 
 def _check_end(delta: Delta) -> None:

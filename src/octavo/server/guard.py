@@ -21,7 +21,7 @@ from octavo.server.front import Front
 
 logger = logging.getLogger("octavo.server")
 
-OPEN = frozenset({"/live", "/ready", "/health", "/version", "/metrics"})
+OPEN = frozenset({"/live", "/ready", "/health", "/version", "/metrics", "/openapi.json", "/docs"})
 CLOSED = frozenset({"/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 

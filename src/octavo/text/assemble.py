@@ -91,7 +91,7 @@ class Assembler:
             self.prompt_logprobs.extend(output.prompt_logprobs)
         self.cached = max(self.cached, output.cached)
         # the token that ends a text is not part of it, as in vLLM
-        ends = output.finish == "stop" and not self._keep_stop_token
+        ends = output.finish == "stop" and not output.whole and not self._keep_stop_token
         spelled = output.tokens[:-1] if ends else output.tokens
         if self._stop is None:
             text = self._detok.push(spelled) if self._detok is not None else ""

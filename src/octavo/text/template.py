@@ -116,6 +116,20 @@ class ChatTemplate:
         return content if self._loops else "\n".join(part["text"] for part in content)
 
 
+def until_end_of(text: str, content: str | list[dict[str, str]]) -> str:
+    """A rendered conversation up to the end of its last message's content. Raises UserError where it is not there."""
+    last = content if isinstance(content, str) else content[-1]["text"]
+    begin = text.rfind(last.strip())
+    if not last.strip() or begin < 0:
+        raise UserError(
+            "continue_final_message: the chat template does not write the last message's content as it is",
+            "continue_final_message",
+            "invalid_value",
+        )
+    kept = last.lstrip()  # with the spaces at its end, if the template keeps them
+    return text[:begin] + (kept if text.startswith(kept, begin) else last.strip())
+
+
 def _shown(error: Exception) -> str:
     text = str(error)
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

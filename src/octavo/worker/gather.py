@@ -160,7 +160,7 @@ def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) ->
     if drawing.any_penalized and (penalized := slots.penalized[slot] & drawn).any():
         history_starts, history = _history(slots, slot, position, penalized)
     if drawing.any_biased:
-        biased = (slots.biased[slot] | (position < slots.masked_until[slot])) & drawn
+        biased = (slots.biased[slot] | slots.worded[slot] | (position < slots.masked_until[slot])) & drawn
         if biased.any():
             bias_starts, bias_ids, bias_values = _bias(slots, slot, position, biased)
     return HeadRows(
@@ -194,14 +194,12 @@ def _history(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bo
 
 
 def _bias(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bool_]) -> tuple[Counts, Ints, Floats]:
-    """The biases of the rows that have any, with the ends masked while fewer than min_tokens are generated."""
+    """The biases of the rows that have any, with -inf on what their requests forbid at this place."""
     counts = np.zeros(len(slot) + 1, np.int64)
     ids: list[Ints] = []
     values: list[Floats] = []
     for row in np.flatnonzero(wanted).tolist():
-        which = int(slot[row])
-        bias = slots.masked_bias[which] if position[row] < slots.masked_until[which] else slots.bias[which]
-        assert bias is not None
+        bias = slots.bias_at(int(slot[row]), int(position[row]))
         counts[row + 1] = len(bias.ids)
         ids.append(bias.ids)
         values.append(bias.values)

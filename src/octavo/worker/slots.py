@@ -20,10 +20,19 @@ from octavo.program.batch import Floats, Ints
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bias:
-    """What is added to the logits of some tokens. ids ascending, values beside them."""
+    """What is added to the logits of some tokens: distinct ids, values beside them."""
 
     ids: Ints
     values: Floats
+
+    def without(self, banned: Ints) -> Bias:
+        """The same, with -inf on some tokens."""
+        rest = ~np.isin(self.ids, banned)
+        ids, values = self.ids[rest], self.values[rest]
+        return Bias(np.concatenate([ids, banned]), np.concatenate([values, np.full(len(banned), -np.inf, np.float32)]))
+
+
+NO_BIAS = Bias(np.zeros(0, np.int32), np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +88,8 @@ class Slots:
         self.second: Ints = np.zeros(slots, np.int32)  # where the tokens of the second type begin
         self.any_second = False  # whether a sequence ever had any
         self.bias: list[Bias | None] = [None] * slots
+        self.worded: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # `bad_words` is not empty
+        self.bad_words: list[list[Ints]] = [[] for _ in range(slots)]
         self.masked_bias: list[Bias | None] = [None] * slots  # `bias`, and -inf on what would end the text
         self._drawing: tuple[bytes, Drawing] | None = None  # the last one asked for, until a slot is filled anew
 
@@ -113,8 +124,10 @@ class Slots:
             sampling.presence_penalty != 0 or sampling.frequency_penalty != 0 or sampling.repetition_penalty != 1
         )
         bias = dict(sampling.logit_bias or {})
-        self.bias[slot] = self._bias(bias)
-        self.biased[slot] = bool(bias)
+        self.bias[slot] = self._bias(bias, sampling.allowed_token_ids)
+        self.biased[slot] = self.bias[slot] is not None
+        self.bad_words[slot] = [np.array(word, np.int32) for word in request.bad_words]
+        self.worded[slot] = bool(request.bad_words)
         self._mask(slot, request, bias)
 
     def drawing(self, slot: Ints) -> Drawing:
@@ -140,13 +153,26 @@ class Slots:
             prompt_lens=self.prompt_lens[slot],
             any_reports=bool((prompt_top >= 0).any()),
             any_penalized=bool(self.penalized[slot].any()),
-            any_biased=bool(self.biased[slot].any() or self.masked_until[slot].any()),
+            any_biased=bool((self.biased[slot] | self.worded[slot]).any() or self.masked_until[slot].any()),
         )
 
     def free(self, slot: int) -> None:
         """Leave a row; its arrays are read by nobody until the next start."""
         self.lengths[slot] = self.table_lens[slot] = 0
         self.bias[slot] = self.masked_bias[slot] = None
+        self.bad_words[slot] = []
+
+    def bias_at(self, slot: int, position: int) -> Bias:
+        """What the token drawn for `position` of a slot's sequence is biased by."""
+        bias = (self.masked_bias if position < self.masked_until[slot] else self.bias)[slot] or NO_BIAS
+        generated = self.tokens[slot, self.prompt_lens[slot] : position]
+        banned = {int(word[-1]) for word in self.bad_words[slot] if _ends_with(generated, word[:-1])}
+        return bias.without(np.array(sorted(banned), np.int32)) if banned else bias
+
+    def takes_what_is_forced(self, slot: int) -> bool:
+        """Whether a token without alternative need not be drawn: nobody asks how likely it was, nor forbids it."""
+        free = not (self.biased[slot] or self.worded[slot] or self.masked_until[slot])
+        return free and bool(self.top[slot] < 0)
 
     def append_pages(self, slot: int, pages: tuple[int, ...]) -> None:
         """Put page ids at the end of a slot's tables, row by row: one for each group."""
@@ -166,11 +192,24 @@ class Slots:
         ends = {token for token in ends if 0 <= token < self.vocab}
         wanted = sampling.min_tokens > 0 and bool(ends)
         self.masked_until[slot] = min(len(request.prompt) + sampling.min_tokens, 2**31 - 1) if wanted else 0
-        self.masked_bias[slot] = self._bias(bias | dict.fromkeys(ends, -np.inf)) if wanted else None
+        self.masked_bias[slot] = (
+            self._bias(bias | dict.fromkeys(ends, -np.inf), sampling.allowed_token_ids) if wanted else None
+        )
 
-    @staticmethod
-    def _bias(values: dict[int, float]) -> Bias | None:
-        if not values:
-            return None
-        ids = sorted(values)
-        return Bias(np.array(ids, np.int32), np.array([values[token] for token in ids], np.float32))
+    def _bias(self, values: dict[int, float], allowed: list[int] | None) -> Bias | None:
+        """`values`, and -inf on all but the `allowed` tokens; None where there is nothing."""
+        ids = np.array(sorted(values), np.int32)
+        biases = np.array([values[token] for token in ids.tolist()], np.float32)
+        if allowed is not None:  # by arrays: it may be nearly all of the vocabulary, and others wait for the step
+            free = np.zeros(self.vocab, np.bool_)
+            free[allowed] = True
+            dense = np.where(free, np.float32(0), np.float32(-np.inf))
+            dense[ids] += biases
+            free[ids] = False
+            ids = np.flatnonzero(~free).astype(np.int32)
+            biases = dense[ids]
+        return Bias(ids, biases) if len(ids) else None
+
+
+def _ends_with(tokens: Ints, wanted: Ints) -> bool:
+    return len(wanted) == 0 or (len(wanted) <= len(tokens) and np.array_equal(tokens[-len(wanted) :], wanted))

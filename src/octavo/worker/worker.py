@@ -6,6 +6,9 @@ not know why a run was planned, nor what a finish is.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 
 from octavo.core.plan import Plan, RunResult, StepResult, TokenLogprob
@@ -13,6 +16,8 @@ from octavo.program.batch import Drawn
 from octavo.program.executor import Executor
 from octavo.program.pooling import Pooling
 from octavo.worker.gather import Gathered, gather
+from octavo.worker.grammars import Grammars
+from octavo.worker.guides import Guides
 from octavo.worker.pool import Pools
 from octavo.worker.slots import Slots
 
@@ -33,11 +38,15 @@ class Worker:
         max_len: int,
         vocab: int,
         groups: int = 1,
+        grammars: Grammars | None = None,
+        jump: bool = True,
         pooling: Pooling | None = None,
     ) -> None:
+        """jump: tokens that a grammar forces are appended without a draw, which changes no text."""
         self._executor = executor
         self._pools = None if pooling is None else Pools(pooling)
         self.slots = Slots(slots, max_len, vocab, groups)
+        self.guides = Guides(grammars, slots, jump=jump)
 
     def run(self, plan: Plan) -> StepResult:
         """One step. Whatever it raises is an engine fault: no run's request can cause it."""
@@ -48,9 +57,10 @@ class Worker:
             batch = self._pools.gather(plan, self.slots)
             return self._pools.results(plan, self._executor.vectors(batch))
         gathered = gather(plan, self.slots)
-        drawn = self._executor.run(gathered.batch)
+        head = self.guides.masked(gathered.batch.head, gathered.drawn_rows, gathered.drawn_slots)
+        drawn = self._executor.run(replace(gathered.batch, head=head))
         self._keep(gathered, drawn)
-        return StepResult(_results(plan, gathered, drawn))
+        return StepResult(self._guide(plan, _results(plan, gathered, drawn)))
 
     def close(self) -> None:
         """Release the executor."""
@@ -60,8 +70,10 @@ class Worker:
         slots = self.slots
         for slot in plan.frees:
             slots.free(slot)
+            self.guides.free(slot)
         for start in plan.starts:
             slots.start(start)
+            self.guides.start(start)
         if self._pools is not None:
             self._pools.apply(plan)
         for run in plan.runs:
@@ -76,6 +88,28 @@ class Worker:
         rows, slot, position = rows[fits], slot[fits], position[fits]
         slots.tokens[slot, position] = drawn.tokens[rows]
         slots.lengths[slot] = position + 1
+
+    def _guide(self, plan: Plan, results: list[RunResult]) -> list[RunResult]:
+        """The results with what grammars make of the drawn tokens; forced tokens are appended to their slots."""
+        if not self.guides.any:
+            return results
+        slots = self.slots
+        for index, (run, result) in enumerate(zip(plan.runs, results, strict=True)):
+            if not result.tokens:
+                continue
+            length = int(slots.lengths[run.slot])
+            advance = self.guides.accept(
+                run.slot, result.tokens[0], slots.max_len - length, jump=slots.takes_what_is_forced(run.slot)
+            )
+            if advance is None:
+                continue
+            forced = advance.tokens[1:]
+            slots.tokens[run.slot, length : length + len(forced)] = forced
+            slots.lengths[run.slot] = length + len(forced)
+            results[index] = msgspec.structs.replace(
+                result, tokens=tuple(advance.tokens), stopped=advance.stopped, failed=advance.failed
+            )
+        return results
 
 
 def _results(plan: Plan, gathered: Gathered, drawn: Drawn) -> list[RunResult]:

@@ -1,0 +1,60 @@
+"""The fields that say what an answer must look like: OpenAI's `response_format` and vLLM's `structured_outputs`.
+
+Types are checked here, schemas and grammars where they are compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from octavo.core.errors import InvalidValue
+from octavo.core.request import StructuredOutputsParams
+from octavo.protocol.wire import STRICT
+
+SCHEMA: dict[str, Any] = {"anyOf": [{"type": "object"}, {"type": "boolean"}, {"type": "string"}]}
+
+
+class NamedSchema(BaseModel):
+    """A JSON schema with a name of the caller's. `strict` or not, the answer follows the schema."""
+
+    model_config = ConfigDict(**STRICT, protected_namespaces=())
+
+    name: str | None = Field(None, max_length=64)
+    description: str | None = None
+    definition: Annotated[Any, WithJsonSchema({"type": "object"})] = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """text: anything. json_object: any JSON object. json_schema: JSON of a schema."""
+
+    model_config = STRICT
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    def params(self) -> StructuredOutputsParams | None:
+        """What it asks for; None for text. Raises InvalidValue."""
+        if self.type != "json_schema":
+            if self.json_schema is not None:
+                raise InvalidValue("response_format.json_schema", "given", "only with type json_schema")
+            return StructuredOutputsParams(json_object=True, field="response_format") if self.type != "text" else None
+        if self.json_schema is None or self.json_schema.definition is None:
+            raise InvalidValue("response_format.json_schema.schema", None, "a JSON schema")
+        return StructuredOutputsParams(json=self.json_schema.definition, field="response_format.json_schema.schema")
+
+
+class StructuredOutputs(BaseModel):
+    """Exactly one of json (a schema), regex, choice, grammar (Lark or GBNF) and json_object."""
+
+    model_config = STRICT
+
+    json_: Annotated[Any, WithJsonSchema(SCHEMA)] = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    whitespace_pattern: str | None = None

@@ -1,0 +1,101 @@
+"""What an answer must look like, in whichever form the caller wrote it, as one text: llguidance's grammar.
+
+Only translates: what is wrong inside a schema, a pattern or a grammar is found where it is compiled, in
+worker/grammars.py.
+The forms are described in docs/structured.md. Knows no request and no tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from octavo.core.errors import UserError
+from octavo.core.request import StructuredOutputsParams
+
+MAX_TEXT = 1 << 17  # characters of a schema, pattern or grammar as the caller wrote it
+MAX_CHOICES = 4096
+
+
+def grammar_of(asked: StructuredOutputsParams | None) -> str:
+    """llguidance's grammar, empty for none. Raises UserError, naming the field, for what cannot be translated."""
+    if asked is None:
+        return ""
+    if asked.json is not None:
+        return _schema(asked, asked.json)
+    if asked.json_object:
+        return _schema(asked, {"type": "object"})
+    if asked.choice is not None:
+        return _choice(asked.choice, asked.place("choice"))
+    if asked.regex is not None:
+        return _regex(asked.regex, asked.place("regex"))
+    assert asked.grammar is not None
+    return _written(asked.grammar, asked.place("grammar"))
+
+
+def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
+    field = asked.place("json")
+    if isinstance(schema, str):
+        _check_size(field, schema)
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise _refused(field, f"not readable as JSON: {error}") from None
+    if not isinstance(schema, (dict, bool)):
+        raise _refused(field, "a JSON schema is an object, or true or false")
+    options: dict[str, Any] = {}
+    if asked.disable_any_whitespace:
+        options["whitespace_flexible"] = False
+    elif asked.whitespace_pattern is not None:
+        options["whitespace_pattern"] = asked.whitespace_pattern
+    if isinstance(schema, dict):  # llguidance's own switches are the server's, not the caller's
+        schema = {name: value for name, value in schema.items() if name != "x-guidance"}
+        if options:
+            schema["x-guidance"] = options
+    try:
+        text = json.dumps({"grammars": [{"json_schema": schema}]}, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refused(field, f"the schema cannot be written as JSON: {error}") from None
+    _check_size(field, text)
+    return text
+
+
+def _choice(choices: list[str], field: str) -> str:
+    if len(choices) > MAX_CHOICES:
+        raise _refused(field, f"{len(choices)} choices; at most {MAX_CHOICES} are taken")
+    lark = "start: " + " | ".join(json.dumps(choice) for choice in choices)
+    _check_size(field, lark)
+    return _lark(lark)
+
+
+def _regex(pattern: str, field: str) -> str:
+    _check_size(field, pattern)
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(pattern)
+
+
+def _written(grammar: str, field: str) -> str:
+    """Lark as it is; what defines its rules by ::= is GBNF."""
+    _check_size(field, grammar)
+    if "::=" not in grammar:
+        return _lark(grammar)
+    from llguidance import gbnf_to_lark
+
+    try:
+        return _lark(gbnf_to_lark.gbnf_to_lark(grammar))
+    except Exception as error:  # what the converter raises has no narrower type
+        raise _refused(field, f"not readable as GBNF: {error}") from None
+
+
+def _lark(grammar: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": grammar}]})
+
+
+def _check_size(field: str, text: str) -> None:
+    if len(text) > MAX_TEXT:
+        raise _refused(field, f"{len(text)} characters; at most {MAX_TEXT} are taken")
+
+
+def _refused(field: str, reason: str) -> UserError:
+    return UserError(f"{field}: {reason[:500]}", field, "invalid_grammar")

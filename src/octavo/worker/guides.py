@@ -1,0 +1,116 @@
+"""What the grammars of running sequences allow next, and how they advance.
+
+Invariant: after `start` and after each `accept`, the mask of a guided slot is that of its next token. A sequence that
+begins again, after a preemption, replays its tokens. A token that the grammar alone decides is appended without being
+drawn: any draw would have given it. Knows no schedule and no executor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from octavo.core.plan import Start
+from octavo.program.batch import NO_MASKS, HeadRows, Ints
+from octavo.worker.grammars import Grammars
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+MOST_FORCED = 256  # tokens appended behind one drawn
+NO_GRAMMARS = "grammar: this engine has no tokenizer to match it with"
+DEAD = "the grammar allows no token that logit_bias, min_tokens or other limits leave"
+
+
+@dataclass(slots=True, eq=False)
+class Advance:
+    """What one drawn token led to: itself and the forced ones, whether the text is at its end, or why it failed."""
+
+    tokens: list[int]
+    stopped: bool = False
+    failed: str | None = None
+
+
+class Guides:
+    """The matchers of `slots` slots. grammars None: no request has a grammar. jump: append forced tokens at once."""
+
+    def __init__(self, grammars: Grammars | None, slots: int, *, jump: bool = True) -> None:
+        self._grammars = grammars
+        self._slots = slots
+        self._jump = jump
+        self._matchers: dict[int, LLMatcher] = {}
+        self._masks: Ints = NO_MASKS  # [slots, words] once there is a grammar
+
+    @property
+    def any(self) -> bool:
+        """Whether some sequence has a grammar."""
+        return bool(self._matchers)
+
+    def start(self, start: Start) -> None:
+        """A sequence takes a slot."""
+        request = start.request
+        if not request.grammar:
+            return
+        assert self._grammars is not None, NO_GRAMMARS
+        matcher = self._grammars.matcher(request.grammar, request.grammar_field)
+        for token in start.tokens[len(request.prompt) :]:
+            matcher.consume_token(token)
+        if not len(self._masks):
+            self._masks = np.full((self._slots, self._grammars.words), -1, np.int32)
+        self._matchers[start.slot] = matcher
+        self._fill(start.slot)
+
+    def free(self, slot: int) -> None:
+        """The slot's sequence is gone."""
+        self._matchers.pop(slot, None)
+
+    def masked(self, head: HeadRows, rows: np.ndarray, slots: Ints) -> HeadRows:
+        """The head with the masks of its drawn rows, which belong to `slots`."""
+        if not self._matchers:
+            return head
+        guided = np.isin(slots, list(self._matchers))
+        if not guided.any():
+            return head
+        mask = np.full(len(head.rows), -1, np.int32)
+        mask[rows[guided]] = slots[guided]
+        return replace(head, mask=mask, masks=self._masks)
+
+    def accept(self, slot: int, token: int, room: int, *, jump: bool) -> Advance | None:
+        """Take in a drawn token; at most `room` may follow it. None: the slot has no grammar."""
+        matcher = self._matchers.get(slot)
+        if matcher is None:
+            return None
+        tokens = [token]
+        if not matcher.consume_token(token):
+            return Advance(tokens, failed=matcher.get_error() if matcher.is_error() and self._alive(slot) else DEAD)
+        self._fill(slot)
+        most = 1 + min(room, MOST_FORCED) if jump and self._jump else 1
+        while len(tokens) < most and not matcher.is_stopped():
+            only = _only(self._masks[slot])
+            if only < 0:
+                break
+            matcher.consume_token(only)
+            tokens.append(only)
+            self._fill(slot)
+        if matcher.is_error():
+            return Advance(tokens, failed=f"the grammar is too complex here: {matcher.get_error()}")
+        return Advance(tokens, stopped=matcher.is_stopped())
+
+    def _alive(self, slot: int) -> bool:
+        return bool(self._masks[slot].any())
+
+    def _fill(self, slot: int) -> None:
+        """What may come next. A matcher that failed allows nothing; `accept` says so."""
+        mask = self._masks[slot]
+        self._matchers[slot].unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+
+
+def _only(mask: Ints) -> int:
+    """The one token a mask allows, or -1."""
+    words = np.flatnonzero(mask)
+    if len(words) != 1:
+        return -1
+    word = int(mask[words[0]]) & 0xFFFFFFFF
+    return int(words[0]) * 32 + word.bit_length() - 1 if word & (word - 1) == 0 else -1

@@ -1,0 +1,119 @@
+"""docs/compatibility.md from a table of fields: `python tests/made/compatibility.py` writes it.
+
+A row names the test that proves what it says. Who adds a field adds its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "compatibility.md"
+HEAD = """# Compatibility
+
+Made by `python tests/made/compatibility.py` from its table. Fields of requests to `/v1/completions` (T) and
+`/v1/chat/completions` (C), as compared with vLLM 0.32, llama.cpp's server of October 2026 and the OpenAI API, read in
+their documents and sources. "exact": the same name and meaning. "refused": an error names the field, unless it holds a
+value that asks for nothing. An empty cell: the other has no such field. The last column names the test of what we say.
+
+| field | where | vLLM | llama.cpp | OpenAI | Octavo | test |
+|---|---|---|---|---|---|---|
+"""
+BODIES = "protocol/test_request_bodies.py"
+ARRIVES = f"{BODIES}::test_what_was_asked_arrives"
+REFUSED = f"{BODIES}::test_a_bad_value_is_refused_under_the_name_of_its_field"
+FIELDS = "server/test_generation_fields.py"
+CLIENT = "server/test_openai_client.py"
+DRAWN = "program/test_cpu_draw.py::test_every_row_draws_what_the_reference_draws"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One field. where: T, C or both. The other engines' columns name their field, Octavo's says how ours compares."""
+
+    name: str
+    where: str
+    vllm: str
+    llama: str
+    openai: str
+    octavo: str
+    test: str
+
+
+def row(name: str, test: str, octavo: str = "exact", *, where: str = "TC", others: str = "v", llama: str = "") -> Row:
+    """A field that others call the same: v vLLM, l llama.cpp, o OpenAI; `llama` is its name there if another."""
+    named = [name if letter in others else "" for letter in "vlo"]
+    return Row(name, where, named[0], llama or named[1], named[2], octavo, test)
+
+
+ROWS = (
+    row("n", f"{CLIENT}::test_choices_have_the_seeds_that_follow", "exact; at most 128", others="vlo"),
+    row("best_of", f"{FIELDS}::test_best_of_gives_the_likeliest", "by cumulative log-probability", where="T",
+        others="o"),
+    row("temperature", DRAWN, others="vlo"),
+    row("top_p", DRAWN, others="vlo"),
+    row("top_k", DRAWN, "exact; 0 or -1: all", others="vl"),
+    row("min_p", DRAWN, others="vl"),
+    row("presence_penalty", DRAWN, others="vlo"),
+    row("frequency_penalty", DRAWN, others="vlo"),
+    row("repetition_penalty", DRAWN, llama="repeat_penalty"),
+    row("logit_bias", ARRIVES, "exact; token ids only", others="vlo"),
+    row("seed", f"{CLIENT}::test_choices_have_the_seeds_that_follow", "exact; whatever else runs", others="vlo"),
+    row("stop", f"{CLIENT}::test_stop_strings_end_the_text_and_give_up_the_sequence", "exact; up to 16", others="vlo"),
+    row("stop_token_ids", "server/test_whole_path.py::test_stop_strings_and_stop_tokens"),
+    row("include_stop_str_in_output", "text/test_assembler.py::test_any_cut_gives_the_same_text_and_the_same_stop"),
+    row("ignore_eos", ARRIVES, others="vl"),
+    row("min_tokens", "worker/test_gather_property.py::test_gather_equals_the_slow_one"),
+    row("max_tokens", f"{CLIENT}::test_completions_give_16_tokens_and_chats_as_many_as_fit", others="vo",
+        llama="n_predict"),
+    row("max_completion_tokens", f"{BODIES}::test_what_chat_refuses", where="C", others="vlo"),
+    row("logprobs", f"{CLIENT}::test_logprobs_of_a_completion", "exact; at most 20 alternatives", others="vlo"),
+    row("top_logprobs", f"{CLIENT}::test_logprobs_of_a_chat", where="C", others="vlo"),
+    row("prompt_logprobs", f"{CLIENT}::test_prompt_logprobs", "exact; not with stream"),
+    row("echo", f"{CLIENT}::test_echo", where="T", others="vo"),
+    row("skip_special_tokens", ARRIVES),
+    row("return_token_ids", f"{CLIENT}::test_a_streamed_chat_equals_the_whole_one", llama="return_tokens"),
+    row("allowed_token_ids", f"{FIELDS}::test_allowed_token_ids"),
+    row("bad_words", f"{FIELDS}::test_bad_words_are_spelled_alone_and_behind_a_space", "exact; at most 1024"),
+    row("truncate_prompt_tokens", f"{FIELDS}::test_truncate_prompt_tokens", "exact; -1 leaves room for max_tokens"),
+    row("add_generation_prompt", f"{FIELDS}::test_continue_final_message", where="C", others="vl"),
+    row("continue_final_message", f"{FIELDS}::test_continue_final_message", where="C"),
+    row("chat_template", f"{FIELDS}::test_a_chat_template_of_the_request",
+        "exact; only with --trust-request-chat-template", where="C"),
+    row("chat_template_kwargs", f"{BODIES}::test_what_chat_refuses", "exact; names of the template's own", where="C",
+        others="vl"),
+    row("priority", "sched/test_scheduler.py::test_priority_orders_the_queue",
+        "exact; with --scheduling-policy priority"),
+    row("cache_salt", "sched/test_scheduler.py::test_salt_and_adapter_keep_prefixes_apart"),
+    row("request_id", f"{FIELDS}::test_the_name_of_a_request_stands_in_the_answers_id", "exact; so is X-Request-Id"),
+    row("deadline_ms", f"{FIELDS}::test_what_is_not_done_at_its_deadline_ends_there",
+        'counts from the request; ends with finish_reason "length", stop_reason "deadline"', others="",
+        llama="t_max_predict_ms"),
+    row("stream_options", f"{CLIENT}::test_continuous_usage_counts_up", "exact; no obfuscation", others="vlo"),
+    *(row(name, REFUSED, "refused") for name in (
+        "use_beam_search", "length_penalty", "spaces_between_special_tokens", "flat_logprobs", "logprob_token_ids",
+        "return_tokens_as_token_ids", "skip_reading_prefix_cache", "repetition_detection", "kv_transfer_params",
+        "vllm_xargs", "extra_args")),
+    Row("beam search", "Python", "LLM.beam_search", "", "",
+        "the same rules; beam_width at most 10, no temperature; not over HTTP",
+        "engine/test_beam_search.py::test_beams_of_a_model_are_those_of_a_plain_search"),
+    row("suffix", f"{BODIES}::test_what_completions_refuse", "refused", where="T", others="vo"),
+    *(row(name, REFUSED, "refused", others="l") for name in (
+        "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base",
+        "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta",
+        "dynatemp_range", "dynatemp_exponent", "repeat_last_n")),
+)  # fmt: skip
+
+
+def page() -> str:
+    """The whole page."""
+    lines = []
+    for each in ROWS:
+        others = " | ".join(f"`{name}`" if name else "" for name in (each.vllm, each.llama, each.openai))
+        lines.append(f"| `{each.name}` | {each.where} | {others} | {each.octavo} | `{each.test}` |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,176 @@
+"""Fields of vLLM's and our own, through the official client: as the engine is asked, and as the answer says."""
+
+import openai
+import pytest
+import tiny_llama
+from scripted_engine import MAX_LEN, VOCAB, ScriptedEngine, scripted
+from served import served, until
+
+from octavo.checkpoint.source import open_source
+from octavo.text.tokenizer import load_tokenizer
+
+MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good mor"}]
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    source = open_source(tiny_llama.write_folder(tmp_path_factory.mktemp("tiny"), tokenizer=True))
+    yield load_tokenizer(source)
+    source.close()
+
+
+@pytest.fixture
+def engine():
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def server(engine, tokenizer):
+    with served(engine, lambda: tokenizer, trust_request_chat_template=True, ignore_unknown=True) as running:
+        until(running.front.ready)
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def complete(client, prompt="Hello", **fields):
+    return client.completions.create(model="tiny", prompt=prompt, max_tokens=8, extra_body=fields)
+
+
+def chat(client, messages=MESSAGES, **fields):
+    return client.chat.completions.create(model="tiny", messages=messages, max_tokens=8, extra_body=fields)
+
+
+def refused(call, field):
+    with pytest.raises(openai.BadRequestError) as caught:
+        call()
+    assert caught.value.body["param"] == field
+
+
+def test_allowed_token_ids(client, engine):
+    complete(client, allowed_token_ids=[5, 7])
+    assert engine.requests[-1].sampling.allowed_token_ids == [5, 7]
+    refused(lambda: complete(client, allowed_token_ids=[VOCAB]), "allowed_token_ids")
+
+
+def test_bad_words_are_spelled_alone_and_behind_a_space(client, engine, tokenizer):
+    complete(client, bad_words=["b", " cd"])
+    bare = [tokenizer.encode(text, special=False) for text in ("b", "cd")]
+    lists = engine.requests[-1].bad_words
+    assert [word for word in bare if word in lists] == bare
+    assert all(tokenizer.decode(word).strip() in ("b", "cd") for word in lists)
+
+
+def test_truncate_prompt_tokens(client, engine, tokenizer):
+    whole = tokenizer.encode("Hello, wide world")
+    answer = complete(client, "Hello, wide world", truncate_prompt_tokens=3, echo=True)
+    assert engine.requests[-1].prompt == whole[-3:]
+    assert answer.usage.prompt_tokens == 3
+    assert answer.choices[0].text.startswith(tokenizer.decode(whole[-3:]))
+    complete(client, "Hello, wide world", truncate_prompt_tokens=MAX_LEN)
+    assert engine.requests[-1].prompt == whole
+    complete(client, [7] * (2 * MAX_LEN), truncate_prompt_tokens=-1)
+    assert len(engine.requests[-1].prompt) == MAX_LEN - 8
+    refused(lambda: complete(client, [7] * (2 * MAX_LEN)), "prompt")
+    chat(client, truncate_prompt_tokens=4)
+    assert len(engine.requests[-1].prompt) == 4
+
+
+def test_the_name_of_a_request_stands_in_the_answers_id(client, server):
+    assert complete(client, request_id="mine").id == "cmpl-mine"
+    assert chat(client, request_id="mine").id == "chatcmpl-mine"
+    named = client.completions.create(model="tiny", prompt="a", extra_headers={"X-Request-Id": "theirs"})
+    assert named.id == "cmpl-theirs"
+    first, second = (complete(client, request_id="same") for _ in range(2))  # no matter that it is not unique
+    assert first.choices[0].text != "" and second.id == first.id
+    bad = server.ask("POST", "/v1/completions", {"prompt": "a"}, x_request_id="a b")
+    assert bad.status == 400 and bad.error["param"] == "x-request-id"
+
+
+def test_what_is_not_done_at_its_deadline_ends_there(client, engine):
+    engine.seconds_per_token = 0.02
+    answer = client.completions.create(model="tiny", prompt="Hello", max_tokens=400, extra_body={"deadline_ms": 300})
+    choice = answer.choices[0]
+    assert (choice.finish_reason, choice.stop_reason) == ("length", "deadline")
+    assert 0 < answer.usage.completion_tokens < 20
+    assert engine.given_up and not engine.live
+    chunks = list(
+        client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True, extra_body={"deadline_ms": 200})
+    )
+    assert chunks[-1].choices[0].finish_reason == "length"
+    until(lambda: not engine.live)
+    engine.held = True  # nobody gets on: the answer is empty, and an answer
+    assert complete(client, deadline_ms=50).choices[0].finish_reason == "length"
+    engine.held, engine.seconds_per_token = False, 0.0
+    assert complete(client, deadline_ms=60_000).choices[0].stop_reason is None
+
+
+def test_best_of_gives_the_likeliest(client, engine, monkeypatch):
+    likely = {0: -3.0, 1: -1.0, 2: -9.0, 3: -1.0}
+
+    def figures(token, top):
+        from octavo.core.plan import TokenLogprob
+
+        seed = next(r.seed for r in engine.requests if scripted(r)[0] == token)
+        return TokenLogprob(token, likely[seed - 10], 1, [])
+
+    monkeypatch.setattr("scripted_engine._figures", figures)
+    answer = client.completions.create(model="tiny", prompt="Hello", n=3, best_of=4, seed=10, max_tokens=1)
+    assert answer.usage.completion_tokens == 4  # what is left out was computed
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert [choice.logprobs for choice in answer.choices] == [None] * 3
+    alone = [
+        client.completions.create(model="tiny", prompt="Hello", seed=10 + which, max_tokens=1).choices[0].text
+        for which in (1, 3, 0)
+    ]
+    assert [choice.text for choice in answer.choices] == alone
+
+
+def test_continue_final_message(client, engine, tokenizer):
+    chat(client, chat_template=TEMPLATE, add_generation_prompt=False, continue_final_message=True)
+    assert tokenizer.decode(engine.requests[-1].prompt, skip_special=False).endswith("<assistant>Good mor")
+    chat(client, chat_template=TEMPLATE, add_generation_prompt=False)
+    assert tokenizer.decode(engine.requests[-1].prompt, skip_special=False).endswith("Good mor</>")
+    refused(lambda: chat(client, continue_final_message=True), "continue_final_message")
+    blank = [{"role": "assistant", "content": " "}]
+    fields = {"add_generation_prompt": False, "continue_final_message": True}
+    refused(lambda: chat(client, blank, **fields), "continue_final_message")
+
+
+def test_a_chat_template_of_the_request(client, engine, tokenizer):
+    chat(client, chat_template="{{ messages[0].content }}!")
+    assert engine.requests[-1].prompt == tokenizer.encode("Hello!", special=False)
+    refused(lambda: chat(client, chat_template="{% for %}"), "chat_template")
+    refused(lambda: chat(client, chat_template="{% include 'x' %}"), "chat_template")
+    attacks = (
+        "{{ ''.__class__.__mro__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{% for i in range(10**9) %}a{% endfor %}",
+    )
+    for attack in attacks:
+        with pytest.raises(openai.BadRequestError):
+            chat(client, chat_template=attack)
+
+
+def test_a_chat_template_is_refused_where_the_server_was_not_told_to_trust_it(tokenizer):
+    with served(ScriptedEngine(), lambda: tokenizer) as server:
+        until(server.front.ready)
+        answer = server.post("/v1/chat/completions", messages=MESSAGES, chat_template="a")
+        assert answer.status == 400 and answer.error["param"] == "chat_template"
+        assert "--trust-request-chat-template" in answer.error["message"]
+        assert server.post("/v1/completions", prompt="a", foo=1).error["code"] == "unknown_parameter"
+
+
+def test_what_is_unknown_is_ignored_only_where_the_server_was_told_to_and_is_named(server):
+    answer = server.post("/v1/completions", prompt="a", foo=1, **{"b\r\nx: ü": None})
+    assert answer.status == 200
+    assert answer.headers["x-octavo-ignored"] == "foo,b%0D%0Ax%3A%20%C3%BC"
+    streamed = server.post("/v1/chat/completions", messages=MESSAGES, stream=True, max_tokens=2, foo=1)
+    assert streamed.headers["x-octavo-ignored"] == "foo"
+    assert "x-octavo-ignored" not in server.post("/v1/completions", prompt="a").headers
+    assert server.post("/v1/completions", prompt="a", use_beam_search=True).error["param"] == "use_beam_search"

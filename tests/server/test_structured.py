@@ -1,0 +1,151 @@
+"""Structured output over HTTP, from every field that asks for it; compiled in the engine's process beside the loop."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import jsonschema
+import openai
+import pytest
+import tiny_llama
+from served import served, until
+
+from octavo.checkpoint.source import open_source
+from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
+from octavo.core.errors import UserError
+from octavo.core.request import Request, SamplingParams
+from octavo.engine.client import ProcessClient
+from octavo.engine.compile import Compiled, Compiler
+from octavo.engine.config import LaunchConfig
+from octavo.text.tokenizer import load_tokenizer
+
+CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+MESSAGES = [{"role": "user", "content": "Who are you?"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 4}, "old": {"type": "boolean"}},
+    "required": ["name", "old"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tiny_llama.write_folder(tmp_path_factory.mktemp("tiny"), tokenizer=True)
+    launch = LaunchConfig(
+        model=str(folder),
+        name="tiny",
+        scheduler=SchedulerConfig(max_seqs=4, max_step_tokens=16, max_queued=8),
+        cache=CacheConfig(memory_bytes=2**29),
+        exec=ExecConfig(executor="cpu", threads=1),
+    )
+    with served(ProcessClient(launch), lambda: load_tokenizer(open_source(folder))) as made:
+        until(lambda: made.ask("GET", "/ready").status == 200, 60)
+        yield made
+
+
+def test_a_schema_by_openais_client_whole_and_streamed(server):
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": {"enum": ["a", 1]}}}
+    asked = {"model": "tiny", "messages": MESSAGES, "response_format": wanted, "max_tokens": 60, "seed": 1}
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(**asked)
+        parts = list(client.chat.completions.create(**asked, stream=True))
+    assert whole.choices[0].finish_reason == "stop"
+    assert json.loads(whole.choices[0].message.content) in ("a", 1)
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert text == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETE])
+def test_each_choice_follows_the_schema(server, path):
+    prompt = {"messages": MESSAGES} if path == CHAT else {"prompt": "Who"}
+    wanted = {"json": SCHEMA, "disable_any_whitespace": True}
+    answer = server.post(path, **prompt, structured_outputs=wanted, n=3, max_tokens=100, seed=2).json
+    assert len(answer["choices"]) == 3
+    for choice in answer["choices"]:
+        assert choice["finish_reason"] == "stop"
+        jsonschema.validate(json.loads(choice["message"]["content"] if path == CHAT else choice["text"]), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts"),
+    [
+        ({"structured_outputs": {"choice": ["up", "down"]}}, ("up", "down")),
+        ({"structured_outputs": {"regex": "(ab|cd)!"}}, ("ab!", "cd!")),
+        ({"grammar": 'root ::= "x" | "y"'}, ("x", "y")),
+        ({"json_schema": {"enum": ["q"]}}, ('"q"',)),
+    ],
+)
+def test_other_fields(server, fields, texts):
+    choice = server.post(COMPLETE, prompt="Go", max_tokens=20, **fields).json["choices"][0]
+    assert choice["text"] in texts
+    assert choice["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured_outputs": {"regex": "(a"}}, "structured_outputs"),
+        ({"grammar": "start: nowhere"}, "grammar"),
+        ({"json_schema": {"type": "nothing"}}, "json_schema"),
+        ({"json_schema": "{"}, "json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/none"}}}},
+         "response_format.json_schema.schema"),
+        ({"grammar": "start: A", "json_schema": {}}, "json_schema"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_followed_is_refused_with_its_reason(server, fields, param, stream):
+    answer = server.post(COMPLETE, prompt="Go", max_tokens=20, stream=stream, **fields)
+    assert answer.status == 400
+    assert answer.error["param"] == param
+    assert answer.error["message"].startswith(param)
+
+
+def request_of(name: str) -> Request:
+    return Request(id=name, prompt=[1], sampling=SamplingParams(), grammar="x", grammar_field="grammar")
+
+
+def test_a_request_withdrawn_while_it_compiles_is_told_of_and_belongs_to_nobody():
+    begun, go, told = threading.Event(), threading.Event(), []
+
+    def compile(request: Request) -> None:
+        begun.set()
+        assert go.wait(10)
+
+    compiler = Compiler(compile, told.append)
+    compiler.submit(request_of("first"))
+    compiler.submit(request_of("second"))
+    assert begun.wait(10)
+    for name in ("first", "second"):
+        assert compiler.withdraw(name).id == name
+    go.set()
+    deadline = time.monotonic() + 10
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert [news.id for news in told] == ["first"]  # the second is not even compiled
+    assert compiler.withdraw("first") is None
+
+
+def test_what_breaks_the_compiler_refuses_one_request():
+    told = []
+    done = threading.Event()
+
+    def compile(request: Request) -> None:
+        if request.id == "bad":
+            raise BaseException("a panic")
+
+    def tell(news: Compiled) -> None:
+        told.append(news)
+        if len(told) == 2:
+            done.set()
+
+    compiler = Compiler(compile, tell)
+    compiler.submit(request_of("bad"))
+    compiler.submit(request_of("good"))
+    assert done.wait(10)
+    assert isinstance(told[0].error, UserError)
+    assert told[0].error.field == "grammar"
+    assert told[1] == Compiled("good")
