@@ -1,6 +1,6 @@
 """Octavo: an LLM serving engine for the CPU server everybody already has.
 
-`LLM`, `SamplingParams` and `BeamSearchParams` are loaded on first use, so that `import octavo` stays light.
+`LLM` and the parameters of its calls are loaded on first use, so that `import octavo` stays light.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "BeamSearchParams", "SamplingParams", "__version__"]
+__all__ = ["LLM", "BeamSearchParams", "SamplingParams", "StructuredOutputsParams", "__version__"]
 
 if TYPE_CHECKING:
-    from octavo.core.request import SamplingParams
+    from octavo.core.request import SamplingParams, StructuredOutputsParams
     from octavo.engine.beam import BeamSearchParams
     from octavo.engine.llm import LLM
 
@@ -25,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from octavo.core.request import SamplingParams
 
         return SamplingParams
+    if name == "StructuredOutputsParams":
+        from octavo.core.request import StructuredOutputsParams
+
+        return StructuredOutputsParams
     if name == "BeamSearchParams":
         from octavo.engine.beam import BeamSearchParams
 

@@ -163,6 +163,18 @@ def test_what_a_model_does_not_do_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "second", "told"),
+    [("roberta", 1, "0 of this model"), ("llama", 1, "0 of this model"), ("bert", 3, "at most the prompt's tokens, 2")],
+)
+def test_token_types_that_the_model_does_not_have_are_refused(name: str, second: int, told: str) -> None:
+    program, pooling, info = pooled_of(DATA / "classifiers" / name)
+    engine = engine_of(program, "cpu", pooling=pooling, info=info)
+    with pytest.raises(InvalidValue, match=f"second: {second} is not accepted; {told}"):
+        engine.add(Request(id="a", prompt=[5, 6], second=second, pooling=RAW))
+    engine.close()
+
+
+@pytest.mark.parametrize(
     ("fields", "told"),
     [
         ({"task": "translate"}, "task: 'translate' is not accepted; embed"),

@@ -98,7 +98,7 @@ def engine_of(
     whole = not all(op.causal for op in program.ops if isinstance(op, Attend))
     windows = program.kv.windows if give_back else (0,) * program.kv.groups
     scheduler = Scheduler(config, BlockPool(pages, prefix_cache and not whole), cost, windows, whole=whole)
-    return Engine(scheduler, worker, vocab=program.vocab, grammars=grammars, pooling=info)
+    return Engine(scheduler, worker, vocab=program.vocab, pooling=info)
 
 
 def mixed_requests(

@@ -12,12 +12,13 @@ from octavo.core.request import PoolingParams, Request
 class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a model gives that pools. tasks: of core/request.py, the usual one first. width: numbers of an embedding.
 
-    labels: of a classifier, one for each score.
+    labels: of a classifier, one for each score. types: of tokens that the model tells apart, see Request.second.
     """
 
     tasks: list[str]
     width: int
     labels: list[str] = []
+    types: int = 0
 
     def check(self, params: PoolingParams) -> None:
         """Raise InvalidValue for what this model does not give."""
@@ -40,6 +41,9 @@ def check_kind(request: Request, pooling: PoolingInfo | None) -> None:
         raise UserError(told, "model", "wrong_kind_of_model")
     else:
         pooling.check(request.pooling)
+        if request.second and (pooling.types < 2 or not 0 < request.second <= len(request.prompt)):
+            told = "0 of this model" if pooling.types < 2 else f"at most the prompt's tokens, {len(request.prompt)}"
+            raise InvalidValue("second", request.second, told)
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

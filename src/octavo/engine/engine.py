@@ -17,7 +17,6 @@ from octavo.core.request import Request, check_tokens
 from octavo.core.status import PoolingInfo, check_kind
 from octavo.engine.limits import resident_bytes
 from octavo.sched.scheduler import Scheduler
-from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
 
 LOOK_SECONDS = 1.0  # between looks at the memory of the process
@@ -26,17 +25,8 @@ LOOK_SECONDS = 1.0  # between looks at the memory of the process
 class Engine:
     """Scheduler and worker, stepping together. `vocab` bounds the token ids of requests; `pooling`: see EngineInfo."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        worker: Worker,
-        *,
-        vocab: int,
-        grammars: Grammars | None = None,
-        pooling: PoolingInfo | None = None,
-    ) -> None:
-        """grammars: the worker's."""
-        self._grammars = grammars
+    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int, pooling: PoolingInfo | None = None) -> None:
+        self._grammars = worker.guides.grammars
         self._pooling = pooling
         self._scheduler = scheduler
         self._worker = worker

@@ -127,18 +127,15 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         pooling=pooling_info(spec),
     )
     report(1.0, "ready")
-    return Engine(scheduler, worker, vocab=spec.vocab, grammars=grammars, pooling=info.pooling), info
+    return Engine(scheduler, worker, vocab=spec.vocab, pooling=info.pooling), info
 
 
 def _tokenizer(launch: LaunchConfig) -> Tokenizer | None:
     """The model's tokenizer, which the engine needs for grammars only."""
     from octavo.text.tokenizer import load_tokenizer
 
-    source = open_source(Path(launch.model))
-    try:
+    with open_source(Path(launch.model)) as source:
         return load_tokenizer(source)
-    finally:
-        source.close()
 
 
 def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:

@@ -23,7 +23,6 @@ from octavo.kernels.interface import (
     ACTIVATIONS,
     BATCH_ARRAYS,
     KINDS,
-    MASK_ARRAYS,
     NORMS,
     SCORINGS,
     CAct,
@@ -342,7 +341,7 @@ class Plan:
         batch.mask_words = arrays["masks"].shape[1]
         assert not batch.mask_words or batch.mask_words * 32 >= self._vocab, "masks shorter than the vocabulary"
         for name, array in arrays.items():
-            setattr(batch, name, _pointer(name, array, (BATCH_ARRAYS | MASK_ARRAYS)[name]))
+            setattr(batch, name, _pointer(name, array, BATCH_ARRAYS[name]))
         drawn = CDrawn(alternatives=alternatives, **{name: array.ctypes.data for name, array in out.items()})
         library().octavo_run(self._handle, batch, drawn)
 

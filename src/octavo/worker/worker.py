@@ -57,8 +57,10 @@ class Worker:
             batch = self._pools.gather(plan, self.slots)
             return self._pools.results(plan, self._executor.vectors(batch))
         gathered = gather(plan, self.slots)
-        head = self.guides.masked(gathered.batch.head, gathered.drawn_rows, gathered.drawn_slots)
-        drawn = self._executor.run(replace(gathered.batch, head=head))
+        batch = gathered.batch
+        if self.guides.any:
+            batch = replace(batch, head=self.guides.masked(batch.head, gathered.drawn_rows, gathered.drawn_slots))
+        drawn = self._executor.run(batch)
         self._keep(gathered, drawn)
         return StepResult(self._guide(plan, _results(plan, gathered, drawn)))
 
