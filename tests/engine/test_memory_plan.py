@@ -57,7 +57,7 @@ def test_more_pages_than_all_sequences_can_fill_are_not_taken():
 GEMMA = dataclasses.replace(
     LLAMA_8B,
     layers=tuple(
-        dataclasses.replace(layer, attn=dataclasses.replace(layer.attn, window=0 if index % 4 == 3 else 1024))
+        dataclasses.replace(layer, mixer=dataclasses.replace(layer.attn, window=0 if index % 4 == 3 else 1024))
         for index, layer in enumerate(LLAMA_8B.layers)
     ),
 )
@@ -78,7 +78,7 @@ def test_a_window_takes_a_bounded_number_of_pages():
 
 def test_windows_alone_hold_any_length():
     attn = dataclasses.replace(LLAMA_8B.layers[0].attn, window=1024)
-    layers = (dataclasses.replace(LLAMA_8B.layers[0], attn=attn),) * 32
+    layers = (dataclasses.replace(LLAMA_8B.layers[0], mixer=attn),) * 32
     spec = dataclasses.replace(LLAMA_8B, layers=layers)
     for memory in (6 << 30, 11 << 30):
         plan = fitted(spec, memory=memory, max_step_tokens=256, max_seqs=4)
