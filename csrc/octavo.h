@@ -109,6 +109,7 @@ typedef struct {
 typedef struct {
   int32_t tokens, runs, head;  // T, R, H
   int64_t table_pages;         // of one group of one slot in `tables`
+  int64_t mask_words;          // of one row of `masks`, at least vocab / 32; 0: no row is masked
   const int32_t *ids, *positions, *starts, *slots, *tables;
   const int32_t *rows, *target, *top, *top_k;
   const float *temperature, *top_p, *min_p, *presence, *frequency, *repetition;
@@ -119,7 +120,6 @@ typedef struct {
   const int64_t* bias_starts;
   const int32_t* bias_ids;
   const float* bias_values;
-  int64_t mask_words;  // of one row of `masks`, at least vocab / 32; 0: no row is masked
   const int32_t *mask, *masks;
 } octavo_batch;
 

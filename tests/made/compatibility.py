@@ -26,6 +26,8 @@ REFUSED = f"{BODIES}::test_a_bad_value_is_refused_under_the_name_of_its_field"
 STRUCTURED = "server/test_structured.py"
 FIELDS = "server/test_generation_fields.py"
 CLIENT = "server/test_openai_client.py"
+LABEL = f"{BODIES}::test_neutral_values_and_labels_change_nothing"
+NEUTRAL = "server/test_openapi.py::test_known_fields_that_are_not_supported_take_only_what_changes_nothing"
 DRAWN = "program/test_cpu_draw.py::test_every_row_draws_what_the_reference_draws"
 
 
@@ -49,6 +51,11 @@ def row(name: str, test: str, octavo: str = "exact", *, where: str = "TC", other
 
 
 ROWS = (
+    row("model", f"{CLIENT}::test_models_are_listed_under_all_their_names", "exact; may be left out", others="vlo"),
+    row("messages", f"{CLIENT}::test_a_developer_speaks_as_the_system_and_parts_are_joined", "exact; text only",
+        where="C", others="vlo"),
+    row("prompt", f"{CLIENT}::test_a_streamed_completion_equals_the_whole_one", where="T", others="vlo"),
+    row("stream", f"{CLIENT}::test_a_streamed_chat_equals_the_whole_one", others="vlo"),
     row("n", f"{CLIENT}::test_choices_have_the_seeds_that_follow", "exact; at most 128", others="vlo"),
     row("best_of", f"{FIELDS}::test_best_of_gives_the_likeliest", "by cumulative log-probability", where="T",
         others="o"),
@@ -97,6 +104,18 @@ ROWS = (
         'counts from the request; ends with finish_reason "length", stop_reason "deadline"', others="",
         llama="t_max_predict_ms"),
     row("stream_options", f"{CLIENT}::test_continuous_usage_counts_up", "exact; no obfuscation", others="vlo"),
+    row("add_special_tokens", f"{FIELDS}::test_add_special_tokens"),
+    row("user", LABEL, "checked for its type, changes nothing", others="vo"),
+    row("metadata", LABEL, "checked for its type, changes nothing", others="o"),
+    *(row(name, LABEL, "checked for its type, changes nothing", where="C", others="o") for name in (
+        "safety_identifier", "prompt_cache_key")),
+    *(row(name, NEUTRAL, "refused", where="C", others="vlo") for name in (
+        "tools", "tool_choice", "parallel_tool_calls")),
+    row("reasoning_effort", NEUTRAL, "refused", where="C", others="vo"),
+    row("thinking_token_budget", NEUTRAL, "refused"),
+    *(row(name, NEUTRAL, "refused", where="C", others="o") for name in (
+        "functions", "function_call", "modalities", "audio", "prediction", "verbosity", "service_tier", "store",
+        "web_search_options", "prompt_cache_retention")),
     *(row(name, REFUSED, "refused") for name in (
         "use_beam_search", "length_penalty", "spaces_between_special_tokens", "flat_logprobs", "logprob_token_ids",
         "return_tokens_as_token_ids", "skip_reading_prefix_cache", "repetition_detection", "kv_transfer_params",

@@ -49,3 +49,16 @@ def same_bits_however_cut(program: Program, isa: str) -> None:
                 first = rows.setdefault((int(slot), int(position)), row)
                 assert np.array_equal(first.view(np.uint32), row.view(np.uint32)), (slot, position)
         executor.close()
+
+
+def stale_pages_do_not_count(case: Case) -> None:
+    """The same bits in pages full of NaN: only places that were written may count."""
+    clean, dirty = (Cpu(case.program, 2, max_tokens=544) for _ in range(2))
+    clean.allocate(case.pages)
+    dirty.allocate(case.pages)
+    assert dirty.store is not None
+    dirty.store.data.fill(0xFF)
+    for batch in case.batches:
+        assert np.array_equal(clean.logits(batch), dirty.logits(batch))
+    clean.close()
+    dirty.close()

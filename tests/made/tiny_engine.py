@@ -75,7 +75,7 @@ def engine_of(
     )
     windows = program.kv.windows if give_back else (0,) * program.kv.groups
     scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost, windows)
-    return Engine(scheduler, worker, vocab=program.vocab, grammars=grammars)
+    return Engine(scheduler, worker, vocab=program.vocab)
 
 
 def mixed_requests(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from feature_cases import EVERYTHING, changed, features, fields
 from op_cases import Shape, Texts, cases, make_program
-from parity import all_logits, rounds, same_bits_however_cut
+from parity import all_logits, rounds, same_bits_however_cut, stale_pages_do_not_count
 
 from octavo.core.errors import ModelError
 from octavo.kernels import native
@@ -128,16 +128,7 @@ def test_stale_memory_never_leaks_into_an_answer() -> None:
         "attention/long/float32",
         "attention/shared-prefix/bfloat16",
     ):
-        case = CASES[name]
-        clean, dirty = Cpu(case.program, 2, max_tokens=544), Cpu(case.program, 2, max_tokens=544)
-        clean.allocate(case.pages)
-        dirty.allocate(case.pages)
-        assert dirty.store is not None
-        dirty.store.data.fill(0xFF)
-        for batch in case.batches:
-            assert np.array_equal(clean.logits(batch), dirty.logits(batch))
-        clean.close()
-        dirty.close()
+        stale_pages_do_not_count(CASES[name])
 
 
 def test_a_run_beyond_the_largest_step_is_a_fault() -> None:

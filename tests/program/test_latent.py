@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from latent_cases import Attention, latents, program
 from op_cases import Texts
-from parity import all_logits, rounds, same_bits_however_cut
+from parity import all_logits, rounds, same_bits_however_cut, stale_pages_do_not_count
 
 from octavo.bench.cases import Shape
 from octavo.core.errors import ModelError
@@ -50,16 +50,7 @@ def test_a_row_is_the_same_bits_however_cut(layout: Layout, dtype: str, isa: str
 def test_stale_memory_never_leaks_into_an_answer() -> None:
     """Pages full of NaN: of values only the first places are written, and read."""
     for name in ("latent/long/float32", "latent/long/bfloat16", "latent/W4M/narrow/bfloat16"):
-        case = CASES[name]
-        clean, dirty = (Cpu(case.program, 2, max_tokens=544) for _ in range(2))
-        clean.allocate(case.pages)
-        dirty.allocate(case.pages)
-        assert dirty.store is not None
-        dirty.store.data.fill(0xFF)
-        for batch in case.batches:
-            assert np.array_equal(clean.logits(batch), dirty.logits(batch))
-        clean.close()
-        dirty.close()
+        stale_pages_do_not_count(CASES[name])
 
 
 def test_it_is_attention_to_keys_and_values_of_each_head() -> None:

@@ -15,6 +15,12 @@ def test_the_page_is_the_table():
     assert len(set(names)) == len(names)
 
 
+def test_every_field_has_a_row():
+    for letter, (model, neutral) in ASKED.items():
+        listed = {row.name for row in compatibility.ROWS if letter in row.where}
+        assert {*model.model_fields, *neutral} - listed == set()
+
+
 @pytest.mark.parametrize("row", compatibility.ROWS, ids=lambda row: row.name)
 def test_a_row_is_true_of_the_requests_and_names_a_test(row):
     for letter in row.where if row.where != "Python" else ():

@@ -1,5 +1,7 @@
 """Fields of vLLM's and our own, through the official client: as the engine is asked, and as the answer says."""
 
+import json
+
 import openai
 import pytest
 import tiny_llama
@@ -174,3 +176,32 @@ def test_what_is_unknown_is_ignored_only_where_the_server_was_told_to_and_is_nam
     assert streamed.headers["x-octavo-ignored"] == "foo"
     assert "x-octavo-ignored" not in server.post("/v1/completions", prompt="a").headers
     assert server.post("/v1/completions", prompt="a", use_beam_search=True).error["param"] == "use_beam_search"
+
+
+def test_add_special_tokens(engine, tmp_path):
+    folder = tiny_llama.write_folder(tmp_path, tokenizer=True)
+    path = folder / "tokenizer.json"
+    written = json.loads(path.read_text())
+    begin = written["added_tokens"][0]
+    written["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "begin", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"begin": {"id": "begin", "ids": [begin["id"]], "tokens": [begin["content"]]}},
+    }
+    path.write_text(json.dumps(written))
+    with open_source(folder) as source:
+        marked = load_tokenizer(source)
+    with served(engine, lambda: marked) as server:
+        until(server.front.ready)
+        for path, body, default in (
+            ("/v1/completions", {"prompt": "Hello"}, True),
+            ("/v1/chat/completions", {"messages": MESSAGES}, False),
+        ):
+            prompts = {}
+            for given in (True, False):
+                assert server.post(path, **body, max_tokens=1, add_special_tokens=given).status == 200
+                prompts[given] = engine.requests[-1].prompt
+            assert prompts[True] == [begin["id"], *prompts[False]]
+            assert server.post(path, **body, max_tokens=1).status == 200
+            assert engine.requests[-1].prompt == prompts[default]

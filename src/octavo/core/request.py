@@ -179,12 +179,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         return self.temperature < 1e-5
 
 
-def last_tokens(prompt: list[int], sampling: SamplingParams, longest: int) -> list[int]:
-    """What `truncate_prompt_tokens` leaves of a prompt, where prompt and text may have `longest` tokens in all."""
-    count = sampling.truncate_prompt_tokens
+def last_tokens(prompt: list[int], count: int | None, room: int) -> list[int]:
+    """What `truncate_prompt_tokens`, which is `count`, leaves of a prompt; -1: as many as there is `room` for."""
     if count is None:
         return prompt
-    return prompt[-(max(1, longest - (sampling.max_tokens or 1)) if count < 0 else count) :]
+    return prompt[-(max(1, room) if count < 0 else count) :]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,7 +211,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     bad_words: list[list[int]] = []
 
 
-TOKEN_FIELDS = ("logit_bias", "stop_token_ids", "allowed_token_ids")
+def check_sampling_tokens(sampling: SamplingParams, vocab: int) -> None:
+    """Raise InvalidValue for any token id of the sampling that the vocabulary does not have."""
+    for field in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        for token in getattr(sampling, field) or ():
+            if token >= vocab:
+                raise InvalidValue(field, token, f"token ids from 0 to {vocab - 1}")
 
 
 def check_tokens(request: Request, vocab: int) -> None:
@@ -223,10 +227,7 @@ def check_tokens(request: Request, vocab: int) -> None:
         index, token = next((i, t) for i, t in enumerate(prompt) if type(t) is not int or not 0 <= t < vocab)
         raise InvalidValue(f"prompt[{index}]", token, accepted)
     sampling = request.sampling
-    for field in TOKEN_FIELDS:
-        for token in getattr(sampling, field) or ():
-            if token >= vocab:
-                raise InvalidValue(field, token, accepted)
+    check_sampling_tokens(sampling, vocab)
     for token in (token for word in request.bad_words for token in word):
         if not 0 <= token < vocab:
             raise InvalidValue("bad_words", token, accepted)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from octavo.core.errors import UserError
 from octavo.core.request import Request
+from octavo.text.grammar import refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,6 @@ class Compiler:
             except UserError as error:
                 self._tell(Compiled(request.id, error))
             except BaseException as error:  # a panic of the library is no reason to fail anybody else
-                field = request.grammar_field
-                refusal = UserError(f"{field}: it cannot be compiled: {error}", field, "invalid_grammar")
-                self._tell(Compiled(request.id, refusal))
+                self._tell(Compiled(request.id, refused(request.grammar_field, f"it cannot be compiled: {error}")))
             else:
                 self._tell(Compiled(request.id))

@@ -16,7 +16,6 @@ from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request, check_tokens
 from octavo.engine.limits import resident_bytes
 from octavo.sched.scheduler import Scheduler
-from octavo.worker.grammars import Grammars
 from octavo.worker.worker import Worker
 
 LOOK_SECONDS = 1.0  # between looks at the memory of the process
@@ -25,9 +24,8 @@ LOOK_SECONDS = 1.0  # between looks at the memory of the process
 class Engine:
     """Scheduler and worker, stepping together. `vocab` bounds the token ids of requests."""
 
-    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int, grammars: Grammars | None = None) -> None:
-        """grammars: the worker's."""
-        self._grammars = grammars
+    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int) -> None:
+        self._grammars = worker.guides.grammars
         self._scheduler = scheduler
         self._worker = worker
         self._vocab = vocab

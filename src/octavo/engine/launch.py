@@ -124,18 +124,15 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         memory=plan.by_category(),
     )
     report(1.0, "ready")
-    return Engine(scheduler, worker, vocab=spec.vocab, grammars=grammars), info
+    return Engine(scheduler, worker, vocab=spec.vocab), info
 
 
 def _tokenizer(launch: LaunchConfig) -> Tokenizer | None:
     """The model's tokenizer, which the engine needs for grammars only."""
     from octavo.text.tokenizer import load_tokenizer
 
-    source = open_source(Path(launch.model))
-    try:
+    with open_source(Path(launch.model)) as source:
         return load_tokenizer(source)
-    finally:
-        source.close()
 
 
 def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Callable[[float], None]) -> Weights:

@@ -103,11 +103,8 @@ class LLM:
             ),
             exec=ExecConfig(executor=executor, threads=threads, dtype=dtype, quantization=quantization or "none"),
         )
-        source = open_source(path)
-        try:
+        with open_source(path) as source:
             self.tokenizer = load_tokenizer(source)
-        finally:
-            source.close()
         self._seed = seed
         self._count = 0
         self._lock = threading.Lock()
@@ -176,7 +173,6 @@ class LLM:
             if not ids or len(ids) + params.max_tokens > self.info.max_len:
                 wanted = f"1 to {self.info.max_len - params.max_tokens} tokens, so that max_tokens fit behind them"
                 raise InvalidValue(f"prompts[{index}]", f"{len(ids)} tokens", wanted)
-        ends = {*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)}
         one = SamplingParams(temperature=0, max_tokens=1, logprobs=2 * params.beam_width, detokenize=False)
 
         def likely(beams: list[list[int]]) -> list[dict[int, float]]:
@@ -193,7 +189,7 @@ class LLM:
                     for beam in best
                 ]
             )
-            for best in search(given, params, ends, likely)
+            for best in search(given, params, self._ends(), likely)
         ]
 
     def close(self) -> None:
@@ -265,12 +261,11 @@ class LLM:
         """Give the engine one request for each completion of a prompt. Raises UserError, naming the prompt."""
         totals = []
         seed = self._drawn_seed() if sampling.seed is None else sampling.seed
-        eos = sorted({*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)})
         one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
             grammar = grammar_of(sampling.structured_outputs)
-            ids = last_tokens(ids, sampling, self.info.max_len)
-            bad_words = spelled(sampling.bad_words, self.tokenizer)
+            ids = last_tokens(ids, sampling.truncate_prompt_tokens, self.info.max_len - (sampling.max_tokens or 1))
+            bad_words, ends = spelled(sampling.bad_words, self.tokenizer), self._ends()
             for choice in range(sampling.n):
                 total = Assembler(self.tokenizer, sampling, ids)
                 request_id = f"{self._count + index}-{choice}"
@@ -278,7 +273,7 @@ class LLM:
                     id=request_id,
                     prompt=ids,
                     sampling=one,
-                    eos_ids=eos,
+                    eos_ids=ends,
                     seed=choice_seed(seed, choice),
                     bad_words=bad_words,
                     grammar=grammar,
@@ -326,6 +321,10 @@ class LLM:
         finally:
             if ours:
                 signal.signal(signal.SIGINT, before)
+
+    def _ends(self) -> list[int]:
+        """Tokens that end a text."""
+        return sorted({*self.info.eos_ids, *(() if self.tokenizer is None else self.tokenizer.eos_ids)})
 
     def _drawn_seed(self) -> int:
         """The seed of a prompt that brings none: the next of ours, or random."""

@@ -7,9 +7,10 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 
 import numpy as np
 
-_KINDS = ("embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out")
-_LATENT = ("latent", "latent_query", "per_head")
-KINDS = {name: number for number, name in enumerate((*_KINDS, *_LATENT, "conv"))}
+_KINDS = (
+    "embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out",
+    "latent", "latent_query", "per_head", "conv")  # fmt: skip
+KINDS = {name: number for number, name in enumerate(_KINDS)}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "swiglu_oai": 5}
 SCORINGS = {"softmax": 0, "sigmoid": 1}
@@ -138,8 +139,9 @@ BATCH_ARRAYS = {
     "bias_starts": np.int64,
     "bias_ids": np.int32,
     "bias_values": np.float32,
+    "mask": np.int32,
+    "masks": np.int32,
 }
-MASK_ARRAYS = {"mask": np.int32, "masks": np.int32}
 DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits")
 
 
@@ -151,9 +153,8 @@ class CBatch(ctypes.Structure):
         ("runs", c_int32),
         ("head", c_int32),
         ("table_pages", c_int64),
-        *((name, c_void_p) for name in BATCH_ARRAYS),
         ("mask_words", c_int64),
-        *((name, c_void_p) for name in MASK_ARRAYS),
+        *((name, c_void_p) for name in BATCH_ARRAYS),
     ]
 
 

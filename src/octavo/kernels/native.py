@@ -23,7 +23,6 @@ from octavo.kernels.interface import (
     ACTIVATIONS,
     BATCH_ARRAYS,
     KINDS,
-    MASK_ARRAYS,
     NORMS,
     SCORINGS,
     CAct,
@@ -322,7 +321,7 @@ class Plan:
         assert not rest, f"tables of {self._groups} groups of layers that are not equally long"
         batch.mask_words = arrays["masks"].shape[1]
         assert not batch.mask_words or batch.mask_words * 32 >= self._vocab, "masks shorter than the vocabulary"
-        for name, dtype in (BATCH_ARRAYS | MASK_ARRAYS).items():
+        for name, dtype in BATCH_ARRAYS.items():
             setattr(batch, name, _pointer(name, arrays[name], dtype))
         out: dict[str, Array] = {
             "tokens": np.empty(heads, np.int32),

@@ -18,8 +18,8 @@ from octavo.core.errors import InvalidValue, UserError
 M = TypeVar("M", bound=BaseModel)
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-# schemas of fields that a validator reads in whichever form they come
 
+# schemas of fields that a validator reads in whichever form they come
 TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 

@@ -107,7 +107,7 @@ class ChatCall:
             continue_final_message=asked.continue_final_message,
             chat_template=asked.chat_template,
         )
-        call._call.add("messages", call._call.cut(tokens, None), None)
+        call._call.add("messages", tokens, None)
         return call
 
     async def whole(self) -> bytes:

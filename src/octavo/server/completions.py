@@ -36,10 +36,10 @@ class CompletionCall:
         self._scores_only = asked.max_tokens == 0
         if self._scores_only:  # the engine gives at least one token; it is dropped
             self._sampling = msgspec.structs.replace(self._sampling, max_tokens=1)
-        if best_of := asked.best_of not in (None, asked.n):
+        self._best_of = asked.best_of not in (None, asked.n)
+        if self._best_of:
             logprobs = 0 if asked.logprobs is None else asked.logprobs
             self._sampling = msgspec.structs.replace(self._sampling, n=asked.best_of, logprobs=logprobs)
-        self._best_of = best_of
         self._call = Call(front, info, asked, self._sampling)
         self._names = TokenNames(front.language.tokenizer)
         self._texts: list[str] = []  # of the prompts, where they are echoed
@@ -63,8 +63,7 @@ class CompletionCall:
             tokens = await language.work(self._size, lambda: tokenizer.encode(prompt, special=special))
         else:
             tokens = prompt
-        whole, tokens = len(tokens), self._call.cut(tokens, DEFAULT_MAX_TOKENS)
-        self._call.add(field, tokens, DEFAULT_MAX_TOKENS)
+        whole, tokens = len(tokens), self._call.add(field, tokens, DEFAULT_MAX_TOKENS)
         if not self._asked.echo:
             return
         if isinstance(prompt, str) and len(tokens) == whole:

@@ -18,7 +18,7 @@ import msgspec
 
 from octavo.core.errors import EngineFault, InvalidValue, Unavailable, UserError
 from octavo.core.plan import Output
-from octavo.core.request import TOKEN_FIELDS, Request, SamplingParams, choice_seed, last_tokens
+from octavo.core.request import Request, SamplingParams, check_sampling_tokens, choice_seed, last_tokens
 from octavo.core.status import EngineInfo
 from octavo.protocol.generation import GenerationRequest
 from octavo.server.front import Front
@@ -73,18 +73,15 @@ class Call:
             raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
         self._deadline = None if asked.deadline_ms is None else self._began + asked.deadline_ms / 1000
         self._bad_words = spelled(sampling.bad_words, self._tokenizer)
-        for field in TOKEN_FIELDS:
-            for token in getattr(sampling, field) or ():
-                if token >= info.vocab:
-                    raise InvalidValue(field, token, f"token ids from 0 to {info.vocab - 1}")
+        check_sampling_tokens(sampling, info.vocab)
 
-    def cut(self, prompt: list[int], default_tokens: int | None) -> list[int]:
-        """What `truncate_prompt_tokens` leaves of a prompt."""
-        wanted = self._sampling.max_tokens or default_tokens
-        return last_tokens(prompt, msgspec.structs.replace(self._sampling, max_tokens=wanted), self._info.max_len)
+    def add(self, field: str, prompt: list[int], default_tokens: int | None) -> list[int]:
+        """Add the choices of one prompt; `default_tokens` None: as many as fit. Raises UserError.
 
-    def add(self, field: str, prompt: list[int], default_tokens: int | None) -> None:
-        """Add the choices of one prompt; `default_tokens` None: as many as fit. Raises UserError."""
+        Gives what `truncate_prompt_tokens` leaves of the prompt.
+        """
+        room = self._info.max_len - (self._sampling.max_tokens or default_tokens or 1)
+        prompt = last_tokens(prompt, self._sampling.truncate_prompt_tokens, room)
         sampling = msgspec.structs.replace(
             self._sampling,
             n=1,
@@ -108,6 +105,7 @@ class Call:
                 bad_words=self._bad_words,
             )
             self.requests.append(request)
+        return prompt
 
     def _room(self, field: str, prompt: list[int], default_tokens: int | None) -> int:
         """The most tokens to generate. Raises UserError where prompt and what was asked do not fit."""

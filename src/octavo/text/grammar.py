@@ -40,9 +40,9 @@ def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
-            raise _refused(field, f"not readable as JSON: {error}") from None
+            raise refused(field, f"not readable as JSON: {error}") from None
     if not isinstance(schema, (dict, bool)):
-        raise _refused(field, "a JSON schema is an object, or true or false")
+        raise refused(field, "a JSON schema is an object, or true or false")
     options: dict[str, Any] = {}
     if asked.disable_any_whitespace:
         options["whitespace_flexible"] = False
@@ -55,14 +55,14 @@ def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
     try:
         text = json.dumps({"grammars": [{"json_schema": schema}]}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise _refused(field, f"the schema cannot be written as JSON: {error}") from None
+        raise refused(field, f"the schema cannot be written as JSON: {error}") from None
     _check_size(field, text)
     return text
 
 
 def _choice(choices: list[str], field: str) -> str:
     if len(choices) > MAX_CHOICES:
-        raise _refused(field, f"{len(choices)} choices; at most {MAX_CHOICES} are taken")
+        raise refused(field, f"{len(choices)} choices; at most {MAX_CHOICES} are taken")
     lark = "start: " + " | ".join(json.dumps(choice) for choice in choices)
     _check_size(field, lark)
     return _lark(lark)
@@ -85,7 +85,7 @@ def _written(grammar: str, field: str) -> str:
     try:
         return _lark(gbnf_to_lark.gbnf_to_lark(grammar))
     except Exception as error:  # what the converter raises has no narrower type
-        raise _refused(field, f"not readable as GBNF: {error}") from None
+        raise refused(field, f"not readable as GBNF: {error}") from None
 
 
 def _lark(grammar: str) -> str:
@@ -94,8 +94,10 @@ def _lark(grammar: str) -> str:
 
 def _check_size(field: str, text: str) -> None:
     if len(text) > MAX_TEXT:
-        raise _refused(field, f"{len(text)} characters; at most {MAX_TEXT} are taken")
+        raise refused(field, f"{len(text)} characters; at most {MAX_TEXT} are taken")
 
 
-def _refused(field: str, reason: str) -> UserError:
+def refused(field: str, reason: str) -> UserError:
+    """The error of what cannot be a grammar, in one line."""
+    reason = " ".join(reason.split())
     return UserError(f"{field}: {reason[:500]}", field, "invalid_grammar")

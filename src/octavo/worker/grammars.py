@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from octavo.core.errors import UserError
+from octavo.text.grammar import refused
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -66,7 +66,7 @@ class Grammars:
         import llguidance
 
         if len(grammar) > MAX_GRAMMAR:
-            raise _refused(field, f"{len(grammar)} characters of grammar; at most {MAX_GRAMMAR} are taken")
+            raise refused(field, f"{len(grammar)} characters of grammar; at most {MAX_GRAMMAR} are taken")
         limits = llguidance.LLParserLimits(
             initial_lexer_fuel=INITIAL_FUEL,
             step_lexer_fuel=STEP_FUEL,
@@ -75,7 +75,7 @@ class Grammars:
         )
         made = llguidance.LLMatcher(self._loaded(field), grammar, log_level=0, limits=limits)
         if made.is_error():
-            raise _refused(field, made.get_error())
+            raise refused(field, made.get_error())
         return made
 
     def _loaded(self, field: str) -> LLTokenizer:
@@ -83,7 +83,7 @@ class Grammars:
             if self._tokenizer is None:
                 tokenizer = self._load()
                 if tokenizer is None:
-                    raise _refused(field, "this model has no tokenizer, and a grammar is one of text")
+                    raise refused(field, "this model has no tokenizer, and a grammar is one of text")
                 self._tokenizer = _in_their_terms(tokenizer, self._vocab, self._eos)
             return self._tokenizer
 
@@ -113,8 +113,3 @@ def _in_their_terms(tokenizer: Tokenizer, vocab: int, eos: tuple[int, ...]) -> L
     first = ends[0] if ends else vocab - 1
     wrapped = llguidance.TokenizerWrapper(_Vocabulary(tokenizer, vocab, first))
     return llguidance.LLTokenizer(wrapped, n_vocab=vocab, eos_token=ends or [first])
-
-
-def _refused(field: str, reason: str) -> UserError:
-    reason = " ".join(reason.split())
-    return UserError(f"{field}: {reason[:500]}", field, "invalid_grammar")

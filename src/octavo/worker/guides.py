@@ -37,7 +37,7 @@ class Guides:
     """The matchers of `slots` slots. grammars None: no request has a grammar. jump: append forced tokens at once."""
 
     def __init__(self, grammars: Grammars | None, slots: int, *, jump: bool = True) -> None:
-        self._grammars = grammars
+        self.grammars = grammars
         self._slots = slots
         self._jump = jump
         self._matchers: dict[int, LLMatcher] = {}
@@ -53,12 +53,12 @@ class Guides:
         request = start.request
         if not request.grammar:
             return
-        assert self._grammars is not None, NO_GRAMMARS
-        matcher = self._grammars.matcher(request.grammar, request.grammar_field)
+        assert self.grammars is not None, NO_GRAMMARS
+        matcher = self.grammars.matcher(request.grammar, request.grammar_field)
         for token in start.tokens[len(request.prompt) :]:
             matcher.consume_token(token)
         if not len(self._masks):
-            self._masks = np.full((self._slots, self._grammars.words), -1, np.int32)
+            self._masks = np.full((self._slots, self.grammars.words), -1, np.int32)
         self._matchers[start.slot] = matcher
         self._fill(start.slot)
 
@@ -68,8 +68,6 @@ class Guides:
 
     def masked(self, head: HeadRows, rows: np.ndarray, slots: Ints) -> HeadRows:
         """The head with the masks of its drawn rows, which belong to `slots`."""
-        if not self._matchers:
-            return head
         guided = np.isin(slots, list(self._matchers))
         if not guided.any():
             return head

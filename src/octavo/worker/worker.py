@@ -47,8 +47,10 @@ class Worker:
         if not plan.runs:
             return StepResult()
         gathered = gather(plan, self.slots)
-        head = self.guides.masked(gathered.batch.head, gathered.drawn_rows, gathered.drawn_slots)
-        drawn = self._executor.run(replace(gathered.batch, head=head))
+        batch = gathered.batch
+        if self.guides.any:
+            batch = replace(batch, head=self.guides.masked(batch.head, gathered.drawn_rows, gathered.drawn_slots))
+        drawn = self._executor.run(batch)
         self._keep(gathered, drawn)
         return StepResult(self._guide(plan, _results(plan, gathered, drawn)))
 
