@@ -112,7 +112,7 @@ ARCHITECTURE = Architecture(
     tensors={"safetensors": FOLDER, "gguf": replace(GGUF, names={**GGUF.names, "norm": "token_embd_norm.weight"})},
     spec=spec,
     title="LFM2",
-    notes="350M to 2.6B; not the mixtures of experts",
+    notes="350M to 2.6B; what convolutions read of earlier tokens is cached in pages, as keys and values are",
     words={"rms_norm_eps": "norm_eps"},
     more=_layers,
 )
