@@ -259,7 +259,7 @@ class ModelSpec:
     @property
     def causal(self) -> bool:
         """Whether a token sees nothing behind it, so that it can be computed before what follows."""
-        return all(layer.attn.causal for layer in self.layers)
+        return all(attn.causal for attn in self.attns)
 
     @property
     def attns(self) -> tuple[Attn, ...]:
