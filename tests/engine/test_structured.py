@@ -7,6 +7,7 @@ import re
 import time
 
 import jsonschema
+import msgspec
 import pytest
 import tiny_llama
 from tiny_engine import engine_of, gathered, program_of
@@ -16,7 +17,7 @@ from octavo.core.errors import UserError
 from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
 from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import load_tokenizer
-from octavo.worker.grammars import MAX_GRAMMAR, Grammars
+from octavo.worker.grammars import KEPT, MAX_GRAMMAR, Grammars
 
 # all of them finite, so that a model of random weights comes to an end
 SCHEMAS = {
@@ -109,6 +110,33 @@ def test_preemption_and_company_change_nothing(model):
     assert {name: output.tokens for name, output in apart.items()} == {
         name: output.tokens for name, output in together.items()
     }
+
+
+def test_a_cached_prefix_changes_nothing(model):
+    prompt = model[1].encode("the other one " * 12)
+    requests = [msgspec.structs.replace(request, prompt=prompt) for request in schema_requests(model)]
+    cold, _ = run(model, requests, prefix_cache=False)
+    warm, stats = run(model, requests, seqs=2)
+    assert stats.prefix_hits
+    assert {name: output.tokens for name, output in cold.items()} == {
+        name: output.tokens for name, output in warm.items()
+    }
+
+
+def test_no_step_compiles_what_a_request_brought(model, monkeypatch):
+    """With more grammars than are kept, and preemptions."""
+    compiled = []
+    plain = Grammars._compile
+    monkeypatch.setattr(Grammars, "_compile", lambda *given: compiled.append(given[1]) or plain(*given))
+    requests = [
+        asked(model, f"{number}", grammar_of(StructuredOutputsParams(regex=f"[a-z]{{90}}{number}")), max_tokens=120)
+        for number in range(KEPT + 20)
+    ]
+    outputs, stats = run(model, requests, pages=16)
+    assert stats.preemptions
+    assert len(compiled) == len(requests)
+    for name, output in outputs.items():
+        assert re.fullmatch(f"[a-z]{{90}}{name}", text_of(model, output.tokens))
 
 
 def test_reports_and_biases_turn_jumping_off_and_keep_the_text(model):

@@ -25,6 +25,7 @@ ARRIVES = f"{BODIES}::test_what_was_asked_arrives"
 REFUSED = f"{BODIES}::test_a_bad_value_is_refused_under_the_name_of_its_field"
 STRUCTURED = "server/test_structured.py"
 FIELDS = "server/test_generation_fields.py"
+CALLS = "server/test_calls.py"
 CLIENT = "server/test_openai_client.py"
 LABEL = f"{BODIES}::test_neutral_values_and_labels_change_nothing"
 NEUTRAL = "server/test_openapi.py::test_known_fields_that_are_not_supported_take_only_what_changes_nothing"
@@ -109,9 +110,14 @@ ROWS = (
     row("metadata", LABEL, "checked for its type, changes nothing", others="o"),
     *(row(name, LABEL, "checked for its type, changes nothing", where="C", others="o") for name in (
         "safety_identifier", "prompt_cache_key")),
-    *(row(name, NEUTRAL, "refused", where="C", others="vlo") for name in (
-        "tools", "tool_choice", "parallel_tool_calls")),
-    row("reasoning_effort", NEUTRAL, "refused", where="C", others="vo"),
+    row("tools", f"{CALLS}::test_a_call", "exact; functions only", where="C", others="vlo"),
+    row("tool_choice", f"{CALLS}::test_without_tools_or_with_none_to_choose_calls_are_text", "exact", where="C",
+        others="vlo"),
+    row("parallel_tool_calls", f"{CALLS}::test_calls_in_parallel_unless_they_may_not_be",
+        "exact; of several only the first is given", where="C", others="vlo"),
+    row("reasoning_effort", f"{CALLS}::test_a_conversation_with_calls_is_rendered",
+        "exact; only where the chat template reads it", where="C", others="vlo"),
+    row("include_reasoning", f"{CALLS}::test_reasoning_may_be_left_out", where="C"),
     row("thinking_token_budget", NEUTRAL, "refused"),
     *(row(name, NEUTRAL, "refused", where="C", others="o") for name in (
         "functions", "function_call", "modalities", "audio", "prediction", "verbosity", "service_tier", "store",

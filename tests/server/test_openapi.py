@@ -18,11 +18,18 @@ from octavo.text.tokenizer import load_tokenizer
 DOCUMENT = document("0")
 SCHEMAS = DOCUMENT["components"]["schemas"]
 MESSAGES = [{"role": "user", "content": "Hello, wörld"}]
+CALLED = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}],
+}
+RESULT = {"role": "tool", "tool_call_id": "a", "content": "b"}
 BODIES = {
     "/v1/chat/completions": [
         {"messages": MESSAGES, "max_tokens": 4},
         {"messages": MESSAGES, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2, "return_token_ids": True},
         {"messages": MESSAGES, "max_tokens": 4, "prompt_logprobs": 1, "stop": ["e", "f"], "logit_bias": {"5": 1}},
+        {"messages": [*MESSAGES, CALLED, RESULT], "max_tokens": 4},
     ],
     "/v1/completions": [
         {"prompt": "Hello", "max_tokens": 4},

@@ -69,6 +69,23 @@ def test_each_choice_follows_the_schema(server, path):
         jsonschema.validate(json.loads(choice["message"]["content"] if path == CHAT else choice["text"]), SCHEMA)
 
 
+@pytest.mark.parametrize("stop", [None, ["e"], ['":', "}"]])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_streams_and_stops_say_what_the_whole_answer_says(server, stop, seed):
+    """Each choice, with and without stop strings; a stopped answer is the beginning of the one that is not."""
+    asked = {"prompt": "Who", "n": 3, "max_tokens": 60, "seed": seed, "json_schema": SCHEMA}
+    free = server.post(COMPLETE, **asked).json["choices"]
+    whole = server.post(COMPLETE, **asked, stop=stop).json["choices"]
+    streamed = ["", "", ""]
+    for event in server.post(COMPLETE, **asked, stop=stop, stream=True).events[:-1]:
+        for choice in event["choices"]:
+            streamed[choice["index"]] += choice["text"]
+    for choice, unstopped in zip(whole, free, strict=True):
+        assert streamed[choice["index"]] == choice["text"]
+        cut = min([len(unstopped["text"]), *(i for mark in stop or () if (i := unstopped["text"].find(mark)) >= 0)])
+        assert choice["text"] == unstopped["text"][:cut]
+
+
 @pytest.mark.parametrize(
     ("fields", "texts"),
     [

@@ -98,7 +98,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     # What is kept of a prefix are keys and values, not its tokens' vectors.
     reuse = launch.cache.prefix_cache and spec.causal and (pooling is None or pooling.kind == "last")
     scheduler = Scheduler(config, BlockPool(plan.pages, reuse), cost, plan.windows, whole=not spec.causal)
-    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids))
+    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=config.max_seqs)
     worker = Worker(
         executor,
         slots=config.max_seqs,

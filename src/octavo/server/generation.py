@@ -60,6 +60,7 @@ class Call:
         self.fingerprint = front.fingerprint(info)
         self.requests: list[Request] = []
         self.totals: dict[int, Assembler] = {}
+        self.kept: frozenset[int] = frozenset()  # special tokens that stay in the text
         self._client: EngineClient = front.client
         self._meter: Meter = front.meter
         self._tokenizer: Tokenizer | None = front.language.tokenizer
@@ -138,7 +139,7 @@ class Call:
     async def _one(self, index: int, take: Take) -> None:
         """One choice to its end."""
         request = self.requests[index]
-        total = self.totals[index] = Assembler(self._tokenizer, request.sampling, request.prompt)
+        total = self.totals[index] = Assembler(self._tokenizer, request.sampling, request.prompt, self.kept)
         last, reason = self._began, "abort"
         try:
             async with aclosing(self._outputs(request)) as outputs:

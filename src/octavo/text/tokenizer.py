@@ -115,6 +115,11 @@ class Tokenizer:
             data = self._spelled[id] = self._spell(token)
         return data
 
+    def marks(self, texts: Iterable[str]) -> frozenset[int]:
+        """The special tokens that spell these texts."""
+        ids = (self._backend.token_to_id(text) for text in texts)
+        return frozenset(i for i in ids if i is not None) & self.special_ids
+
     def token_text(self, id: int) -> str:
         """A token's bytes as text, with U+FFFD where a character is incomplete."""
         return self.token_bytes(id).decode("utf-8", errors="replace")
