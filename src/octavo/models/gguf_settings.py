@@ -55,6 +55,7 @@ KEYS = {
     "residual_multiplier": "residual_scale",
     "logit_scale": "logit_scale",
     "clip_qkv": "attention.clamp_kqv",
+    "conv_L_cache": "shortconv.l_cache",
     "alibi_bias_max": "attention.max_alibi_bias",
 }
 NORMALISED = ("qwen3moe",)  # the shares of experts add up to 1, and no key says so
