@@ -196,7 +196,17 @@ def test_the_engine_takes_what_the_plan_says(tmp_path, executor, kind):
 @pytest.mark.parametrize("executor", ["reference", "cpu"])
 @pytest.mark.parametrize(
     "name",
-    ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v2-lite", "lfm2", "lfm2-wide"],
+    [
+        "mixtral",
+        "qwen2_moe",
+        "qwen3_moe",
+        "gpt_oss",
+        "deepseek_v2",
+        "deepseek_v2-lite",
+        "lfm2",
+        "lfm2-wide",
+        "lfm2_moe",
+    ],
 )
 def test_layers_of_every_kind_take_what_the_plan_says(name, executor):
     launch = LaunchConfig(
