@@ -166,7 +166,7 @@ class LLM(Pools):
         seed = self._drawn_seed() if sampling.seed is None else sampling.seed
         one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
-            grammar = grammar_of(sampling.structured_outputs)
+            grammar = grammar_of(sampling.structured_outputs, self.tokenizer)
             ids = last_tokens(ids, sampling.truncate_prompt_tokens, self.info.max_len - (sampling.max_tokens or 1))
             bad_words, ends = spelled(sampling.bad_words, self.tokenizer), self._ends()
             for choice in range(sampling.n):

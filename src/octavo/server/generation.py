@@ -68,7 +68,7 @@ class Call:
         self._asked = asked
         self._sampling = sampling
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
-        self._grammar = grammar_of(sampling.structured_outputs)
+        self._grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
         self._grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()
         if asked.priority and not front.config.priorities:
