@@ -34,7 +34,8 @@ enum octavo_kind {
   OCTAVO_MOE_OUT,
   OCTAVO_LATENT,
   OCTAVO_LATENT_QUERY,
-  OCTAVO_PER_HEAD
+  OCTAVO_PER_HEAD,
+  OCTAVO_HIDDEN
 };
 enum octavo_norm_kind { OCTAVO_NO_NORM, OCTAVO_RMS_NORM, OCTAVO_LAYER_NORM };
 enum octavo_activation { OCTAVO_SILU, OCTAVO_GELU, OCTAVO_GELU_TANH, OCTAVO_RELU, OCTAVO_RELU2, OCTAVO_SWIGLU_OAI };
@@ -92,6 +93,7 @@ typedef struct {
   int32_t head_dim;                  // dimensions of a head; its other places hold zeros; of latent keys the rank
   const float *rope_cos, *rope_sin;  // [positions, half the places]: places i and i + half turn; or null
   const float* positions;            // [positions, width] embeddings of positions, or null
+  const float* types;                // [types, width] embeddings of token types, or null
   int32_t activation;                // octavo_activation
   int32_t window, all_keys;          // a token sees so many positions up to its own, 0: all; and the ones behind it too
   const float *slopes, *sinks;       // [heads], or null
@@ -119,6 +121,7 @@ typedef struct {
   int64_t table_pages;         // of one group of one slot in `tables`
   int64_t mask_words;          // of one row of `masks`, at least vocab / 32; 0: no row is masked
   const int32_t *ids, *positions, *starts, *slots, *tables;
+  const int32_t* types;  // [T], or null: all 0
   const int32_t *rows, *target, *top, *top_k;
   const float *temperature, *top_p, *min_p, *presence, *frequency, *repetition;
   const uint64_t* seed;
@@ -136,7 +139,8 @@ typedef struct {
   int32_t *tokens, *ranks, *top_ids;
   float *logprobs, *top_logprobs;
   uint8_t* bad;
-  float* logits;  // [H, vocab], or null: only where the caller wants them; then nothing is drawn
+  float* logits;   // [H, vocab], or null: only where the caller wants them; then nothing is drawn
+  float* vectors;  // [H, width] of a program that ends with hidden, for which nothing else is given
 } octavo_drawn;
 
 // Names of the instruction sets this processor can run, best first, separated by spaces.

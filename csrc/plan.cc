@@ -7,6 +7,14 @@
 
 namespace octavo {
 
+namespace {
+
+void add_row(const float* row, int n, float* x) {
+  for (int i = 0; i < n; ++i) x[i] += row[i];
+}
+
+}  // namespace
+
 Rows Executor::view(const Buffer& b, octavo_act act, int rows, int cols) {
   return {act, rows, cols, b.data, b.scale, b.sum, b.start4, b.start8, b.front};
 }
@@ -24,9 +32,9 @@ void Executor::embed(const octavo_op& op, const Context& context, int tid) const
       unpack_row(op.weight[0], b.ids[row], x);
       if (op.scale != 1.f)
         for (int i = 0; i < config_.width; ++i) x[i] *= op.scale;
-      if (op.positions == nullptr) continue;
-      const float* position = op.positions + size_t(b.positions[row]) * config_.width;
-      for (int i = 0; i < config_.width; ++i) x[i] += position[i];
+      const int type = b.types != nullptr ? b.types[row] : 0;
+      if (op.types != nullptr) add_row(op.types + size_t(type) * config_.width, config_.width, x);
+      if (op.positions != nullptr) add_row(op.positions + size_t(b.positions[row]) * config_.width, config_.width, x);
     }
   }
   context.pool->meet(tid);
@@ -187,6 +195,9 @@ void Executor::walk(int tid) {
       case OCTAVO_MOE_OUT:
         walk_mixture(op, context, tid);
         break;
+      case OCTAVO_HIDDEN:
+        kernels_->hidden(op, context, tid);
+        break;
       case OCTAVO_HEAD:
         head(op, step, context, tid, i);
         break;
@@ -199,7 +210,7 @@ void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
   times_.begin();
   place_keys(config_, batch, row_page_, row_last_);
   for (Work& work : works_) work.plan(config_, batch);
-  prepare_head(batch, drawn);
+  if (drawn.vectors == nullptr) prepare_head(batch, drawn);
   step_ = {batch, drawn, row_page_.data(), row_last_.data(), nullptr, nullptr,
            0,     0,     manners_.data(),  blocks_.size(),   {}};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);

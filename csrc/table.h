@@ -201,6 +201,7 @@ struct Kernels {
   void (*latent)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*latent_query)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*per_head)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
+  void (*hidden)(const octavo_op&, const Context&, int tid);
   void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // the step's block of head rows
   // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`.
   const float* (*head_span)(const octavo_op&, const Rows& in, int row, int span, float* room);

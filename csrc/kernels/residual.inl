@@ -13,6 +13,19 @@ static void renorm(const octavo_op& op, const Context& context, int tid) {
   context.pool->meet(tid);
 }
 
+// norm(x) of the rows that are asked
+static void hidden(const octavo_op& op, const Context& context, int tid) {
+  const octavo_batch& batch = context.step->batch;
+  const int width = context.config->width;
+  int first, last;
+  while (context.pool->claim(tid, batch.head, &first, &last)) {
+    for (int i = first; i < last; ++i)
+      norm_row(op.norm, context.memory->x + size_t(batch.rows[i]) * width, width, width,
+               context.step->drawn.vectors + size_t(i) * width);
+  }
+  context.pool->meet(tid);
+}
+
 // What one token's result is multiplied with before it is added.
 INLINE float share_of(const octavo_op& op, const Context& context, int row) {
   return op.gated ? op.scale * context.memory->mixture.gate[row] : op.scale;

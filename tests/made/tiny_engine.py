@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from octavo.checkpoint.source import open_source
 from octavo.core.config import SchedulerConfig
 from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams
+from octavo.core.status import PoolingInfo
 from octavo.engine.engine import Engine
 from octavo.models.load import load
 from octavo.models.lower import lower
+from octavo.models.pooler import pooling_info, pooling_of
 from octavo.models.registry import read_spec
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Program
+from octavo.program.ops import Attend, Program
+from octavo.program.pooling import Pooling
 from octavo.program.reference import Reference
 from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
@@ -35,10 +39,27 @@ def program_of(path: Path, *, max_len: int = 256, exact: bool = False) -> Progra
         source.close()
 
 
+def pooled_of(path: Path, *, max_len: int = 256, exact: bool = True, **changes) -> tuple[Program, Pooling, PoolingInfo]:
+    """A model that pools, with what it gives. changes: of its spec's pooler."""
+    source = open_source(path)
+    try:
+        spec = read_spec(source, "pooling")
+        if changes:
+            spec = replace(spec, pooler=replace(spec.pooler, **changes))
+        weights = load(source, spec, dtype="float32" if exact else "auto")
+    finally:
+        source.close()
+    kv_dtype, longest = "float32" if exact else "bfloat16", min(max_len, spec.max_len)
+    program = lower(spec, weights, kv_dtype=kv_dtype, max_len=longest, exact=exact)
+    return program, pooling_of(spec, weights), pooling_info(spec)
+
+
 def engine_of(
     program: Program,
     executor: str,
     *,
+    pooling: Pooling | None = None,
+    info: PoolingInfo | None = None,
     pages: int = 128,
     seqs: int = 16,
     step_tokens: int = 512,
@@ -72,10 +93,12 @@ def engine_of(
         groups=program.kv.groups,
         grammars=grammars,
         jump=jump,
+        pooling=pooling,
     )
+    whole = not all(op.causal for op in program.ops if isinstance(op, Attend))
     windows = program.kv.windows if give_back else (0,) * program.kv.groups
-    scheduler = Scheduler(config, BlockPool(pages, prefix_cache), cost, windows)
-    return Engine(scheduler, worker, vocab=program.vocab)
+    scheduler = Scheduler(config, BlockPool(pages, prefix_cache and not whole), cost, windows, whole=whole)
+    return Engine(scheduler, worker, vocab=program.vocab, pooling=info)
 
 
 def mixed_requests(
@@ -122,6 +145,7 @@ def gathered(engine: Engine, requests: list[Request]) -> dict[str, Output]:
             total.logprobs += output.logprobs
             total.prompt_logprobs += output.prompt_logprobs
             total.cached = max(total.cached, output.cached)
+            total.vector = output.vector or total.vector
             total.finish, total.stop_reason, total.error = output.finish, output.stop_reason, output.error
         engine.check()
     assert all(output.finish is not None for output in whole.values())

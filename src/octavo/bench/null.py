@@ -62,6 +62,10 @@ class Null:
         """All alike."""
         return np.zeros((len(batch.head.rows), self._vocab), np.float32)
 
+    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Vectors of one number, which is 0."""
+        return np.zeros((len(batch.head.rows), 1), np.float32)
+
     def workspace_bytes(self) -> int:
         """None."""
         return 0

@@ -100,6 +100,8 @@ FLAGS = (
          "exec.dtype", choices=("auto", "bfloat16", "float32")),
     Flag("--quantize", str, _EXEC.quantization, "", "turn unquantized weights into codes of 8 or 4 bits while loading",
          _PROGRAM, "exec.quantization", choices=("none", "int8", "int4"), aliases=("--quantization",)),
+    Flag("--runner", str, _EXEC.runner, "", "what the model does; pooling gives embeddings or scores of labels",
+         "serve plan", "exec.runner", choices=("auto", "generate", "pooling")),
     Flag("--packed-cache", switch, True, "", "keep packed weights in the cache folder, for a quick start the next time",
          "serve chat generate", "packing.kept"),
     Flag("--threads", int, _EXEC.threads, "threads", "threads that compute", f"{_PROGRAM} bench.kernels",

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     launch = resolve.launch(args, model)
     plan = memory_plan(launch)
     with open_source(model) as source:
-        parts = footprint(source, read_spec(source), launch.exec.dtype, launch.exec.quantization)
+        parts = footprint(source, read_spec(source, launch.exec.runner), launch.exec.dtype, launch.exec.quantization)
     found = {"model": args.model, "path": str(model), "weights": parts}
     found |= described(plan, memory_limit(), launch.scheduler.max_seqs)
     print(json.dumps(found, indent=2) if args.json else show(found))

@@ -55,6 +55,7 @@ class ExecConfig:
     threads: int | None = None
     dtype: str = "auto"  # of unquantized weights: "auto" and "bfloat16" store bfloat16, "float32" keeps float32
     quantization: str = "none"  # of unquantized weights at load: "none", "int8" or "int4"
+    runner: str = "auto"  # what the model does: "generate", "pooling" (vectors), or what it was made for
 
 
 @dataclass(frozen=True, slots=True)

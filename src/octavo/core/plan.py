@@ -58,12 +58,14 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
 
     `tokens`: the drawn token and those that follow it by force, empty where nothing was sampled. `stopped`: behind the
     last of them the request's grammar is at its end. `prompt_logprobs`: for prompt positions first+1 ..
-    first+count, where the request asked. `failed`: why this sequence cannot go on (non-finite logits), or None.
+    first+count, where the request asked. `vector`: of a request that pools and whose last token was computed, what it
+    is given: float32 numbers, as bytes. `failed`: why this sequence cannot go on (non-finite logits), or None.
     """
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    vector: bytes = b""
     failed: str | None = None
     stopped: bool = False
 
@@ -80,7 +82,8 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is
     the stop token where it was not the model's own end of text, or "deadline" where the front ended it. `cached` counts
     prompt tokens found in the prefix cache. `prompt_logprobs` come with the first output; entry i belongs to prompt
-    token i + 1. `whole`: it stopped behind its last token, at the end of a grammar, and not at it.
+    token i + 1. `whole`: it stopped behind its last token, at the end of a grammar, and not at it. `vector` comes
+    with the only output of a request that pools: its float32 numbers, as bytes; those of tokens row by row.
     """
 
     id: str
@@ -91,6 +94,7 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     stop_reason: int | str | None = None
     error: str | None = None
     cached: int = 0
+    vector: bytes = b""
     whole: bool = False
 
 

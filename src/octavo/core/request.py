@@ -186,8 +186,46 @@ def last_tokens(prompt: list[int], count: int | None, room: int) -> list[int]:
     return prompt[-(max(1, room) if count < 0 else count) :]
 
 
+TASKS = ("embed", "classify", "score", "token_embed", "token_classify")
+
+
+class PoolingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """What to give of a text instead of an answer, with vLLM's names.
+
+    task: one of TASKS, those of tokens give each token's vector or scores; None: what the model is made for.
+    dimensions: how many of an embedding's first ones, None: all. use_activation: whether scores pass the classifier's
+    activation, or an embedding gets length 1; None: as the model wants it. normalize: the same, of embeddings.
+    truncate_prompt_tokens: of a longer text the first so many tokens, marks included, -1: as many as the model takes.
+    Raises InvalidValue, naming the field.
+    """
+
+    task: str | None = None
+    dimensions: int | None = None
+    normalize: bool | None = None
+    use_activation: bool | None = None
+    truncate_prompt_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.task not in TASKS:
+            raise InvalidValue("task", self.task, ", ".join(TASKS))
+        if self.dimensions is not None:
+            _integer("dimensions", self.dimensions, 1, 2**31 - 1)
+        for field in ("normalize", "use_activation"):
+            if not isinstance(getattr(self, field), (bool, type(None))):
+                raise InvalidValue(field, getattr(self, field), "true or false")
+        if self.normalize is not None and self.use_activation not in (None, self.normalize):
+            raise InvalidValue("normalize", self.normalize, "the value of use_activation, where both are given")
+        if self.truncate_prompt_tokens not in (None, -1):
+            _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, 2**31 - 1, " (or -1)")
+
+    @property
+    def activate(self) -> bool | None:
+        """What `use_activation` and `normalize` say together."""
+        return self.normalize if self.use_activation is None else self.use_activation
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence to generate, in token ids.
+    """One sequence to generate, or with `pooling` to give a vector of, in token ids.
 
     `id` is unique for the life of the engine (made by the front, never by the caller). `eos_ids` end the text unless
     `sampling.ignore_eos`. `seed` is always set by the front: the caller's seed (plus the choice's index), or a random
@@ -195,12 +233,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `adapter` keep the prefix cache of different tenants and adapters apart. `bad_words` are those of the sampling as
     tokens: the last of each is not drawn where those before it are the last that were generated. The answer is a text
     of `grammar` (llguidance's form, see text/grammar.py), unless that is empty; `grammar_field` is where the caller
-    wrote it.
+    wrote it. `second`: how many tokens are of the first type, 0: all.
     """
 
     id: str
     prompt: list[int]
-    sampling: SamplingParams
+    sampling: SamplingParams = SamplingParams()
+    pooling: PoolingParams | None = None
+    second: int = 0
     eos_ids: list[int] = []
     seed: int = 0
     priority: int = 0

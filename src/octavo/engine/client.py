@@ -17,7 +17,7 @@ from typing import Protocol
 from octavo.core.errors import InvalidValue, QueueFull, Unavailable, UserError
 from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request, check_tokens
-from octavo.core.status import EngineInfo, Status
+from octavo.core.status import EngineInfo, Status, check_kind
 from octavo.engine.child import Begun, Child, adopt, begin
 from octavo.engine.config import LaunchConfig
 from octavo.engine.ipc import Abort, Failed, Outputs, Progress, Ready, Refused, Submit, ToFront
@@ -137,6 +137,7 @@ class ProcessClient:
         """Outputs of one request; see EngineClient."""
         if self._state != "ready" or self._info is None or self._child is None:
             raise Unavailable(f"the engine is {self._state}" + (f": {self._detail}" if self._detail else ""))
+        check_kind(request, self._info.pooling)
         check_tokens(request, self._info.vocab)
         if request.id in self._streams:
             raise InvalidValue("id", request.id, "an id that no request in flight has")

@@ -14,6 +14,7 @@ import msgspec
 from octavo.core.errors import EngineFault, UserError
 from octavo.core.plan import Output, StepStats
 from octavo.core.request import Request, check_tokens
+from octavo.core.status import PoolingInfo, check_kind
 from octavo.engine.limits import resident_bytes
 from octavo.sched.scheduler import Scheduler
 from octavo.worker.worker import Worker
@@ -22,10 +23,11 @@ LOOK_SECONDS = 1.0  # between looks at the memory of the process
 
 
 class Engine:
-    """Scheduler and worker, stepping together. `vocab` bounds the token ids of requests."""
+    """Scheduler and worker, stepping together. `vocab` bounds the token ids of requests; `pooling`: see EngineInfo."""
 
-    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int) -> None:
+    def __init__(self, scheduler: Scheduler, worker: Worker, *, vocab: int, pooling: PoolingInfo | None = None) -> None:
         self._grammars = worker.guides.grammars
+        self._pooling = pooling
         self._scheduler = scheduler
         self._worker = worker
         self._vocab = vocab
@@ -39,7 +41,8 @@ class Engine:
         return self._scheduler.has_work
 
     def add(self, request: Request) -> None:
-        """Accept a request. Raises InvalidValue or QueueFull, and then nothing has changed."""
+        """Accept a request. Raises UserError, and then nothing has changed."""
+        check_kind(request, self._pooling)
         check_tokens(request, self._vocab)
         if request.grammar:
             self.compile(request)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from octavo.cache.pool import BlockPool
 from octavo.checkpoint.source import Source, open_source
-from octavo.core.errors import InvalidValue, ModelError
+from octavo.core.errors import InvalidValue
 from octavo.core.layout import PAGE
 from octavo.core.status import EngineInfo
 from octavo.engine.config import LaunchConfig
@@ -24,6 +24,7 @@ from octavo.engine.memory import MemoryPlan, fit
 from octavo.models.load import Weights, footprint, load
 from octavo.models.lower import lower
 from octavo.models.packed import load_kept
+from octavo.models.pooler import pooling_info, pooling_of
 from octavo.models.registry import read_spec
 from octavo.models.spec import ModelSpec
 from octavo.program.cpu import Cpu
@@ -55,14 +56,15 @@ def guess(spec: ModelSpec, weights: int, threads: int) -> Costs:
         row += spec.width * (2 * queries + 2 * keys + 3 * layer.hidden)
         key += 2 * queries
     one = 1 / (threads * MULTIPLICATIONS)
-    return Costs(weights / BANDWIDTH, row * one, spec.vocab * spec.width * one, key * one, key * one)
+    head = (spec.vocab if spec.head else 1) * spec.width
+    return Costs(weights / BANDWIDTH, row * one, head * one, key * one, key * one)
 
 
 def memory_plan(launch: LaunchConfig) -> MemoryPlan:
     """What this launch would take, from headers alone. Raises ModelError and InvalidValue as the launch would."""
     source = open_source(Path(launch.model))
     try:
-        return _plan(launch, source, read_spec(source))
+        return _plan(launch, source, read_spec(source, launch.exec.runner))
     finally:
         source.close()
 
@@ -77,7 +79,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     report = progress or (lambda share, what: None)
     source = open_source(Path(launch.model))
     try:
-        spec = read_spec(source)
+        spec = read_spec(source, launch.exec.runner)
         plan = _plan(launch, source, spec)
         report(0.0, "packing the weights")  # not before: what the headers forbid is said without a word of progress
         weights = _weights(launch, source, spec, lambda share: report(0.9 * share, "packing the weights"))
@@ -85,6 +87,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         source.close()
     report(0.9, "binding the weights")
     program = lower(spec, weights, kv_dtype=launch.cache.kv_dtype, max_len=plan.max_len)
+    pooling = pooling_of(spec, weights)
     del weights
     threads = launch.exec.threads or cores()
     executor = _executor(launch, program, threads)
@@ -92,7 +95,9 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     executor.allocate(plan.pages)
     config = replace(launch.scheduler, max_len=plan.max_len)
     cost = StepCost(guess(spec, plan.weights, threads))
-    scheduler = Scheduler(config, BlockPool(plan.pages, launch.cache.prefix_cache), cost, plan.windows)
+    # What is kept of a prefix are keys and values, not its tokens' vectors.
+    reuse = launch.cache.prefix_cache and spec.causal and (pooling is None or pooling.kind == "last")
+    scheduler = Scheduler(config, BlockPool(plan.pages, reuse), cost, plan.windows, whole=not spec.causal)
     grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids))
     worker = Worker(
         executor,
@@ -100,6 +105,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         max_len=plan.max_len,
         vocab=spec.vocab,
         groups=len(plan.windows),
+        pooling=pooling,
         grammars=grammars,
     )
     info = EngineInfo(
@@ -118,9 +124,10 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
         threads=threads,
         load_seconds=time.monotonic() - began,
         memory=plan.by_category(),
+        pooling=pooling_info(spec),
     )
     report(1.0, "ready")
-    return Engine(scheduler, worker, vocab=spec.vocab), info
+    return Engine(scheduler, worker, vocab=spec.vocab, pooling=info.pooling), info
 
 
 def _tokenizer(launch: LaunchConfig) -> Tokenizer | None:
@@ -139,8 +146,6 @@ def _weights(launch: LaunchConfig, source: Source, spec: ModelSpec, progress: Ca
 
 
 def _plan(launch: LaunchConfig, source: Source, spec: ModelSpec) -> MemoryPlan:
-    if not spec.head:
-        raise ModelError(f"{source.path}: an encoder, which gives vectors; expected a model that gives tokens")
     return fit(
         spec,
         sum(footprint(source, spec, launch.exec.dtype, launch.exec.quantization).values()),

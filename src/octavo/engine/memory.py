@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.groups import CacheGroups
-from octavo.core.layout import KV_BYTES, KvLayout
+from octavo.core.layout import KV_BYTES, KvLayout, pages_for
 from octavo.engine.limits import MemoryLimit, cores
 from octavo.kernels.workspace import LatentSize, MixtureSize, workspace_bytes
 from octavo.models.groups import kv_layout
@@ -81,6 +81,8 @@ def fit(
     wanted = spec.max_len if max_len is None else max_len
     if not 1 <= wanted <= spec.max_len:
         raise InvalidValue("max_len", wanted, f"from 1 to {spec.max_len}, which the model was made for")
+    if not spec.causal:
+        wanted = _whole(wanted, max_len, scheduler)
     if cache.kv_dtype not in KV_BYTES:
         raise InvalidValue("kv_dtype", cache.kv_dtype, " or ".join(KV_BYTES))
     kv = kv_layout(spec, cache.kv_dtype)
@@ -89,7 +91,10 @@ def fit(
     slots = Slots.size_bytes(scheduler.max_seqs, wanted, kv.groups)
     fixed = weights + workspace + slots + INTERPRETER_BYTES
     allowed = budget(cache, limit)
-    pages = min((allowed - fixed) // page_bytes, scheduler.max_seqs * groups.pages(wanted))
+    most = scheduler.max_seqs * groups.pages(wanted)
+    if not spec.causal:  # all sequences of a step end with it
+        most = min(most, (pages_for(scheduler.max_step_tokens) + scheduler.max_seqs) * kv.groups)
+    pages = min((allowed - fixed) // page_bytes, most)
     least = min(wanted, LEAST_LEN) if max_len is None else wanted
     if pages < groups.pages(least):
         raise _too_small(cache, limit, allowed, fixed, weights, least, groups.pages(least) * page_bytes)
@@ -109,6 +114,14 @@ def fit(
     )
 
 
+def _whole(wanted: int, asked: int | None, scheduler: SchedulerConfig) -> int:
+    """The longest text of an encoder, whose tokens see each other, so that one step computes them all."""
+    if asked is not None and asked > scheduler.max_step_tokens:
+        accepted = f"at least max_len, which is {asked}: an encoder computes a text in one step"
+        raise InvalidValue("max_step_tokens", scheduler.max_step_tokens, accepted)
+    return min(wanted, scheduler.max_step_tokens)
+
+
 def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
     """What an executor takes beside weights and pages, the rotation tables included."""
     attn = spec.layers[0].attn
@@ -122,7 +135,7 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         kv,
         width=spec.width,
         heads=attn.heads,
-        vocab=spec.vocab,
+        vocab=spec.vocab if spec.head else 0,
         max_len=max_len,
         max_tokens=scheduler.max_step_tokens,
         threads=executor.threads or cores(),

@@ -9,7 +9,7 @@ import numpy as np
 
 _KINDS = (
     "embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out",
-    "latent", "latent_query", "per_head")  # fmt: skip
+    "latent", "latent_query", "per_head", "hidden")  # fmt: skip
 KINDS = {name: number for number, name in enumerate(_KINDS)}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "swiglu_oai": 5}
@@ -77,6 +77,7 @@ class COp(ctypes.Structure):
         ("rope_cos", c_void_p),
         ("rope_sin", c_void_p),
         ("positions", c_void_p),
+        ("types", c_void_p),
         ("activation", c_int32),
         ("window", c_int32),
         ("all_keys", c_int32),
@@ -119,6 +120,7 @@ BATCH_ARRAYS = {
     "starts": np.int32,
     "slots": np.int32,
     "tables": np.int32,
+    "types": np.int32,
     "rows": np.int32,
     "target": np.int32,
     "top": np.int32,
@@ -140,7 +142,7 @@ BATCH_ARRAYS = {
     "mask": np.int32,
     "masks": np.int32,
 }
-DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits")
+DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits", "vectors")
 
 
 class CBatch(ctypes.Structure):

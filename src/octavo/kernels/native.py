@@ -183,6 +183,7 @@ class OpArgs:
     head_dim: int = 0
     rope: tuple[Array, Array] | None = None
     positions: Array | None = None
+    types: Array | None = None
     activation: str = "silu"
     window: int = 0
     causal: bool = True
@@ -226,7 +227,7 @@ def _pack(op: OpArgs) -> COp:
             out.head_norm[i] = CHeadNorm(_norm(f"{op.kind}, norm {i}", head.norm), head.whole, head.stride)
     if op.rope is not None:
         out.rope_cos, out.rope_sin = (_pointer(f"{op.kind}, rope", table, np.float32) for table in op.rope)
-    for name in ("positions", "slopes", "sinks"):
+    for name in ("positions", "types", "slopes", "sinks"):
         setattr(out, name, _floats(f"{op.kind}, {name}", getattr(op, name)))
     out.experts = op.expert_count
     if op.routing is not None:
@@ -295,7 +296,7 @@ class Plan:
         self._process = os.getpid()
         self._ops = tuple(ops)  # keeps weights, vectors and tables alive
         self._pages: npt.NDArray[np.uint8] | None = None
-        self._vocab = int(config.vocab)
+        self._vocab, self._width = int(config.vocab), int(config.width)
         self._groups = int(config.groups)
         self._packed = packed = (COp * len(ops))(*(_pack(op) for op in ops))  # keeps lists of experts alive
         self.workspace_bytes = int(library().octavo_workspace(config, packed, len(ops)))
@@ -311,16 +312,7 @@ class Plan:
 
     def run(self, arrays: dict[str, Array], alternatives: int, logits: bool) -> dict[str, Array]:
         """One step. `arrays` holds BATCH_ARRAYS; gives tokens, ranks, ..., or `logits` [H, vocab] alone if asked."""
-        assert self._handle, "the executor is closed"
-        assert self._pages is not None, "no pages are bound"
         heads = len(arrays["rows"])
-        batch = CBatch(tokens=len(arrays["ids"]), runs=len(arrays["slots"]), head=heads)
-        batch.table_pages, rest = divmod(arrays["tables"].shape[1], self._groups)
-        assert not rest, f"tables of {self._groups} groups of layers that are not equally long"
-        batch.mask_words = arrays["masks"].shape[1]
-        assert not batch.mask_words or batch.mask_words * 32 >= self._vocab, "masks shorter than the vocabulary"
-        for name, dtype in BATCH_ARRAYS.items():
-            setattr(batch, name, _pointer(name, arrays[name], dtype))
         out: dict[str, Array] = {
             "tokens": np.empty(heads, np.int32),
             "ranks": np.empty(heads, np.int32),
@@ -331,9 +323,27 @@ class Plan:
         }
         if logits:
             out["logits"] = np.empty((heads, self._vocab), np.float32)
+        self._step(arrays, alternatives, out)
+        return out
+
+    def vectors(self, arrays: dict[str, Array]) -> Array:
+        """As `run`, of a plan that ends with hidden. float32 [H, width]"""
+        out = np.empty((len(arrays["rows"]), self._width), np.float32)
+        self._step(arrays, 0, {"vectors": out})
+        return out
+
+    def _step(self, arrays: dict[str, Array], alternatives: int, out: dict[str, Array]) -> None:
+        assert self._handle, "the executor is closed"
+        assert self._pages is not None, "no pages are bound"
+        batch = CBatch(tokens=len(arrays["ids"]), runs=len(arrays["slots"]), head=len(arrays["rows"]))
+        batch.table_pages, rest = divmod(arrays["tables"].shape[1], self._groups)
+        assert not rest, f"tables of {self._groups} groups of layers that are not equally long"
+        batch.mask_words = arrays["masks"].shape[1]
+        assert not batch.mask_words or batch.mask_words * 32 >= self._vocab, "masks shorter than the vocabulary"
+        for name, array in arrays.items():
+            setattr(batch, name, _pointer(name, array, BATCH_ARRAYS[name]))
         drawn = CDrawn(alternatives=alternatives, **{name: array.ctypes.data for name, array in out.items()})
         library().octavo_run(self._handle, batch, drawn)
-        return out
 
     def times(self, reset: bool = True) -> Times:
         """Where time went since the plan was made or the times last reset."""

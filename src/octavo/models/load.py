@@ -45,6 +45,7 @@ from octavo.quant.plain import PLAIN
 
 DTYPES = ("auto", "bfloat16", "float32")
 LISTED = 4  # most tensors an error names
+BEHIND = r"\d_linear\.(weight|bias)"  # of modules behind a model that shall generate
 CATEGORIES = {
     **dict.fromkeys(("embed", "positions", "types"), "embedding"),
     "head": "head",
@@ -141,8 +142,9 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
     shared = Counter(name for name, _ in wanted)
     missing = [name for name in shared if name not in held]
-    harmless = re.compile("|".join(f"(?:{pattern})" for pattern in tensors.harmless))
-    extra = [name for name in held if name not in shared and not harmless.fullmatch(name)]
+    harmless = re.compile("|".join(f"(?:{pattern})" for pattern in (*tensors.harmless, BEHIND)))
+    head = {tensors.written(key, held) for key in ("head", "head_bias") if key in tensors.names and not spec.head}
+    extra = [name for name in held if name not in shared and name not in head and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
     for name, part in wanted:
@@ -279,7 +281,7 @@ def _fault(entry: Entry, stored: tuple[int, ...], part: Part) -> str:
         return f"has the shape {list(tensor.shape)}, expected {list(stored)}"
     if part.exact and tensor.dtype not in PLAIN:
         return f"is stored as {tensor.dtype}; experts are chosen by {', '.join(PLAIN)}"
-    if len(entry.shape) == 1 or entry.key in ("positions", "types"):
+    if part.is_vector:
         return "" if tensor.dtype in PLAIN else f"is stored as {tensor.dtype}; vectors are read as {', '.join(PLAIN)}"
     if form is None:
         return f"is stored as {tensor.dtype}; read are {', '.join(SUPPORTED)}"

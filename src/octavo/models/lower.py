@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES
 from octavo.kernels.weight import Weight
@@ -27,7 +25,6 @@ from octavo.program.ops import (
     Embed,
     Expert,
     FfnIn,
-    Floats,
     Head,
     HeadNorm,
     Hidden,
@@ -62,7 +59,9 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
         named.check(key)
     ropes = {rope: tables(rope, attn.turned, max_len) for rope in {layer.attn.rope for layer in spec.layers} if rope}
     embed = named.matrix("embed")
-    ops: list[Op] = [Embed(embed, spec.embed_scale, _positions(named, spec, max_len))]
+    positions = named.numbers("positions")[:max_len] if spec.positions else None
+    types = named.numbers("types") if spec.types else None
+    ops: list[Op] = [Embed(embed, spec.embed_scale, positions, types)]
     if spec.embed_norm:
         ops.append(Renorm(named.norm("embed_norm", spec.embed_norm)))
     for index, (layer, seat) in enumerate(zip(spec.layers, seats(spec), strict=True)):
@@ -98,14 +97,6 @@ def _same_heads(spec: ModelSpec) -> Attn:
     if attn.head_dim % 2 or attn.heads % attn.kv_heads:
         raise ModelError(f"{attn.heads} heads of {attn.head_dim} over {attn.kv_heads} key heads: uneven")
     return attn
-
-
-def _positions(named: Named, spec: ModelSpec, max_len: int) -> Floats | None:
-    """What is added to the rows of the table: learned positions, and the first of the learned types of text."""
-    if not spec.positions and not spec.types:
-        return None
-    rows = named.numbers("positions")[:max_len] if spec.positions else np.zeros((max_len, spec.width), np.float32)
-    return rows + named.numbers("types")[0] if spec.types else rows
 
 
 @dataclass(frozen=True, slots=True)

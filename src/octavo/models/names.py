@@ -13,7 +13,15 @@ from typing import Any
 
 from octavo.checkpoint.source import Source
 from octavo.models.settings import Settings
-from octavo.models.spec import ModelSpec
+from octavo.models.spec import ModelSpec, Pooler
+
+# Layers behind a request's vector, whatever the model: of a decoder's classifier, and of sentence-transformers.
+DENSE = [f"pool.dense{number}" for number in range(1, 10)]
+POOLING = {"pool.score": "score.weight", "pool.score_bias": "score.bias"} | {
+    key + ending: f"{key.removeprefix('pool.dense')}_linear.{kind}"
+    for key in DENSE
+    for ending, kind in (("", "weight"), ("_bias", "bias"))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,8 @@ class Tensors:
         if key.startswith("layers."):
             _, i, *e, part = key.split(".")
             key = "layers.{i}." + part
-        names = self.names[key].replace("{i}", i).replace("{e}", "".join(e)).replace("{p}", prefix).split("|")
+        named = self.names.get(key) or POOLING[key]
+        names = named.replace("{i}", i).replace("{e}", "".join(e)).replace("{p}", prefix).split("|")
         return next((name for name in names if name in there), names[0])
 
 
@@ -57,6 +66,7 @@ class Tensors:
 class Architecture:
     """A kind of model. `names` as in config.json, `gguf` as in general.architecture; `tensors` by kind of source.
 
+    `classifier`: how one with a head of labels pools, those layers in order; None: as decoders do (models/pooler.py).
     `words`: what config.json calls some settings of GGUF's, where it is not Llama's word. `more`: settings that follow
     from those of a GGUF file and its tensors. `title`, `notes`: for people.
     """
@@ -69,6 +79,7 @@ class Architecture:
     notes: str = ""
     words: Mapping[str, str] = field(default_factory=dict)
     more: Callable[[Settings, Source], dict[str, Any]] | None = None
+    classifier: Callable[[Settings, int], Pooler] | None = None
 
 
 QKV = ("q", "k", "v")
@@ -120,7 +131,7 @@ def llama_like(
     interleaved: bool = False,
     fused: Mapping[str, str] | None = None,
     plus_one: tuple[str, ...] = (),
-    prefixes: tuple[str, ...] = ("model.",),
+    prefixes: tuple[str, ...] = ("model.", ""),
     harmless: tuple[str, ...] = (),
     transposed: tuple[str, ...] = (),
     whole: Mapping[str, str] | None = None,

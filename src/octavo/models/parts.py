@@ -6,6 +6,7 @@
     layers.{i}.ffn_norm  .gate  .up  .down  .ffn_post  .ffn_after
     layers.{i}.router  .correction  .shared_gate
     layers.{i}.{e}.expert_gate  .expert_up  .expert_down  of each expert
+    pool.{name}  .{name}_norm  of each layer behind a request's vector
 
 and "_bias" after a projection or norm, where the model has it. Matrices are [outputs, inputs]; heads are in places
 (models/rows.py). Knows no file.
@@ -57,8 +58,21 @@ def parts(spec: ModelSpec) -> Iterator[Part]:
     yield from _norm("norm", spec.norm, spec.width)
     if spec.head and not spec.tied:
         yield Part("head", (spec.vocab, spec.width), unit=spec.unit_head)
-    if spec.head_bias:
+    if spec.head and spec.head_bias:
         yield Part("head_bias", (spec.vocab,))
+    yield from _pooler(spec)
+
+
+def _pooler(spec: ModelSpec) -> Iterator[Part]:
+    inputs = spec.width
+    for dense in spec.pooler.layers if spec.pooler else ():
+        key, outputs = "pool." + dense.name, dense.outputs
+        yield Part(key, (outputs, inputs), plain=True)
+        if dense.bias:
+            yield Part(key + "_bias", (outputs,))
+        if dense.norm:
+            yield from _norm(key + "_norm", dense.norm, outputs)
+        inputs = outputs
 
 
 def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:

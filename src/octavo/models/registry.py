@@ -42,6 +42,7 @@ from octavo.models.arch import (
 )
 from octavo.models.gguf_settings import gguf_settings
 from octavo.models.names import Architecture
+from octavo.models.pooler import CLASSIFIER, with_pooler
 from octavo.models.settings import config_settings
 from octavo.models.spec import ModelSpec
 
@@ -91,27 +92,44 @@ ARCHITECTURES = (
 )
 
 
-def read_spec(source: Source) -> ModelSpec:
-    """The model that a checkpoint declares. Raises ModelError, naming the field at fault."""
-    architecture = architecture_of(source)
+def read_spec(source: Source, runner: str = "auto") -> ModelSpec:
+    """The model that a checkpoint declares. runner: what it shall do, see models/pooler.py.
+
+    Raises ModelError, naming the field at fault, and InvalidValue for a runner that is not its.
+    """
+    architecture, name = _found(source)
     if source.kind == "gguf":
-        name = source.metadata["general.architecture"]
-        return architecture.spec(gguf_settings(source, name, architecture.words, architecture.more))
-    return architecture.spec(config_settings(source))
+        settings = gguf_settings(source, name, architecture.words, architecture.more)
+    else:
+        settings = config_settings(source)
+    return with_pooler(architecture.spec(settings), source, architecture, name, settings, runner)
 
 
 def architecture_of(source: Source) -> Architecture:
     """By general.architecture of a GGUF file or architectures of config.json. Raises ModelError for any other."""
+    return _found(source)[0]
+
+
+def _found(source: Source) -> tuple[Architecture, str]:
+    """The architecture, and the name by which it was found."""
     field = "general.architecture" if source.kind == "gguf" else "architectures"
     found = source.metadata.get(field) if source.kind == "gguf" else source.config.get(field)
     named = [found] if source.kind == "gguf" else found
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
         raise ModelError(f"{source.path}: {field} is missing or not a name, such as {known(source.kind)[0]}")
-    for architecture in ARCHITECTURES:
-        if any(name in _names(architecture, source.kind) for name in named):
-            return architecture
+    for name in named:
+        for other in [name] if source.kind == "gguf" else _relatives(name):
+            for architecture in ARCHITECTURES:
+                if other in _names(architecture, source.kind):
+                    return architecture, name
     shown = ", ".join(named)[:100]
     raise ModelError(f"{source.path}: {field}: {shown!r} is not supported; {_nearest(named[0], source.kind)}")
+
+
+def _relatives(name: str) -> list[str]:
+    """Names under which an architecture may be declared that `name` has without its head, or with one for labels."""
+    family = next((name.removesuffix(end) for end in (CLASSIFIER, "Model") if name.endswith(end)), "")
+    return [name, *(family + end for end in ("ForCausalLM", "LMHeadModel", "Model") if family)]
 
 
 def known(kind: str) -> list[str]:

@@ -184,12 +184,41 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Dense:
+    """A layer behind a request's vector: norm(f(W x + b)). name: of its weights, after "pool."; outputs: of W.
+
+    activation: "none", "tanh", "sigmoid" or one of program/ops.py's.
+    """
+
+    name: str
+    outputs: int
+    bias: bool = True
+    activation: str = "none"
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pooler:
+    """What a request is given of its tokens' vectors: the first ("cls"), the last, or the mean, behind `layers`.
+
+    labels: of a classifier, one for each of its scores, which pass `activation`: "softmax", "sigmoid" or "none". No
+    labels: an embedding; normalize: of length 1.
+    """
+
+    kind: str
+    layers: tuple[Dense, ...] = ()
+    labels: tuple[str, ...] = ()
+    activation: str = "none"
+    normalize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model. `tied`: the head is the embedding's table. `max_len`: positions the model was made for.
 
-    x begins as table[ids] * embed_scale + positions[position] + types[0], then embed_norm; the head gives
+    x begins as table[ids] * embed_scale + types[type] + positions[position], then embed_norm; the head gives
     soft_cap * tanh(logit_scale * (W x + b) / soft_cap). positions and types are numbers of rows, 0: none.
-    head False: an encoder, which gives norm(x).
+    head False: there is a `pooler`, which is given norm(x).
     unit_head: rows of W are divided by their lengths.
     """
 
@@ -210,6 +239,12 @@ class ModelSpec:
     unit_head: bool = False
     logit_scale: float = 1.0
     soft_cap: float = 0.0
+    pooler: Pooler | None = None
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees nothing behind it, so that it can be computed before what follows."""
+        return all(layer.attn.causal for layer in self.layers)
 
 
 def places(head_dim: int) -> int:

@@ -79,6 +79,7 @@ class Batch:
     slots: Ints  # [R]
     tables: Ints  # [slots, groups * pages per sequence], C order
     head: HeadRows
+    types: Ints | None = None  # [T] of each token, see Embed; None: all 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -90,8 +90,6 @@ def check(program: Program) -> None:
                 _check_reads(op, op.weights, written[op.source], op.top)
             case Head():
                 _check_reads(op, (op.weight,), (op.act, program.width, 1))
-            case Hidden():
-                raise ModelError("Hidden: the cpu executor has no end without a head; the reference executor has")
 
 
 def _check_reads(op: Reads, weights: tuple[Weight, ...], written: Written, each: int = 1) -> None:
@@ -166,9 +164,10 @@ def _check_vectors(op: Op, program: Program) -> None:
     """What an op has beside its matrices is of known kind and of the size that is read."""
     name, width, heads, places = type(op).__name__, program.width, program.heads, program.kv.head_dim
     match op:
-        case Embed(positions=positions) if positions is not None:
-            _check_size(f"{name}: positions", positions, program.max_len * width, more=True)
-        case Norm() | Renorm():
+        case Embed():
+            _check_size(f"{name}: positions", op.positions, program.max_len * width, more=True)
+            _check_size(f"{name}: types", op.types, width, more=True)
+        case Norm() | Renorm() | Hidden():
             _check_norm(name, op.norm, width)
         case Qkv():
             _check_heads(f"{name}: q_norm", op.q_norm, heads, program)

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.cache.store import KvStore
-from octavo.core.errors import ModelError
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.interface import Config
@@ -58,7 +57,7 @@ class Cpu:
             program.kv,
             width=program.width,
             heads=program.heads,
-            vocab=program.vocab,
+            vocab=program.vocab if isinstance(program.ops[-1], Head) else 0,
             max_len=program.max_len,
             max_tokens=max_tokens,
             threads=threads,
@@ -85,6 +84,12 @@ class Cpu:
         logits: npt.NDArray[np.float32] = self._plan.run(self._arrays(batch), 0, logits=True)["logits"]
         return logits
 
+    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """As `run`, of a program that ends with Hidden: the vectors of the head's rows. [H, width]"""
+        assert self.store is not None, "allocate comes before run"
+        self.store.check()
+        return self._plan.vectors(self._arrays(batch))
+
     def times(self) -> native.Times:
         """Where time went since this was last asked, op by op in the program's order."""
         return self._plan.times()
@@ -108,12 +113,16 @@ class Cpu:
             "starts": batch.starts,
             "slots": batch.slots,
             "tables": batch.tables,
+            **({} if batch.types is None else {"types": batch.types}),
             **{name: getattr(head, name) for name in head.__slots__},
         }
 
 
 def config(kv: KvLayout, *, width: int, heads: int, vocab: int, max_len: int, max_tokens: int, threads: int) -> Config:
-    """The shapes the library needs: enough for kernels/workspace.py, before there is a program."""
+    """The shapes the library needs: enough for kernels/workspace.py, before there is a program.
+
+    vocab: tokens that are drawn among; 0: none are drawn.
+    """
     return Config(
         width=width,
         heads=heads,
@@ -133,7 +142,7 @@ def native_op(op: Op, places: int) -> native.OpArgs:
     """One op in the library's terms. places: those of a head."""
     match op:
         case Embed():
-            return native.OpArgs("embed", scale=op.scale, weights=(op.table,), positions=op.positions)
+            return native.OpArgs("embed", scale=op.scale, weights=(op.table,), positions=op.positions, types=op.types)
         case Renorm():
             return native.OpArgs("renorm", norm=_norm(op.norm))
         case Norm():
@@ -168,7 +177,7 @@ def native_op(op: Op, places: int) -> native.OpArgs:
         case Head():
             return _head(op)
         case Hidden():
-            raise ModelError("Hidden: refused by check")
+            return native.OpArgs("hidden", norm=_norm(op.norm))
 
 
 def _qkv(op: Qkv, places: int) -> native.OpArgs:

@@ -22,6 +22,9 @@ class Executor(Protocol):
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """As `run`, but give the raw logits of the head's rows. [H, vocab]"""
 
+    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """As `run`, of a program that ends with Hidden: the vectors of the head's rows. [H, width]"""
+
     def workspace_bytes(self) -> int:
         """Bytes of working memory beside weights and pages."""
 

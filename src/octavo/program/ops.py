@@ -3,8 +3,7 @@
 Registers, written and read by every program:
 
     x     float32 [tokens, width]            the residual stream
-    h[0], h[1]  [tokens, ...]                what projections read, in the form `act` says; some ops write many rows of
-                                             a token there
+    h[0], h[1]  [tokens, ...]                what projections read, in the form `act` says, perhaps many rows a token
     q     float32 [tokens, heads, places]    queries, rotated
     choice  [tokens, top]                    experts of each token, with a share of each; and gate  [tokens]
 
@@ -65,11 +64,12 @@ class Norming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embed:
-    """x = table[ids] * scale + positions[position]. table  # [vocab, width]; positions  # [max_len or more, width]"""
+    """x = table[ids] * scale + types[type] + positions[position]. Rows are `width` long, positions max_len or more."""
 
     table: Weight
     scale: float = 1.0
     positions: Floats | None = None
+    types: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

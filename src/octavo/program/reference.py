@@ -135,6 +135,8 @@ class Reference:
             match op:
                 case Embed():
                     x = self._dense[id(op.table)][batch.ids] * np.float32(op.scale)
+                    if op.types is not None:
+                        x = x + op.types[np.zeros_like(batch.ids) if batch.types is None else batch.types]
                     at.x = x if op.positions is None else x + op.positions[batch.positions]
                 case Renorm():
                     at.x = normed(x, op.norm)

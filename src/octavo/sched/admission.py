@@ -29,10 +29,9 @@ from octavo.sched.share import Prompt
 def find(sequence: Sequence, tables: BlockTables) -> list[int]:
     """The table of its known prefix; at least one token is left to compute, so that there is a row to draw from.
 
-    Empty where log-probabilities of the whole prompt are still owed.
+    Empty where something is still owed of each token of the prompt.
     """
-    owed = sequence.request.sampling.prompt_logprobs is not None and not sequence.generated
-    if owed or not tables.pool.prefix_cache:
+    if (sequence.whole and not sequence.generated) or not tables.pool.prefix_cache:
         return []
     return tables.find(sequence.chain((len(sequence.tokens) - 1) // PAGE))
 

@@ -44,7 +44,8 @@ from octavo.sched.step import Step, Tally
 class Scheduler:
     """Owner of all sequences and of the pool. Not thread-safe: one caller, add and abort between its steps.
 
-    cost None: what steps take is not known, and itl_target_ms binds nobody. windows: see KvLayout.
+    cost None: what steps take is not known, and itl_target_ms binds nobody. windows: see KvLayout. whole: the tokens of
+    a sequence see each other, so that they are computed in one step.
     """
 
     def __init__(
@@ -53,8 +54,12 @@ class Scheduler:
         pool: BlockPool,
         cost: StepCost | None = None,
         windows: tuple[int, ...] = (0,),
+        *,
+        whole: bool = False,
     ) -> None:
+        assert not whole or config.max_step_tokens >= config.max_len
         self.config = config
+        self.whole = whole
         self.pool = pool
         self.groups = CacheGroups(windows, config.max_step_tokens)
         self._tables = BlockTables(pool, self.groups)
@@ -97,6 +102,8 @@ class Scheduler:
         limit = self.longest
         if sampling.max_tokens is not None:
             limit = min(limit, len(request.prompt) + sampling.max_tokens)
+        if request.pooling is not None:
+            limit = len(request.prompt) + 1
         ends = frozenset(sampling.stop_token_ids or ()) | frozenset(() if sampling.ignore_eos else request.eos_ids)
         order = place(self.config, request, self._arrivals)
         sequence = Sequence(request=request, order=order, limit=limit, tokens=list(request.prompt), ends=ends)
@@ -155,7 +162,10 @@ class Scheduler:
             if self.groups.windowed:
                 self._tables.give_back(sequence.blocks, run.first, sequence.computed)
             sequence.prompt_logprobs += news.prompt_logprobs
-            if run.sample:
+            if run.sample and sequence.request.pooling is not None:
+                self._tally.prompt_tokens += len(sequence.request.prompt)
+                outputs.append(self._finish(sequence, Output(id=sequence.request.id, vector=news.vector), "stop"))
+            elif run.sample:
                 outputs.append(self._accept(sequence, news))
         return outputs
 
@@ -212,7 +222,7 @@ class Scheduler:
         """Refuse what can never be served."""
         if request.id in self._sequences:
             raise InvalidValue("id", request.id, "an id that no request in flight has")
-        room = self.longest - len(request.prompt)
+        room = self.longest - len(request.prompt) + (request.pooling is not None)
         least = request.sampling.min_tokens
         if not request.prompt:
             raise InvalidValue("prompt", request.prompt, "at least one token")
@@ -220,6 +230,8 @@ class Scheduler:
         places = f"max_len is {self.config.max_len}, the pages hold {held}"
         if room < 1:
             accepted = f"at most {self.longest - 1} tokens, so that one can be generated ({places})"
+            if request.pooling is not None:
+                accepted = f"at most {self.longest} tokens ({places})"
             raise InvalidValue("prompt", f"{len(request.prompt)} tokens", accepted)
         if least > room:
             raise InvalidValue("min_tokens", least, f"at most {room} fit behind {len(request.prompt)} ({places})")
@@ -241,7 +253,8 @@ class Scheduler:
         prompts += admissible(islice(self._waiting, len(self._slots)), self._running, self._tables)
         cost = self.cost if decodes and self.config.itl_target_ms else None
         work = Work(rows=decodes, heads=decodes, lone_keys=keys)
-        room = Room(self.config.max_step_tokens - decodes, work, cost, self.config.itl_target_ms / 1000)
+        tokens, target = self.config.max_step_tokens - decodes, self.config.itl_target_ms / 1000
+        room = Room(tokens, work, cost, target, whole=self.whole)
         share(prompts, room)
         for prompt in prompts:
             prompt.sequence.granted = prompt.granted
@@ -300,7 +313,7 @@ class Scheduler:
         insort(self._running, sequence, key=lambda other: other.order)
         if sequence.cached < 0:
             sequence.cached = sequence.computed
-            if self.pool.prefix_cache and sequence.request.sampling.prompt_logprobs is None:
+            if self.pool.prefix_cache and not sequence.whole:
                 self._tally.prefix_queries += len(sequence.tokens)
                 self._tally.prefix_hits += sequence.cached
         step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens)))

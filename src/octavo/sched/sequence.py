@@ -60,6 +60,12 @@ class Sequence:
         """Whether the log-probabilities of its prompt are wanted."""
         return self.request.sampling.prompt_logprobs is not None
 
+    @property
+    def whole(self) -> bool:
+        """Whether something is owed of each token of its prompt, so that all of them must be computed."""
+        pooling = self.request.pooling
+        return self.scored or (pooling is not None and (pooling.task or "").startswith("token_"))
+
     def heads(self, first: int, count: int) -> int:
         """Rows whose logits are wanted, of `count` from position `first` on: for prompt tokens, and to draw from."""
         reports = min(first + count, len(self.request.prompt) - 1) - first if self.scored else 0

@@ -9,7 +9,8 @@ row sees more keys, it shrinks.
 
 **To whom.** Half goes to the first in order, the rest to the shortest remaining first. Shortest first gives the least
 mean time to a first token (Smith, 1956) and never leaves a short prompt behind a long one; among equals it finishes one
-prompt after another instead of all at the end. The half bounds what that costs others: until the prompt of a sequence
+prompt after another instead of all at the end. Sequences that can only be computed whole get all they want or nothing,
+the first in order before all others. The half bounds what that costs others: until the prompt of a sequence
 is done, each step gives at least half of its room to it or to one before it in order, so the tokens of these, twice,
 are the most that pass before. With priorities the more important come first, and the shortest among equals.
 
@@ -42,11 +43,14 @@ class Room:
     """What the decodes of a step leave of it.
 
     tokens: how many may join. decodes: their work. cost: None where time does not bind; otherwise the step should take
-    at most `target` seconds.
+    at most `target` seconds. whole: prompts are computed in one step or not at all.
     """
 
-    def __init__(self, tokens: int, decodes: Work, cost: StepCost | None, target: float) -> None:
+    def __init__(
+        self, tokens: int, decodes: Work, cost: StepCost | None, target: float, *, whole: bool = False
+    ) -> None:
         self.tokens = tokens
+        self.whole = whole
         self._work = decodes
         self._cost = cost
         self._limit = 0.0 if cost is None else max(target, cost.cautious(decodes) + LEAST_SHARE * target)
@@ -55,6 +59,8 @@ class Room:
         """Grant a prompt as much as it wants of the `part`-th part of the room; `least` tokens whatever the time."""
         sequence, first = prompt.sequence, prompt.first + prompt.granted
         count = min(prompt.wanted - prompt.granted, -(-self.tokens // part))
+        if self.whole and count < prompt.wanted:
+            return
         if self._cost is not None and count > least:
             spent = self._cost.cautious(self._work)
             limit = spent + (self._limit - spent) / part
@@ -74,8 +80,9 @@ def share(prompts: list[Prompt], room: Room) -> None:
     eldest = min(prompts, key=lambda prompt: prompt.sequence.order)
     turns = sorted(prompts, key=lambda prompt: (prompt.sequence.order[0], prompt.wanted, prompt.sequence.order[1]))
     if turns[0] is not eldest:
-        room.give(eldest, 2, TILE)
+        room.give(eldest, 1 if room.whole else 2, TILE)
     for turn, prompt in enumerate(turns):
         if not room.tokens:
             break
-        room.give(prompt, 1, 0 if turn else TILE)
+        if not (room.whole and prompt.granted):
+            room.give(prompt, 1, 0 if turn else TILE)

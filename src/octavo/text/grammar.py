@@ -8,6 +8,7 @@ The forms are described in docs/structured.md. Knows no request and no tokens.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from octavo.core.errors import UserError
@@ -15,6 +16,9 @@ from octavo.core.request import StructuredOutputsParams
 
 MAX_TEXT = 1 << 17  # characters of a schema, pattern or grammar as the caller wrote it
 MAX_CHOICES = 4096
+# One spelling of each string. Could \u spell a key, it might come twice, and the second time as anything.
+ESCAPES = 'nrbtf\\"'
+UNSPELLED = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")  # what JSON writes with \u only
 
 
 def grammar_of(asked: StructuredOutputsParams | None) -> str:
@@ -35,6 +39,13 @@ def grammar_of(asked: StructuredOutputsParams | None) -> str:
 
 def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
     field = asked.place("json")
+    text = _dumped({"grammars": [{"json_schema": guided(asked, schema, field)}]}, field)
+    _check_size(field, text)
+    return text
+
+
+def guided(asked: StructuredOutputsParams, schema: Any, field: str) -> dict[str, Any] | bool:
+    """A schema as llguidance is to follow it, with `asked`'s white space. Raises UserError naming `field`."""
     if isinstance(schema, str):
         _check_size(field, schema)
         try:
@@ -43,21 +54,46 @@ def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
             raise refused(field, f"not readable as JSON: {error}") from None
     if not isinstance(schema, (dict, bool)):
         raise refused(field, "a JSON schema is an object, or true or false")
-    options: dict[str, Any] = {}
+    if schema is False:
+        raise refused(field, "the schema false allows nothing")
+    _check_size(field, _dumped(schema, field))
+    _check_kept(schema, field)
+    options: dict[str, Any] = {"json_allowed_escapes": ESCAPES}
     if asked.disable_any_whitespace:
         options["whitespace_flexible"] = False
     elif asked.whitespace_pattern is not None:
         options["whitespace_pattern"] = asked.whitespace_pattern
-    if isinstance(schema, dict):  # llguidance's own switches are the server's, not the caller's
-        schema = {name: value for name, value in schema.items() if name != "x-guidance"}
-        if options:
-            schema["x-guidance"] = options
+    # llguidance's own switches are the server's, not the caller's
+    return {**({} if schema is True else schema), "x-guidance": options}
+
+
+def _dumped(value: Any, field: str) -> str:
     try:
-        text = json.dumps({"grammars": [{"json_schema": schema}]}, allow_nan=False)
+        return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise refused(field, f"the schema cannot be written as JSON: {error}") from None
-    _check_size(field, text)
-    return text
+
+
+def _check_kept(schema: Any, field: str) -> None:
+    """Refuse what llguidance would take and not keep."""
+    todo: list[tuple[Any, bool]] = [(schema, False)]  # each with whether it is written as it stands
+    while todo:
+        part, exact = todo.pop()
+        if isinstance(part, str) and exact and UNSPELLED.search(part):
+            raise refused(field, f"the control characters of {part[:40]!r} cannot be written")
+        if isinstance(part, list):
+            todo.extend((item, exact) for item in part)
+        elif isinstance(part, dict):
+            _check_least(part, field)
+            todo.extend((item, exact or name in ("const", "enum")) for name, item in part.items())
+
+
+def _check_least(part: dict[str, Any], field: str) -> None:
+    """Keys that are not listed may come twice, so that they are too few: one more than those required is sure."""
+    least, required = part.get("minProperties"), part.get("required")
+    sure = 1 + (len(required) if isinstance(required, list) else 0)
+    if isinstance(least, (int, float)) and least > sure:
+        raise refused(field, f"minProperties {least} is more than the required ones and one: this is not supported")
 
 
 def _choice(choices: list[str], field: str) -> str:

@@ -35,42 +35,77 @@ class Gathered:
     drawn_slots: Ints
 
 
-def gather(plan: Plan, slots: Slots) -> Gathered:
-    """The step's batch. The plan's frees, starts and pages are already applied to the slots."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """The tokens of a plan's runs: of each run its slot, first position and count, of each token its place.  # [R], [T]
+
+    The rows of run r are starts[r]:starts[r + 1].
+    """
+
+    slot: Ints
+    first: Ints
+    count: Ints
+    starts: Ints
+    token_slot: Ints
+    positions: Ints
+
+    def batch(self, slots: Slots, head: HeadRows) -> Batch:
+        """The step over these tokens."""
+        second = slots.second[self.token_slot]
+        return Batch(
+            ids=slots.tokens[self.token_slot, self.positions],
+            positions=self.positions,
+            starts=self.starts,
+            kv_lens=self.first + self.count,
+            slots=self.slot,
+            tables=slots.tables,
+            head=head,
+            types=(self.positions >= second).astype(np.int32) if slots.any_second else None,
+        )
+
+
+def tokens_of(plan: Plan, slots: Slots) -> Tokens:
+    """The tokens of a plan whose frees, starts and pages are already applied to the slots."""
     runs = plan.runs
     slot = np.array([run.slot for run in runs], np.int32)  # [R]
     first = np.array([run.first for run in runs], np.int32)
     count = np.array([run.count for run in runs], np.int32)
-    sample = np.array([run.sample for run in runs], np.bool_)
     starts = np.zeros(len(runs) + 1, np.int32)
     np.cumsum(count, out=starts[1:])
     total = int(starts[-1])
     if total == len(runs):
-        token_slot, positions = slot, first
-    else:
-        token_slot = np.repeat(slot, count)
-        positions = np.arange(total, dtype=np.int32) + np.repeat(first - starts[:-1], count)
-    kv_lens = first + count
+        return Tokens(slot, first, count, starts, slot, first)
+    positions = np.arange(total, dtype=np.int32) + np.repeat(first - starts[:-1], count)
+    return Tokens(slot, first, count, starts, np.repeat(slot, count), positions)
+
+
+def gather(plan: Plan, slots: Slots) -> Gathered:
+    """The step's batch. The plan's frees, starts and pages are already applied to the slots."""
+    runs = plan.runs
+    tokens = tokens_of(plan, slots)
+    slot, first, starts = tokens.slot, tokens.first, tokens.starts
+    sample = np.array([run.sample for run in runs], np.bool_)
     reports = _reports(slots, slot, first)
     if reports is not None:
-        rows, run_of, target = _rows_with_reports(slots, slot, first, count, starts, sample, reports)
+        rows, run_of, target = _rows_with_reports(slots, slot, first, tokens.count, starts, sample, reports)
     else:
         run_of = np.flatnonzero(sample)
         rows = starts[1:][run_of] - 1
         target = np.full(len(rows), -1, np.int32)
-    head = _head(slots, rows, target, slot[run_of], positions[rows] + 1)
+    head = _head(slots, rows, target, slot[run_of], tokens.positions[rows] + 1)
     drawn = np.flatnonzero(target < 0)
-    batch = Batch(
-        ids=slots.tokens[token_slot, positions],
-        positions=positions,
-        starts=starts,
-        kv_lens=kv_lens,
-        slots=slot,
-        tables=slots.tables,
-        head=head,
-    )
     bounds = np.searchsorted(run_of, np.arange(len(runs) + 1)).tolist()
-    return Gathered(batch, bounds, drawn, slot[run_of[drawn]])
+    return Gathered(tokens.batch(slots, head), bounds, drawn, slot[run_of[drawn]])
+
+
+def gather_rows(plan: Plan, slots: Slots, spans: list[tuple[int, int]]) -> Batch:
+    """The step's batch, asking for the rows first:end of each run, from which nothing is drawn."""
+    tokens = tokens_of(plan, slots)
+    rows = np.concatenate([np.arange(*span, dtype=np.int32) for span in spans])
+    counts = np.array([end - first for first, end in spans], np.int32)
+    rows += np.repeat(tokens.starts[:-1], counts)
+    target = np.full(len(rows), -1, np.int32)
+    return tokens.batch(slots, _head(slots, rows, target, tokens.token_slot[rows], tokens.positions[rows] + 1))
 
 
 def _reports(slots: Slots, slot: Ints, first: Ints) -> npt.NDArray[np.bool_] | None:

@@ -23,6 +23,7 @@ KEPT = 64  # compiled grammars; each takes about a megabyte
 # llguidance counts work in fuel, so a grammar is refused on every machine or on none; these take about a second.
 INITIAL_FUEL = 10_000_000  # for what is built before the first token; 50 000 a millisecond
 STEP_FUEL = 1_000_000  # for one token
+THEIR_ADVICE = ". Enable 'coerce_one_of' option to approximate oneOf with anyOf"  # an option callers do not have
 MAX_STATES = 100_000  # of the lexer; up to 2 KB each
 
 
@@ -75,7 +76,7 @@ class Grammars:
         )
         made = llguidance.LLMatcher(self._loaded(field), grammar, log_level=0, limits=limits)
         if made.is_error():
-            raise refused(field, made.get_error())
+            raise refused(field, made.get_error().replace(THEIR_ADVICE, ", where several might fit at once: use anyOf"))
         return made
 
     def _loaded(self, field: str) -> LLTokenizer:

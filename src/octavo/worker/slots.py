@@ -85,6 +85,8 @@ class Slots:
         self.penalized: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # some penalty applies
         self.biased: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # `bias` is not empty
         self.masked_until: Ints = np.zeros(slots, np.int32)  # below this length the ends are masked; 0: never
+        self.second: Ints = np.zeros(slots, np.int32)  # where the tokens of the second type begin
+        self.any_second = False  # whether a sequence ever had any
         self.bias: list[Bias | None] = [None] * slots
         self.worded: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # `bad_words` is not empty
         self.bad_words: list[list[Ints]] = [[] for _ in range(slots)]
@@ -106,6 +108,8 @@ class Slots:
         self.lengths[slot] = count
         self.prompt_lens[slot] = len(request.prompt)
         self.table_lens[slot] = 0
+        self.second[slot] = request.second or self.max_len
+        self.any_second |= request.second > 0
         self.temperature[slot] = 0 if sampling.greedy else sampling.temperature
         self.top_k[slot] = max(sampling.top_k, 0)
         self.top_p[slot] = sampling.top_p

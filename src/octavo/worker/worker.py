@@ -14,16 +14,21 @@ import numpy as np
 from octavo.core.plan import Plan, RunResult, StepResult, TokenLogprob
 from octavo.program.batch import Drawn
 from octavo.program.executor import Executor
+from octavo.program.pooling import Pooling
 from octavo.worker.gather import Gathered, gather
 from octavo.worker.grammars import Grammars
 from octavo.worker.guides import Guides
+from octavo.worker.pool import Pools
 from octavo.worker.slots import Slots
 
 NON_FINITE = "the model's logits are not finite numbers"
 
 
 class Worker:
-    """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`, in `groups` of layers."""
+    """`slots` sequences at most, each of at most `max_len` tokens of a vocabulary of `vocab`, in `groups` of layers.
+
+    pooling: of a program that ends with vectors.
+    """
 
     def __init__(
         self,
@@ -35,9 +40,11 @@ class Worker:
         groups: int = 1,
         grammars: Grammars | None = None,
         jump: bool = True,
+        pooling: Pooling | None = None,
     ) -> None:
         """jump: tokens that a grammar forces are appended without a draw, which changes no text."""
         self._executor = executor
+        self._pools = None if pooling is None else Pools(pooling)
         self.slots = Slots(slots, max_len, vocab, groups)
         self.guides = Guides(grammars, slots, jump=jump)
 
@@ -46,6 +53,9 @@ class Worker:
         self._apply(plan)
         if not plan.runs:
             return StepResult()
+        if self._pools is not None:
+            batch = self._pools.gather(plan, self.slots)
+            return self._pools.results(plan, self._executor.vectors(batch))
         gathered = gather(plan, self.slots)
         batch = gathered.batch
         if self.guides.any:
@@ -66,6 +76,8 @@ class Worker:
         for start in plan.starts:
             slots.start(start)
             self.guides.start(start)
+        if self._pools is not None:
+            self._pools.apply(plan)
         for run in plan.runs:
             if run.blocks:
                 slots.append_pages(run.slot, run.blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from octavo.models.arch.llama import LAYERS, activation, whole
 from octavo.models.names import Architecture, Tensors, names_of
 from octavo.models.settings import Settings
-from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
+from octavo.models.spec import Attn, Dense, Layer, Mlp, ModelSpec, Norm, Pooler
 
 
 def bert(c: Settings) -> ModelSpec:
@@ -17,6 +17,16 @@ def roberta(c: Settings) -> ModelSpec:
     """Positions begin behind the row of the padding token. Raises ModelError."""
     c.only("pad_token_id", SKIPPED - 1)
     return _encoder(c, SKIPPED)
+
+
+def bert_classifier(c: Settings, labels: int) -> Pooler:
+    """The first token's vector through a layer of the model's own, then the labels'."""
+    return Pooler("cls", (Dense("pooler", c.integer("hidden_size"), activation="tanh"), Dense("classifier", labels)))
+
+
+def roberta_classifier(c: Settings, labels: int) -> Pooler:
+    """As BERT's, where the head has both layers."""
+    return Pooler("cls", (Dense("dense", c.integer("hidden_size"), activation="tanh"), Dense("out_proj", labels)))
 
 
 def _encoder(c: Settings, skipped: int) -> ModelSpec:
@@ -54,6 +64,8 @@ INNER = {
     "down": "output.dense",
     "ffn_after": "output.LayerNorm",
 }
+BEHIND = {"pooler": "{p}pooler.dense", "dense": "classifier.dense", "out_proj": "classifier.out_proj"}
+BEHIND["classifier"] = "classifier"
 # The pooler and the heads of language modelling stand behind the vectors that are given.
 HARMLESS = (r"(\w+\.)?(pooler\..*|embeddings\.position_ids)", r"(cls|lm_head)\..*")
 
@@ -65,6 +77,8 @@ def tensors(prefix: str, skipped: int) -> Tensors:
         if key.rpartition(".")[2].startswith(("attn_after", "ffn_after")):
             old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
             names[key] = f"{name}|{old}"
+    for part, name in BEHIND.items():
+        names |= {f"pool.{part}{ending}": f"{name}.{kind}" for ending, kind in (("", "weight"), ("_bias", "bias"))}
     return Tensors(names, HARMLESS, prefixes=("", prefix), skipped={"positions": skipped} if skipped else {})
 
 
@@ -74,7 +88,8 @@ BERT = Architecture(
     tensors={"safetensors": tensors("bert.", 0)},
     spec=bert,
     title="BERT",
-    notes="encoder: vectors, without pooler and head",
+    notes="encoder",
+    classifier=bert_classifier,
 )
 ROBERTA = Architecture(
     names=("RobertaModel", "RobertaForMaskedLM", "XLMRobertaModel", "XLMRobertaForMaskedLM"),
@@ -82,5 +97,6 @@ ROBERTA = Architecture(
     tensors={"safetensors": tensors("roberta.", SKIPPED)},
     spec=roberta,
     title="RoBERTa, XLM-R",
-    notes="encoders: vectors, without pooler and head",
+    notes="encoders",
+    classifier=roberta_classifier,
 )

@@ -100,7 +100,7 @@ def _embed_scale(c: Settings) -> float:
 
 
 TEXT3 = llama_like(
-    INNER, plus_one=NORMS, prefixes=("model.", "language_model.model.", "model.language_model."), harmless=PICTURES
+    INNER, plus_one=NORMS, prefixes=("model.", "language_model.model.", "model.language_model.", ""), harmless=PICTURES
 )
 GEMMA = Architecture(
     names=("GemmaForCausalLM",),

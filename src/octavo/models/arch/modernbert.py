@@ -6,7 +6,7 @@ from octavo.models.arch.llama import LAYERS, activation, whole
 from octavo.models.names import QKV, Architecture, Tensors, names_of, stacked
 from octavo.models.rope_settings import rope_of_kind
 from octavo.models.settings import Settings
-from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm
+from octavo.models.spec import Attn, Dense, Layer, Mlp, ModelSpec, Norm, Pooler
 
 KINDS = ("full_attention", "sliding_attention")
 
@@ -30,6 +30,14 @@ def spec(c: Settings) -> ModelSpec:
     return whole(c, layers, width, norm, max_len=max_len, embed_norm=norm, head=False, tied=True)
 
 
+def classifier(c: Settings, labels: int) -> Pooler:
+    """The first token's vector, or the mean, through the model's head, then the labels' layer."""
+    act = activation(c, "gelu", name="classifier_activation")
+    norm = Norm(c.number("norm_eps", 1e-5), "layer", bias=c.boolean("norm_bias"))
+    head = Dense("head", c.integer("hidden_size"), c.boolean("classifier_bias"), act, norm)
+    return Pooler(c.word("classifier_pooling", "cls", "mean", default="cls"), (head, Dense("classifier", labels)))
+
+
 def kinds(c: Settings) -> list[str]:
     """What each layer sees."""
     count = c.integer("num_hidden_layers", high=LAYERS)
@@ -45,6 +53,12 @@ OUTER = {
     "embed_norm_bias": "{p}embeddings.norm.bias",
     "norm": "{p}final_norm.weight",
     "norm_bias": "{p}final_norm.bias",
+    "pool.head": "head.dense.weight",
+    "pool.head_bias": "head.dense.bias",
+    "pool.head_norm": "head.norm.weight",
+    "pool.head_norm_bias": "head.norm.bias",
+    "pool.classifier": "classifier.weight",
+    "pool.classifier_bias": "classifier.bias",
 }
 INNER = {
     "attn_norm": "attn_norm",
@@ -67,5 +81,6 @@ ARCHITECTURE = Architecture(
     },
     spec=spec,
     title="ModernBERT",
-    notes="encoder: vectors, without head",
+    notes="encoder",
+    classifier=classifier,
 )
