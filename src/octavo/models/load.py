@@ -141,6 +141,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
     tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
+    held = tensors.join(held) if tensors.join else held
     wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
     shared = Counter(name for name, _ in wanted)
     missing = [name for name in shared if name not in held]
