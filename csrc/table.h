@@ -165,9 +165,9 @@ struct Mixture {
 };
 
 struct Memory {
-  float* x;         // [T, width]
-  float* q;         // [T, heads * head_dim], queries, then attention's result
-  float* y;         // [T, ..] what a norm is taken of across units of work: sums to add to x, or keys; or null
+  float* x;  // [T, width]
+  float* q;  // [T, heads * head_dim], queries, then attention's result; or [T, width in panels], c of convolutions
+  float* y;  // [T, ..] what a norm is taken of across units of work: sums to add to x, or keys; or null
   float* partials;  // [places][TILE * (head_dim + 2)]
   float* logits;    // [HELD_ROWS][spans][SPAN]
   Sweep sweep;
@@ -202,6 +202,7 @@ struct Kernels {
   void (*latent_query)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*per_head)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*hidden)(const octavo_op&, const Context&, int tid);
+  void (*conv)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // the step's block of head rows
   // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`.
   const float* (*head_span)(const octavo_op&, const Rows& in, int row, int span, float* room);

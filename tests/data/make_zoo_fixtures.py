@@ -163,6 +163,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt_oss": SMALL
     | {"type": "gpt_oss", "num_local_experts": 5, "num_experts_per_tok": 2, "head_dim": 24, "sliding_window": 20}
     | {"swiglu_limit": 1.5, "intermediate_size": 64, "rope_parameters": YARN | {"truncate": False}},
+    "lfm2": SMALL  # convolutions of one place each
+    | {"type": "lfm2", "num_hidden_layers": 5, "intermediate_size": 96, "block_multiple_of": 16, "conv_bias": False}
+    | {"layer_types": ["conv", "conv", "full_attention", "conv", "full_attention"]},
+    "lfm2-wide": SMALL  # of two, and four taps
+    | {"type": "lfm2", "num_hidden_layers": 3, "hidden_size": 72, "num_attention_heads": 3, "num_key_value_heads": 1}
+    | {"block_auto_adjust_ff_dim": False, "conv_bias": True, "conv_L_cache": 4}
+    | {"layer_types": ["conv", "full_attention", "conv"]},
+    "lfm2_moe": SMALL
+    | {"type": "lfm2_moe", "num_hidden_layers": 3, "num_experts": 6, "num_experts_per_tok": 2, "num_dense_layers": 1}
+    | {"moe_intermediate_size": 40, "layer_types": ["conv", "full_attention", "conv"], "routed_scaling_factor": 1.4},
     "bert": SMALL | {"type": "bert", "num_attention_heads": 2, "hidden_size": 48, "encoder": True},
     "roberta": SMALL
     | {"type": "roberta", "hidden_size": 72, "num_attention_heads": 3, "num_hidden_layers": 1, "encoder": True}
@@ -189,7 +199,7 @@ def liven(model: torch.nn.Module, stored: torch.dtype) -> None:
                 values.copy_(noise * 1.5 * values.shape[-1] ** -0.5)
             values.copy_(values.to(stored).float())
         for name, values in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
+            if name.endswith(("e_score_correction_bias", "expert_bias")):
                 values.copy_((0.2 * torch.randn(values.shape)).to(stored).float())
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import time
+from pathlib import Path
 
 import jsonschema
 import msgspec
+import numpy as np
 import pytest
 import tiny_llama
 from tiny_engine import engine_of, gathered, program_of
@@ -15,9 +18,15 @@ from tiny_engine import engine_of, gathered, program_of
 from octavo.checkpoint.source import open_source
 from octavo.core.errors import UserError
 from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
+from octavo.kernels.weight import Weight
+from octavo.models.load import load
+from octavo.models.lower import lower
+from octavo.models.registry import read_spec
 from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import load_tokenizer
 from octavo.worker.grammars import KEPT, MAX_GRAMMAR, Grammars
+
+ZOO = Path(__file__).parents[1] / "data" / "zoo"
 
 # all of them finite, so that a model of random weights comes to an end
 SCHEMAS = {
@@ -97,6 +106,22 @@ def test_every_answer_is_valid_and_jumping_changes_nothing(model, temperature):
         assert output.stop_reason is None
         jsonschema.validate(json.loads(text_of(model, output.tokens)), SCHEMAS[name])
         assert (output.tokens, output.finish) == (drawn[name].tokens, drawn[name].finish), name
+    assert fast.steps < slow.steps
+
+
+def test_convolutions_see_what_was_jumped_over(model):
+    """Of LFM2, its table of embeddings made as long as the tokenizer asks."""
+    source = open_source(ZOO / "lfm2")
+    spec = dataclasses.replace(read_spec(source), vocab=model[0].vocab)
+    table = np.random.default_rng(0).normal(0, 0.2, (spec.vocab, spec.width)).astype(np.float32)
+    weights = load(source, read_spec(source)) | {"embed": Weight.float32(table)}
+    hybrid = lower(spec, weights, kv_dtype="bfloat16", max_len=256), model[1]
+    requests = schema_requests(hybrid, temperature=1.0)
+    jumped, fast = run(hybrid, requests)
+    drawn, slow = run(hybrid, requests, jump=False)
+    assert {name: output.tokens for name, output in jumped.items()} == {
+        name: output.tokens for name, output in drawn.items()
+    }
     assert fast.steps < slow.steps
 
 

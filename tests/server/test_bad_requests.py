@@ -130,7 +130,7 @@ def test_kinds_of_body_that_are_not_read(server):
     [
         ("GET", "/", 404),
         ("GET", "/v1", 404),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/images", 404),
         ("GET", "/v1/models/huge", 404),
         ("GET", "/v1/models/../models", 404),
         ("GET", "/v1/models/", 404),

@@ -76,7 +76,7 @@ def test_required_calls_follow_their_schemas(server, client):
     assert {name for some in names for name in some} == {"weather", "sun"}
     [bracket] = server.front.language.tokenizer.encode("]")
     asked = {"tools": FUNCTIONS, "tool_choice": "required", "max_tokens": 150, "seed": 1}
-    _, said, made, finish = both(client, logit_bias={str(bracket): -100}, **asked)  # it cannot end
+    *_, made, finish = both(client, logit_bias={str(bracket): -100}, **asked)  # it cannot end
     assert len(made) > 2 and finish == "length"
 
 

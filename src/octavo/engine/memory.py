@@ -17,7 +17,7 @@ from octavo.engine.limits import MemoryLimit, cores
 from octavo.kernels.workspace import LatentSize, MixtureSize, workspace_bytes
 from octavo.models.groups import kv_layout
 from octavo.models.parts import parts
-from octavo.models.spec import ModelSpec, Moe, places
+from octavo.models.spec import Conv, ModelSpec, Moe, places
 from octavo.program.cpu import config
 from octavo.worker.grammars import Grammars
 from octavo.worker.guides import Guides
@@ -135,10 +135,10 @@ def _whole(wanted: int, asked: int | None, scheduler: SchedulerConfig) -> int:
 
 def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
     """What an executor takes beside weights and pages, the rotation tables included."""
-    attn = spec.layers[0].attn
+    attn = spec.attns[0]
     inner = [layer.dense.inner if layer.dense else 0 for layer in spec.layers]
     mixtures = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, Moe)]
-    ropes = {layer.attn.rope for layer in spec.layers} - {None}
+    ropes = {each.rope for each in spec.attns} - {None}
     rotations = 4 * len(ropes) * max_len * places(attn.turned)
     if executor.executor == "reference":  # all weights again, in float32
         return rotations + 4 * sum(math.prod(part.shape) for part in parts(spec) if not part.is_vector)
@@ -151,11 +151,11 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         max_tokens=scheduler.max_step_tokens,
         threads=executor.threads or cores(),
     )
-    norms, latent = [layer.attn.head_norm for layer in spec.layers], attn.latent
+    norms, latent = [each.head_norm for each in spec.attns], attn.latent
     return rotations + workspace_bytes(
         shape,
         max(inner),
-        sights=[(layer.attn.window, layer.attn.causal) for layer in spec.layers],
+        sights=[(each.window, each.causal) for each in spec.attns],
         post_norms=any(layer.post is not None for layer in spec.layers),
         whole_key_norms=any(norm is not None and norm.shares == "whole" for norm in norms),
         mixture=MixtureSize(
@@ -164,6 +164,7 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         if mixtures
         else None,
         latent=LatentSize(latent.rank, latent.plain, latent.value, latent.narrow) if latent else None,
+        convolutions=any(isinstance(layer.mixer, Conv) for layer in spec.layers),
     )
 
 

@@ -196,6 +196,8 @@ class OpArgs:
     expert_count: int = 0
     top: int = 0
     limit: float = 0.0
+    taps: Array | None = None
+    tap_bias: Array | None = None
 
 
 def _pack(op: OpArgs) -> COp:
@@ -227,7 +229,7 @@ def _pack(op: OpArgs) -> COp:
             out.head_norm[i] = CHeadNorm(_norm(f"{op.kind}, norm {i}", head.norm), head.whole, head.stride)
     if op.rope is not None:
         out.rope_cos, out.rope_sin = (_pointer(f"{op.kind}, rope", table, np.float32) for table in op.rope)
-    for name in ("positions", "types", "slopes", "sinks"):
+    for name in ("positions", "types", "slopes", "sinks", "taps", "tap_bias"):
         setattr(out, name, _floats(f"{op.kind}, {name}", getattr(op, name)))
     out.experts = op.expert_count
     if op.routing is not None:

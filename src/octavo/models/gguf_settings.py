@@ -55,9 +55,10 @@ KEYS = {
     "residual_multiplier": "residual_scale",
     "logit_scale": "logit_scale",
     "clip_qkv": "attention.clamp_kqv",
+    "conv_L_cache": "shortconv.l_cache",
     "alibi_bias_max": "attention.max_alibi_bias",
 }
-NORMALISED = ("qwen3moe",)  # the shares of experts add up to 1, and no key says so
+NORMALISED = ("qwen3moe", "lfm2moe")  # the shares of experts add up to 1, and no key says so
 # The keys within rope.scaling that are plain numbers.
 SCALING_KEYS = {
     "original_max_position_embeddings": "original_context_length",

@@ -50,13 +50,15 @@ CATEGORIES = {
     **dict.fromkeys(("embed", "positions", "types"), "embedding"),
     "head": "head",
     **dict.fromkeys(("q", "k", "v", "o", "q_a", "q_b", "kv_a", "k_b", "v_b"), "attention"),
+    **dict.fromkeys(("conv_b", "conv_c", "conv_z", "taps"), "convolution"),
     **dict.fromkeys(("gate", "up", "down"), "feed_forward"),
     **dict.fromkeys(("router", "shared_gate", "expert_gate", "expert_up", "expert_down"), "experts"),
 }
 PAIRS = (("gate", "up"), ("expert_gate", "expert_up"))  # that files may have in one tensor
+CONV = ("conv_b", "conv_c", "conv_z")  # that they have in one, one below the other
 LATENT = ("q", "q_b", "kv_a", "k_b", "v_b")  # that latent attention arranges
 READ_TOGETHER = {"q": ("q", "k", "v"), **{pair[0]: pair for pair in PAIRS}}  # matrices that read one input
-READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q")}
+READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q"), "conv_b": CONV}
 
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
 
@@ -229,7 +231,9 @@ def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple
     """The shape that must be stored of a part, of one expert where there are several."""
     layer, name = part.layer, part.name
     rows = part.shape[0] + tensors.skipped.get(name, 0)
-    if layer and layer.attn.latent and name in LATENT:
+    if layer and name in CONV:
+        rows *= len(CONV)
+    elif layer and name in LATENT and layer.attn.latent:
         latent = layer.attn.latent
         rows = latent_stored(name, layer.attn, latent, fused)
         if name == "k_b" and fused:
@@ -249,7 +253,9 @@ def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple
 def _rows(part: Part, tensors: Tensors, fused: str) -> Rows | None:
     """Which stored rows a part consists of; None: all."""
     layer, name = part.layer, part.name
-    if layer and layer.attn.latent and name in LATENT:
+    if name in CONV:
+        return np.arange(part.shape[0]) + CONV.index(name) * part.shape[0]
+    if layer and name in LATENT and layer.attn.latent:
         found = latent_rows(name, layer.attn, layer.attn.latent, fused, tensors.interleaved)
         return None if found is None else flat(found, latent_stored(name, layer.attn, layer.attn.latent, fused))
     if layer and name in ("q", "k", "v"):
@@ -277,6 +283,7 @@ def _fault(entry: Entry, stored: tuple[int, ...], part: Part) -> str:
     if part.layer and part.name in ("k_b", "v_b") and len(tensor.shape) == 3:  # and this
         heads = part.layer.attn.heads
         flat = tensor.shape == (heads, stored[0] // heads, stored[1])
+    flat |= part.name == "taps" and tensor.shape == (*stored[:1], 1, *stored[1:])  # as transformers has them
     if tensor.shape != stored and not flat:
         return f"has the shape {list(tensor.shape)}, expected {list(stored)}"
     if part.exact and tensor.dtype not in PLAIN:

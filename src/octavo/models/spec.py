@@ -115,6 +115,15 @@ class Attn:
 
 
 @dataclass(frozen=True, slots=True)
+class Conv:
+    """A short convolution between two gates, as wide as the model (program/ops.py). taps: tokens that it sees, its own
+    included. bias: of its matrices, that behind it, and its own."""
+
+    taps: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Mlp:
     """Feed-forward: down(f(gate) * up), or without gate down(f(up)). activation: see program/ops.py, FfnIn."""
 
@@ -153,15 +162,15 @@ class Moe:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Attention and feed-forward, each after a norm and added to the residual stream x:
+    """Attention or a convolution, and feed-forward, each after a norm and added to the residual stream x:
 
-        x += scale * post(attn(norm(x)));  x = after(x);  x += scale * post(ffn(norm(x)));  x = after(x)
+        x += scale * post(mixer(norm(x)));  x = after(x);  x += scale * post(ffn(norm(x)));  x = after(x)
 
-    parallel: both read x as it was before: x += scale * (attn(norm(x)) + ffn(norm(x))). shared: the two read the same
-    norm, with one weight. post and after None: the identity. `first` None: the norm before attention is `norm` too.
+    parallel: both read x as it was before: x += scale * (mixer(norm(x)) + ffn(norm(x))). shared: the two read the same
+    norm, with one weight. post and after None: the identity. `first` None: the norm before the mixer is `norm` too.
     """
 
-    attn: Attn
+    mixer: Attn | Conv
     ffn: Mlp | Moe
     norm: Norm
     parallel: bool = False
@@ -170,6 +179,12 @@ class Layer:
     after: Norm | None = None
     scale: float = 1.0
     first: Norm | None = None
+
+    @property
+    def attn(self) -> Attn:
+        """Its attention, of a layer that has it."""
+        assert isinstance(self.mixer, Attn), "the layer has a convolution"
+        return self.mixer
 
     @property
     def dense(self) -> Mlp | None:
@@ -244,7 +259,12 @@ class ModelSpec:
     @property
     def causal(self) -> bool:
         """Whether a token sees nothing behind it, so that it can be computed before what follows."""
-        return all(layer.attn.causal for layer in self.layers)
+        return all(attn.causal for attn in self.attns)
+
+    @property
+    def attns(self) -> tuple[Attn, ...]:
+        """The attention of each layer that has it: of one at least."""
+        return tuple(layer.mixer for layer in self.layers if isinstance(layer.mixer, Attn))
 
 
 def places(head_dim: int) -> int:

@@ -14,6 +14,7 @@ from octavo.program.ops import (
     SCORINGS,
     Act,
     Attend,
+    Conv,
     Embed,
     FfnIn,
     Floats,
@@ -36,7 +37,7 @@ from octavo.program.ops import (
     Route,
 )
 
-Reads = Qkv | Latent | LatentQuery | PerHead | Proj | FfnIn | Route | MoeIn | MoeOut | Head
+Reads = Qkv | Latent | LatentQuery | PerHead | Conv | Proj | FfnIn | Route | MoeIn | MoeOut | Head
 Written = tuple[Act, int, int] | None  # the form of an h, its inputs, and rows of a token
 
 
@@ -69,6 +70,10 @@ def check(program: Program) -> None:
                 _check_apart(op)
                 _check_reads(op, (op.weight,), written[op.source], program.heads)
                 written[op.out] = op.act_out, op.weight.rows, 1
+            case Conv():
+                _check_apart(op)
+                _check_reads(op, (op.b, op.c, op.z), written[op.source])
+                written[op.out] = op.act_out, op.b.rows, 1
             case Proj():
                 _check_reads(op, (op.weight,), written[op.source])
                 if op.gated and (routed is None or routed.gate is None):
@@ -134,7 +139,7 @@ def _check_routed(op: MoeIn | MoeOut, experts: int, routed: Route | None) -> Non
         raise ModelError(f"{name}: {op.top} of {experts} experts, but the Route before it chooses {found}")
 
 
-def _check_apart(op: FfnIn | MoeIn | Latent | PerHead) -> None:
+def _check_apart(op: FfnIn | MoeIn | Latent | PerHead | Conv) -> None:
     if op.source == op.out:
         raise ModelError(f"{type(op).__name__}: reads and writes h[{op.out}]; it takes two different ones")
 
@@ -186,6 +191,8 @@ def _check_vectors(op: Op, program: Program) -> None:
         case Attend():
             _check_size(f"{name}: slopes", op.slopes, heads)
             _check_size(f"{name}: sinks", op.sinks, heads)
+        case Conv():
+            _check_conv(op, program)
         case Proj():
             _check_size(f"{name}: bias", op.bias, width)
             _check_norm(name, op.post, width)
@@ -234,6 +241,19 @@ def _check_latent(op: Latent, program: Program) -> None:
     if op.narrow is not None:
         _check_size("Latent: narrow bias", op.narrow_bias, op.narrow.rows)
         _check_norm("Latent: narrow", op.narrow_norm, op.narrow.rows)
+
+
+def _check_conv(op: Conv, program: Program) -> None:
+    width, seats = program.width, program.kv.seats(program.width)
+    for weight in (op.b, op.c, op.z):
+        _check_shape("Conv", weight, width, 1)
+    for bias in (op.b_bias, op.c_bias, op.z_bias, op.bias):
+        _check_size("Conv: bias", bias, width)
+    if op.taps.ndim != 2 or not len(op.taps):
+        raise ModelError(f"Conv: taps of {list(op.taps.shape)}; they are rows of {width}, one or more")
+    _check_size("Conv: taps", op.taps, len(op.taps) * width)
+    if op.layer + seats > program.kv.layers:
+        raise ModelError(f"Conv: takes {seats} places from place {op.layer} on, of {program.kv.layers}")
 
 
 def _check_shape(name: str, weight: Weight, rows: int, inputs: int) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from octavo.core.errors import EngineFault, InvalidValue, Unavailable, UserError
 from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams, check_sampling_tokens, choice_seed, last_tokens
-from octavo.core.status import EngineInfo
+from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.generation import GenerationRequest
 from octavo.server.front import Front
 from octavo.server.metrics import Meter
@@ -52,6 +52,7 @@ class Call:
     """The sequences of one API call. `index` of a piece counts over all prompts."""
 
     def __init__(self, front: Front, info: EngineInfo, asked: GenerationRequest, sampling: SamplingParams) -> None:
+        check_kind(Request(id="", prompt=[]), info.pooling)
         self.id = secrets.token_hex(12)
         self.name = asked.request_id or self.id
         self.created = int(time.time())
@@ -67,7 +68,7 @@ class Call:
         self._asked = asked
         self._sampling = sampling
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
-        self.grammar = grammar_of(sampling.structured_outputs)
+        self.grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
         self.grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()
         if asked.priority and not front.config.priorities:

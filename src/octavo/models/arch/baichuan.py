@@ -18,7 +18,7 @@ def spec(c: Settings) -> ModelSpec:
     c = c if turned else c.over(max_position_embeddings=c.integer("model_max_length", 4096))
 
     def change(index: int, layer: Layer) -> Layer:
-        return layer if turned else replace(layer, attn=replace(layer.attn, rope=None, alibi=8.0))
+        return layer if turned else replace(layer, mixer=replace(layer.attn, rope=None, alibi=8.0))
 
     unit = c.has("z_loss_weight") or c.value("vocab_size") == SECOND
     return decoder(c, qkv_bias=False, out_bias=False, change=change, unit_head=unit)

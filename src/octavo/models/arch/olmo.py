@@ -17,7 +17,7 @@ def olmo(c: Settings) -> ModelSpec:
     return decoder(
         c,
         norm=Norm(1e-5, "layer", weight=False),
-        change=lambda index, layer: replace(layer, attn=replace(layer.attn, clip=clip)),
+        change=lambda index, layer: replace(layer, mixer=replace(layer.attn, clip=clip)),
     )
 
 
@@ -46,7 +46,7 @@ def _behind(c: Settings, sliding: list[int]) -> ModelSpec:
     def change(index: int, layer: Layer) -> Layer:
         if sliding[index]:
             turned = rope_of_kind(local, "sliding_attention", layer.attn.head_dim)
-            layer = replace(layer, attn=replace(layer.attn, rope=turned))
+            layer = replace(layer, mixer=replace(layer.attn, rope=turned))
         return replace(layer, norm=Norm(kind="none"), post=norm)
 
     return decoder(
