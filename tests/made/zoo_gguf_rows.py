@@ -89,6 +89,7 @@ POSTS = {
     "post_ffw_norm": "model.layers.{i}.post_feedforward_layernorm",
 }
 BEHIND = {key: name for key, name in (LAYERS | POSTS).items() if key != "ffn_norm"}
+PER_HEAD = {f"attn_{name}_norm": f"model.layers.{{i}}.self_attn.{name}_layernorm" for name in "qk"}
 PHI3 = {"attn_qkv": "model.layers.{i}.self_attn.qkv_proj", "ffn_up": "model.layers.{i}.mlp.gate_up_proj"}
 
 
@@ -105,6 +106,16 @@ LFM2 = {
     "ffn_up": "model.layers.{i}.feed_forward.w3",
     "ffn_down": "model.layers.{i}.feed_forward.w2",
 }
+
+
+def one_norm(tensors: Arrays, c: dict[str, Any]) -> Arrays:
+    """StableLM's norms of a layer's heads as one tensor."""
+    apart = sorted((key for key in tensors if ".norms." in key), key=lambda key: int(key.split(".")[-2]))
+    for key in apart:
+        name = key.partition(".norms.")[0] + ".weight"
+        row = tensors.pop(key)[None]
+        tensors[name] = np.concatenate([tensors[name], row]) if name in tensors else row
+    return tensors
 
 
 def flat_taps(tensors: Arrays, c: dict[str, Any]) -> Arrays:
@@ -270,6 +281,7 @@ ROWS = {
         keys=lambda c: {"attention.sliding_window": c["sliding_window"]},
     ),
     "stablelm": Row("stablelm", LAYERS, OUTER, "layer", keys=partial),
+    "stablelm-2-12b": Row("stablelm", LAYERS | PER_HEAD, OUTER, "layer", keys=partial, change=one_norm),
     "olmo": Row("olmo", LAYERS, OUTER, "layer", turned=True, keys=lambda c: {"attention.clamp_kqv": c["clip_qkv"]}),
     "olmo2": Row("olmo2", BEHIND, OUTER),
     "granite": Row(

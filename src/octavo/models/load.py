@@ -141,6 +141,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
     tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
+    held = tensors.join(held) if tensors.join else held
     wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
     shared = Counter(name for name, _ in wanted)
     missing = [name for name in shared if name not in held]
@@ -188,8 +189,8 @@ def _quantized(source: Source, entries: list[Entry], quantization: str, layers: 
 def agreed(entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose matrices, where they read one input, read it in one form.
 
-    Groups that differ become the largest that divides them all: the same values. Codes beside plain numbers become
-    plain numbers too: rounded once.
+    Groups that differ become the largest that divides them all: the same values. Integer codes beside plain numbers, or
+    beside codes of floats, become plain numbers: rounded once.
     """
     forms = {entry.key: entry.form for entry in entries}
     for key in forms:
