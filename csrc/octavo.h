@@ -9,7 +9,17 @@ extern "C" {
 
 #define OCTAVO_API __attribute__((visibility("default")))
 
-enum octavo_layout { OCTAVO_F32, OCTAVO_BF16, OCTAVO_W8, OCTAVO_W4, OCTAVO_W4M, OCTAVO_W8M, OCTAVO_W4L };
+enum octavo_layout {
+  OCTAVO_F32,
+  OCTAVO_BF16,
+  OCTAVO_W8,
+  OCTAVO_W4,
+  OCTAVO_W4M,
+  OCTAVO_W8M,
+  OCTAVO_W4L,
+  OCTAVO_F8,
+  OCTAVO_F4
+};
 enum octavo_kind {
   OCTAVO_EMBED,
   OCTAVO_NORM,

@@ -189,8 +189,8 @@ def _quantized(source: Source, entries: list[Entry], quantization: str, layers: 
 def agreed(entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose matrices, where they read one input, read it in one form.
 
-    Groups that differ become the largest that divides them all: the same values. Codes beside plain numbers become
-    plain numbers too: rounded once.
+    Groups that differ become the largest that divides them all: the same values. Integer codes beside plain numbers, or
+    beside codes of floats, become plain numbers: rounded once.
     """
     forms = {entry.key: entry.form for entry in entries}
     for key in forms:
