@@ -10,12 +10,13 @@ import tiny_llama
 from op_cases import Texts
 
 from octavo.checkpoint.source import open_source
+from octavo.cli.main import main
 from octavo.core.errors import ModelError
 from octavo.kernels import native
 from octavo.kernels.weight import Layout
 from octavo.models.load import load, plan
 from octavo.models.lower import lower
-from octavo.models.packed import identity
+from octavo.models.packed import identity, load_kept
 from octavo.models.registry import read_spec
 from octavo.program.cpu import Cpu
 from octavo.program.reference import Reference
@@ -66,12 +67,13 @@ def check(weights, meant, layouts):
         np.testing.assert_allclose(weight.dequantize(), meant[key], atol=2e-3)
 
 
-def test_every_projection_quantized(tmp_path):
+def test_every_projection_quantized(tmp_path, caplog):
     path, meant = quantized(tmp_path, lambda name: (4, 32, False, 0))
     spec, weights = loaded(path)
     names = ("q", "k", "v", "o", "gate", "up", "down")
     check(weights, meant, dict.fromkeys(names, (Layout.W4M, 32)))
     assert lower(spec, weights, kv_dtype="float32", max_len=64).ops
+    assert caplog.messages == []
 
 
 def test_matrices_that_read_one_input_agree_on_groups(tmp_path):
@@ -118,17 +120,32 @@ def test_act_order_keeps_its_codes_and_the_answers(tmp_path, bits, symmetric):
         assert np.sqrt(np.mean((logits(program, isa) - reference) ** 2)) < 2e-3 * want.std(), isa
 
 
-def test_orders_that_one_input_cannot_have_leave_plain_numbers(tmp_path):
+def test_orders_that_one_input_cannot_have_leave_plain_numbers(tmp_path, caplog, capsys):
     choices = {name: (4, 32, True, order) for name, order in (ORDERS | {"k_proj": 7, "up_proj": 0}).items()}
     path, meant = quantized(tmp_path, lambda name: choices.get(name))
     spec, weights = loaded(path)
     check(weights, meant, dict.fromkeys(("q", "k", "v"), (Layout.BF16, 0)))
+    [line] = caplog.messages
+    assert "5 of 11 weights, " in line and "run as BF16, " in line and "the first being layers.0.q:" in line
+    assert main(["plan", str(path)]) == 0
+    assert f"Note: {line.partition(': ')[2]}.\n" in capsys.readouterr().out
     found = {key: weights[f"layers.0.{key}"].layout for key in ("gate", "up", "o", "down")}
     assert found == {"gate": Layout.BF16, "up": Layout.BF16, "o": Layout.W4, "down": Layout.W4}
     with open_source(path) as source:
         exact = lower(spec, load(source, spec, dtype="float32"), kv_dtype="float32", max_len=64, exact=True)
     want = logits(plain(tmp_path, meant))
     assert np.abs(logits(exact) - want).max() < 1e-5 * want.std()
+
+
+def test_kept_weights_know_their_order(tmp_path):
+    path, _ = quantized(tmp_path, lambda name: (4, 32, True, ORDERS[name]))
+    spec, weights = loaded(path)
+    for _ in range(2):
+        with open_source(path) as source:
+            kept = load_kept(source, spec, tmp_path / "kept")
+        for name in ("q", "k", "v", "o", "gate", "up", "down"):
+            one, other = kept[f"layers.0.{name}"], weights[f"layers.0.{name}"]
+            assert one.order == other.order and np.array_equal(one.data, other.data)
 
 
 def plain(path, meant):

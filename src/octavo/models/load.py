@@ -39,6 +39,7 @@ from octavo.models.rows import (
     projection_stored,
 )
 from octavo.models.spec import ModelSpec, Moe
+from octavo.models.widened import warn
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, format_of, regrouped, widened
 from octavo.quant.online import online_format
@@ -78,6 +79,7 @@ def load(
     "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
     entries = plan(source, spec, dtype, quantization)
+    warn(source, entries)
     packed, at = block(block_bytes(entries)), 0
     advise(packed, Advice.HUGEPAGE)
     for part in packed_parts(entries, progress):
