@@ -23,7 +23,7 @@ from octavo.models.packed import load_kept
 from octavo.models.registry import read_spec
 from octavo.quant.format import format_of, pack
 
-FORMS_OF_VERSION_2 = {
+DIGESTS = {
     ("Q8_0", "auto"): "9cb898ffa5bf36b0",
     ("Q4_0", "auto"): "ae1143cd2776e811",
     ("Q4_1", "auto"): "2d2f98bd2a27ab25",
@@ -250,8 +250,8 @@ def digest(stored: str, dtype: str) -> str:
 
 def test_forms_that_change_need_a_new_number():
     """Fails when packed bytes change: raise FORMS in kernels/weight.py, and note it here with the new digests."""
-    found = {f"{stored} {dtype}": digest(stored, dtype) for stored, dtype in FORMS_OF_VERSION_2}
+    found = {f"{stored} {dtype}": digest(stored, dtype) for stored, dtype in DIGESTS}
     assert (forms.FORMS, found) == (
         2,
-        {f"{stored} {dtype}": known for (stored, dtype), known in FORMS_OF_VERSION_2.items()},
+        {f"{stored} {dtype}": known for (stored, dtype), known in DIGESTS.items()},
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from octavo.text.parsers import registry
 from octavo.text.parsers.calls import Calls
 from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Plain, Reasoning
-from octavo.text.parsers.thinking import Thinking
+from octavo.text.parsers.forced import Forced
 
 TOOLS = {
     "weather": {
@@ -27,8 +27,8 @@ def calls(name, **how):
     return Calls(registry.family(name), TOOLS, **how)
 
 
-def summary(events):
-    """(reasoning, content, calls as (name, arguments)); and that the events are in order."""
+def summary(events, *, plain=False):
+    """(reasoning, content, calls as (name, arguments)); and that the events are in order. plain: arguments as text."""
     thought, said, made = "", "", []
     for event in events:
         if isinstance(event, Reasoning):
@@ -43,7 +43,7 @@ def summary(events):
             assert isinstance(event, Arguments)
             assert event.index == len(made) - 1
             made[-1][1] += event.text
-    return thought, said, [(name, json.loads(arguments)) for name, arguments in made]
+    return thought, said, [(name, arguments if plain else json.loads(arguments)) for name, arguments in made]
 
 
 def fed(parser, *pieces):
@@ -146,6 +146,24 @@ def test_any_cut_of_any_text_gives_the_same(case, sizes):
     assert all(tool in TOOLS and isinstance(arguments, dict) for tool, arguments in whole[2])
 
 
+FORCED = [  # text of the grammar, or the beginning of one; content; calls
+    (r'[{"name":"weather","parameters":{"city":"}\\\"{["}},{"name":"ti\"me","parameters":{}}]', "",
+     [("weather", r'{"city":"}\\\"{["}'), ('ti"me', "{}")]),
+    ('[{"name":"time","parameters":{"a":[{}]}}', "", [("time", '{"a":[{}]}')]),
+    ('[{"name":"time","parameters":{"a":"b\\', "", [("time", '{"a":"b\\')]),
+    ('[{"name":"ti', '[{"name":"ti', []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "content", "made"), FORCED)
+def test_forced_calls_are_given_out_as_they_come(text, content, made):
+    for cut in range(len(text)):
+        for pieces in ((text[:cut], text[cut:]), text):
+            parser = Forced()
+            events = [event for piece in pieces for event in parser.push(piece)] + parser.finish()
+            assert summary(events, plain=True) == ("", content, made)
+
+
 THOUGHTS = [  # parser, end of the prompt, text, (reasoning, content)
     ("qwen3", "", "<think>\nWell, <b>.\n</think>\n\nYes. ", ("Well, <b>.", "Yes. ")),
     ("qwen3", "assistant\n<think>\n", "Well.\n</think>\n\nYes.", ("Well.", "Yes.")),
@@ -164,7 +182,7 @@ THOUGHTS = [  # parser, end of the prompt, text, (reasoning, content)
 
 def thinking(name, prompt):
     thought = registry.thought(name)
-    return Thinking(thought, thought.state(prompt))
+    return thought.parser(thought.state(prompt))
 
 
 @pytest.mark.parametrize(("name", "prompt", "text", "made"), THOUGHTS)

@@ -133,6 +133,8 @@ class ChatRequest(GenerationRequest):
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidValue("top_logprobs", self.top_logprobs, "only together with logprobs=true")
         check_tools(self.tools, self.choice)
+        if self.choice not in ("auto", "none") and (form := self.structured()) is not None:
+            raise InvalidValue(form.field, "given", 'only where tool_choice is "auto" or "none"')
         tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         if self.max_tokens not in (None, tokens):
             raise InvalidValue("max_tokens", self.max_tokens, f"the value of max_completion_tokens, {tokens}, or none")

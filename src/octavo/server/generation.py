@@ -68,8 +68,8 @@ class Call:
         self._asked = asked
         self._sampling = sampling
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
-        self._grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
-        self._grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
+        self.grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
+        self.grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()
         if asked.priority and not front.config.priorities:
             raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
@@ -102,8 +102,8 @@ class Call:
                 seed=choice_seed(self._seed, choice),
                 priority=self._asked.priority,
                 salt=self._asked.cache_salt,
-                grammar=self._grammar,
-                grammar_field=self._grammar_field,
+                grammar=self.grammar,
+                grammar_field=self.grammar_field,
                 bad_words=self._bad_words,
             )
             self.requests.append(request)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from octavo.text.parsers.events import Content, Event, Reasoning
-from octavo.text.parsers.marks import begun, first_of
+from octavo.text.parsers.events import Content, Event, Parser, Reasoning
+from octavo.text.parsers.marks import ANYTHING, Written, begun, first_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,21 @@ class Thought:
         """Where an answer begins behind a prompt of this end: before its reasoning, inside it or after it."""
         end = prompt.rstrip()
         return "inside" if end.endswith(self.opening) else "after" if end.endswith(self.closing) else "before"
+
+    def parser(self, state: str) -> Parser:
+        """What reads an answer that begins in this state."""
+        return Thinking(self, state)
+
+    def rules(self, state: str, written: Written) -> list[str] | None:
+        """Lark: reasoning from this state on, and then @answer; None where there is none to come."""
+        if state == "after":
+            return None
+        opening, closing = written(self.opening[0]), written(self.closing[0])
+        thinks = [f"thinks: TEXT {closing}", f"TEXT: {ANYTHING}"]
+        if closing.startswith('"'):  # a text, not a token: the first ends the reasoning
+            thinks = [f"thinks[suffix={closing}]: {ANYTHING}"]
+        begin = "thinks SPACE" if state == "inside" else f"({opening} thinks SPACE)?"
+        return [f"start: {begin} @answer", *thinks, "SPACE: /[ \\n]{0,4}/"]
 
 
 THINK = Thought(("<think>",), ("</think>",))
