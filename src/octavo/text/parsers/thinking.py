@@ -48,6 +48,7 @@ class Thought:
 
 THINK = Thought(("<think>",), ("</think>",))
 MISTRAL = Thought(("[THINK]",), ("[/THINK]",))
+GEMMA = Thought(("<|channel>thought",), ("<channel|>",))
 GRANITE = Thought(
     ("Here is my thought process:", "Here's my thought process:"), ("Here is my response:", "Here's my response:")
 )
