@@ -20,7 +20,7 @@ from octavo.protocol.wire import TEXT, TOKENS, brief, unicode
 DEFAULT_MAX_TOKENS = 16  # as in the OpenAI API
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
-NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {"suffix": (), "thinking_token_budget": ()}
+NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {"suffix": ()}
 
 _SEVERAL = {"type": "array", "minItems": 1}
 PROMPT = {"anyOf": [TEXT, TOKENS, _SEVERAL | {"items": TEXT}, _SEVERAL | {"items": TOKENS}]}
