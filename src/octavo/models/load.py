@@ -22,6 +22,7 @@ from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Layout, Weight, read_as
+from octavo.models import order
 from octavo.models.entry import Entry, read
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
@@ -38,6 +39,7 @@ from octavo.models.rows import (
     projection_stored,
 )
 from octavo.models.spec import ModelSpec, Moe
+from octavo.models.widened import warn
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, format_of, regrouped, widened
 from octavo.quant.online import online_format
@@ -77,6 +79,7 @@ def load(
     "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
     entries = plan(source, spec, dtype, quantization)
+    warn(source, entries)
     packed, at = block(block_bytes(entries)), 0
     advise(packed, Advice.HUGEPAGE)
     for part in packed_parts(entries, progress):
@@ -119,7 +122,7 @@ def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
             weights[entry.key] = data.view(np.float32).reshape(entry.shape)
         else:
             rows, cols = entry.shape
-            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data)
+            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data, entry.order)
         at += entry.room
     return weights
 
@@ -150,10 +153,11 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     extra = [name for name in held if name not in shared and name not in head and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
+    ordered = order.arranged({part.key: (part, held[name]) for name, part in wanted if name in held})
     for name, part in wanted:
         if name not in held:
             continue
-        tensor = held[name]
+        tensor = ordered.get(part.key) or held[name]
         alone = tensor.shape[0] if _indexed(part, tensor) else 1
         fused = tensors.fused.get(part.name, "" if part.expert < 0 else "stacked") if shared[name] > alone else ""
         entry = _entry(part, tensor, tensors, dtype, fused)
@@ -168,7 +172,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
     if checked(quantization) != "none":
         entries = _quantized(source, entries, quantization, len(spec.layers))
-    return agreed(entries)
+    return agreed(order.written(entries))
 
 
 def _quantized(source: Source, entries: list[Entry], quantization: str, layers: int) -> list[Entry]:
@@ -235,7 +239,10 @@ def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str, f
     transposed = part.name in tensors.transposed and not part.is_vector and (part.expert < 0 or tensor.dtype in PLAIN)
     plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
     index = part.expert if _indexed(part, tensor) else -1
-    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact, blocks)
+    given = tensor.order if isinstance(tensor, Derived) else b""
+    return Entry(
+        part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact, blocks, given
+    )
 
 
 def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple[int, ...]:
