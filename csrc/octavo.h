@@ -9,7 +9,17 @@ extern "C" {
 
 #define OCTAVO_API __attribute__((visibility("default")))
 
-enum octavo_layout { OCTAVO_F32, OCTAVO_BF16, OCTAVO_W8, OCTAVO_W4, OCTAVO_W4M, OCTAVO_W8M, OCTAVO_W4L };
+enum octavo_layout {
+  OCTAVO_F32,
+  OCTAVO_BF16,
+  OCTAVO_W8,
+  OCTAVO_W4,
+  OCTAVO_W4M,
+  OCTAVO_W8M,
+  OCTAVO_W4L,
+  OCTAVO_F8,
+  OCTAVO_F4
+};
 enum octavo_kind {
   OCTAVO_EMBED,
   OCTAVO_NORM,
@@ -41,6 +51,7 @@ typedef struct {
 // The form of a projection's input: bits 32 (float32), 16 (bfloat16) or 8 (int8 in groups).
 typedef struct {
   int32_t bits, group;
+  const int32_t* order;  // [inputs] which of what a norm or attention gives is read in each place; or null: as it lies
 } octavo_act;
 
 // A norm over n values. weight, bias: [n], or null: all ones, all zeros.

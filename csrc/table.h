@@ -257,15 +257,19 @@ inline size_t latent_cols(const octavo_op& op) {
 inline int spans_of(int vocab) {
   return (vocab + SPAN - 1) / SPAN;
 }
+// Whether products are sums of floats, not integer dots.
+inline bool is_float(int layout) {
+  return layout == OCTAVO_F32 || layout == OCTAVO_BF16 || layout == OCTAVO_F8 || layout == OCTAVO_F4;
+}
 // Of panels of codes: bytes before all groups, of the scales and minima before a group's codes, of 32 outputs' codes.
 inline int table_bytes(int layout) {
-  return layout == OCTAVO_W4L ? 64 : 0;
+  return layout == OCTAVO_W4L || layout == OCTAVO_F4 ? 64 : 0;
 }
 inline int head_bytes(int layout) {
-  return layout == OCTAVO_W4M || layout == OCTAVO_W8M ? 128 : 64;
+  return layout == OCTAVO_W8 || layout == OCTAVO_W4 || layout == OCTAVO_W4L ? 64 : 128;
 }
 inline int input_bytes(int layout) {
-  return layout == OCTAVO_W8 || layout == OCTAVO_W8M ? 32 : 16;
+  return layout == OCTAVO_W8 || layout == OCTAVO_W8M || layout == OCTAVO_F8 ? 32 : 16;
 }
 inline size_t panel_bytes(const octavo_weight& w) {
   size_t k = w.cols;

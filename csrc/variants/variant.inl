@@ -12,6 +12,8 @@ namespace {
 #include "../vec.h"
 
 #include "../kernels/functions.inl"
+#include "../kernels/strips.inl"
+#include "../kernels/floats.inl"
 #include "../kernels/gemm.inl"
 #include "../kernels/rows.inl"
 #include "../kernels/residual.inl"

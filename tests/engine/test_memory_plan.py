@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import moe_gguf
 import pytest
 import tiny_llama
 
@@ -194,10 +195,7 @@ def test_the_engine_takes_what_the_plan_says(tmp_path, executor, kind):
 
 
 @pytest.mark.parametrize("executor", ["reference", "cpu"])
-@pytest.mark.parametrize(
-    "name",
-    ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v2-lite", "lfm2", "lfm2-wide"],
-)
+@pytest.mark.parametrize("name", ["lfm2", "lfm2-wide", *moe_gguf.FILES])
 def test_layers_of_every_kind_take_what_the_plan_says(name, executor):
     launch = LaunchConfig(
         str(ZOO / name),

@@ -101,6 +101,10 @@ def open_plain(source: Source) -> Plain:
         raise ModelError(f"{source.path}: has latent attention, which loads in codes with --quantize instead")
     entries = plan(source, spec, "float32")
     for entry in entries:
+        if isinstance(entry.tensor, Derived):
+            raise ModelError(
+                f"{source.path}: {shown(entry.tensor.name)} is put together of others; load it with --quantize instead"
+            )
         if entry.tensor.dtype not in PLAIN:
             raise ModelError(f"{source.path}: {shown(entry.tensor.name)} is quantized already ({entry.tensor.dtype})")
         if entry.transposed:

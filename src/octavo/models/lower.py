@@ -276,7 +276,7 @@ class _Lowered:
             self.named.act(self.at + "o"),
             window=attn.window,
             soft_cap=attn.soft_cap,
-            slopes=slopes(attn.heads, attn.alibi) if attn.alibi else None,
+            slopes=slopes(attn.heads, attn.alibi) * np.float32(attn.alibi_scale) if attn.alibi else None,
             sinks=self.named.numbers(self.at + "sinks") if attn.sinks else None,
             causal=attn.causal,
             head_dim=attn.head_dim,

@@ -77,9 +77,10 @@ class Latent:
 class Attn:
     """Grouped self-attention. scale 0 means head_dim ** -0.5; rope None: no rotation.
 
-    window, soft_cap, clip 0: none. alibi: the largest exponent of the slopes, 8 in the paper; 0: none. causal, window:
-    see program/ops.py, Attend. latent: there is one key head, of the latent key's dims; qkv_bias is of what makes that
-    and the narrow query, and of the rest nothing but window, causal and scale may be asked for.
+    window, soft_cap, clip 0: none. alibi: the largest exponent of the slopes, 8 in the paper; 0: none; they are times
+    alibi_scale. causal, window: see program/ops.py, Attend. latent: there is one key head, of the latent key's dims;
+    qkv_bias is of what makes that and the narrow query, and of the rest nothing but window, causal and scale may be
+    asked for.
     """
 
     heads: int
@@ -92,6 +93,7 @@ class Attn:
     window: int = 0
     soft_cap: float = 0.0
     alibi: float = 0.0
+    alibi_scale: float = 1.0
     sinks: bool = False
     head_norm: HeadNorm | None = None
     clip: float = 0.0

@@ -5,60 +5,106 @@ Invariant: the deltas of a streamed answer, joined, are the message of the whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from msgspec import UNSET
 
 from octavo.core.errors import InvalidValue
-from octavo.protocol.calls import CallDelta, Called, CalledFunction, FunctionDelta
+from octavo.protocol.calls import ONE, CallDelta, Called, CalledFunction, FunctionDelta
 from octavo.protocol.chat import Answer, AnswerDelta, ChatRequest
+from octavo.server.budget import Budget
 from octavo.server.config import ServerConfig
 from octavo.server.text import Language
+from octavo.text import forced
+from octavo.text.detok import Detokenizer
 from octavo.text.parsers import registry
 from octavo.text.parsers.calls import Calls
 from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Event, Parser, Plain, Reasoning
-from octavo.text.parsers.thinking import Thinking
+from octavo.text.parsers.forced import Forced
 
 TAIL = 24  # tokens of the prompt that are looked at for a mark at its end
 
 
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """How each answer to one request is read. kept: special tokens that the parser needs to see."""
+    """How the answers to one request are read, as the model's template or the server's flags have it.
 
-    parser: Callable[[], Parser]
-    kept: frozenset[int] = frozenset()
+    prompt: its tokens. kept: special tokens that the parsers need to see. Raises InvalidValue.
+    """
 
-    @classmethod
-    def of(cls, language: Language, config: ServerConfig, asked: ChatRequest, prompt: list[int]) -> Reading:
-        """The parsers that the model's template, or the server's flags, ask for. Raises InvalidValue."""
+    def __init__(self, language: Language, config: ServerConfig, asked: ChatRequest, prompt: list[int]) -> None:
         tokenizer = language.tokenizer
         assert tokenizer is not None, "there is no chat without text"
-        stages: list[Callable[[], Parser]] = []
-        marks: tuple[str, ...] = ()
-        named = registry.chosen(registry.REASONING, config.reasoning_parser, tokenizer.chat_template)
-        if named is not None:
-            thought = registry.thought(named)
-            state = thought.state(tokenizer.decode(prompt[-TAIL:], skip_special=False))
-            stages.append(lambda: Thinking(thought, state))
-            marks += thought.marks
+        self._tokenizer = tokenizer
+        self._asked = asked
+        self._prompt = prompt
+        template = tokenizer.chat_template
+        named = registry.chosen(registry.REASONING, config.reasoning_parser, template)
+        self._thought = None if named is None else registry.thought(named)
+        end = tokenizer.decode(prompt[-TAIL:], skip_special=False)
+        self._state = "after" if self._thought is None else self._thought.state(end)
+        self._forced = asked.choice != "none" and asked.choice != "auto"
+        self._family = None
         if asked.tools and asked.choice == "auto":
-            named = registry.chosen(registry.TOOLS, config.tool_call_parser, tokenizer.chat_template)
+            named = registry.chosen(registry.TOOLS, config.tool_call_parser, template)
             if named is None:
-                wanted = "only tool_choice none, as --tool-call-parser names no parser that fits this model"
+                wanted = "no tools, or another tool_choice: --tool-call-parser names no parser that fits this model"
                 raise InvalidValue("tools", [tool.function.name for tool in asked.tools[:8]], wanted)
-            family = registry.family(named)
-            tools = {tool.function.name: tool.function.parameters or {} for tool in asked.tools}
-            stages.append(lambda: Calls(family, tools, parallel=asked.parallel_tool_calls))
-            marks += family.marks
-        return cls(lambda: _chained([make() for make in stages]), tokenizer.marks(marks))
+            self._family = registry.family(named)
+        marks = () if self._thought is None else self._thought.marks
+        self.kept = tokenizer.marks(marks + (() if self._family is None else self._family.marks))
+
+    def parser(self) -> Parser:
+        """What reads one answer."""
+        rest: Parser = Forced() if self._forced else Plain()
+        if self._family is not None:
+            tools = {tool.function.name: tool.function.parameters or {} for tool in self._asked.tools}
+            rest = Calls(self._family, tools, parallel=self._asked.parallel_tool_calls)
+        return rest if self._thought is None else Chain(self._thought.parser(self._state), rest)
+
+    def grammar(self, given: str) -> str:
+        """What the answer follows, where the request's own grammar is `given`; empty: nothing. Raises UserError."""
+        given = self._said(given)
+        if not given or self._thought is None:
+            return given
+        return forced.behind(given, self._thought.rules(self._state, self._tokenizer.written))
+
+    def budget(self, given: str) -> Budget | None:
+        """How much it may reason, where the request's own grammar is `given`. Raises InvalidValue."""
+        tokens, thought, tokenizer = self._asked.thinking_token_budget, self._thought, self._tokenizer
+        if tokens is None:
+            return None
+        if thought is None:
+            wanted = "none given: --reasoning-parser names no parser that fits this model"
+            raise InvalidValue("thinking_token_budget", tokens, wanted)
+        return Budget(
+            tokens,
+            lambda: thought.parser(self._state),
+            lambda: Detokenizer(tokenizer, prompt=self._prompt, kept=self.kept),
+            tokenizer.encode(thought.cut, special=False),
+            self._said(given),
+        )
+
+    def _said(self, given: str) -> str:
+        """What the answer behind any reasoning follows."""
+        if self._forced:
+            given = _forced_calls(self._asked)
+        elif given and self._family is not None:
+            if self._family.leading or not self._family.opening:
+                wanted = "none where the answer must have a form: calls of this model look like an answer"
+                raise InvalidValue("tool_choice", "auto", wanted)
+            given = forced.or_calls(given, self._family.opening, self._tokenizer.written)
+        return given
 
 
-def _chained(stages: list[Parser]) -> Parser:
-    if len(stages) == 2:
-        return Chain(*stages)
-    return stages[0] if stages else Plain()
+def _forced_calls(asked: ChatRequest) -> str:
+    """The grammar of the calls that `tool_choice` wants. Raises UserError."""
+    only = asked.choice.removeprefix(ONE) if asked.choice.startswith(ONE) else None
+    functions = [
+        (tool.function.name, tool.function.parameters, f"tools[{place}].function.parameters")
+        for place, tool in enumerate(asked.tools)
+        if only in (None, tool.function.name)
+    ]
+    return forced.of_calls(functions, several=only is None and asked.parallel_tool_calls)
 
 
 def read(parser: Parser, text: str) -> list[Event]:

@@ -33,7 +33,7 @@ from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from octavo.server.stencil import HOLE, Stencil
 from octavo.server.text import INLINE, Language
-from octavo.text.parsers.events import Content, Event, Parser, Plain
+from octavo.text.parsers.events import Content, Event, Parser
 from octavo.text.template import ChatTemplate, until_end_of
 from octavo.text.tokenizer import Tokenizer
 
@@ -118,7 +118,7 @@ class ChatCall:
         self._sampling = asked.sampling()
         self._call = Call(front, info, asked, self._sampling)
         self._names = TokenNames(front.language.tokenizer)
-        self._reading = Reading(Plain)
+        self._reading: Reading
 
     @classmethod
     async def open(cls, front: Front, info: EngineInfo, asked: ChatRequest) -> ChatCall:
@@ -136,9 +136,12 @@ class ChatCall:
             tools=asked.tools,
             effort=asked.reasoning_effort,
         )
-        prompt = call._call.add("messages", tokens, None)
-        call._reading = Reading.of(front.language, front.config, asked, prompt)
-        call._call.kept = call._reading.kept
+        reading = call._reading = Reading(front.language, front.config, asked, tokens)
+        call._call.budget = reading.budget(call._call.grammar)
+        call._call.kept, call._call.grammar = reading.kept, reading.grammar(call._call.grammar)
+        if asked.choice not in ("auto", "none"):
+            call._call.grammar_field = "tools"
+        call._call.add("messages", tokens, None)
         return call
 
     async def whole(self) -> bytes:

@@ -120,6 +120,11 @@ class Tokenizer:
         ids = (self._backend.token_to_id(text) for text in texts)
         return frozenset(i for i in ids if i is not None) & self.special_ids
 
+    def written(self, mark: str) -> str:
+        """A mark as a grammar writes it: a special token by its id, for no text spells it; else as text."""
+        ids = self.marks([mark])
+        return f"<[{next(iter(ids))}]>" if ids else json.dumps(mark, ensure_ascii=False)
+
     def token_text(self, id: int) -> str:
         """A token's bytes as text, with U+FFFD where a character is incomplete."""
         return self.token_bytes(id).decode("utf-8", errors="replace")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+Written = Callable[[str], str]  # a mark as a grammar writes it: its text, quoted, or the id of a special token
+ANYTHING = "/(?s:.*)/"  # any text, in a grammar
 
 
 def first_of(text: str, marks: Sequence[str]) -> tuple[int, str] | None:
