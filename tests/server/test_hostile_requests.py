@@ -243,7 +243,8 @@ def test_any_form_is_followed_or_refused(server, form, stream, logprobs, ids):
 TALK = st.sampled_from([
     "role", "content", "type", "text", "name", "user", "assistant", "system", "tool", "developer", "function",
     "tool_calls", "tool_call_id", "arguments", "parameters", "strict", "id", "image_url", "url", "auto",
-    "http://127.0.0.1:9/x",    "required", "none", "{", "enable_thinking", "tokenize", "chat_template", "refusal", "reasoning_content",
+    "http://127.0.0.1:9/x", "required", "none", "{", "enable_thinking", "tokenize", "chat_template", "refusal",
+    "reasoning_content",
 ])  # fmt: skip
 SAID = st.recursive(
     SMALL | TALK | st.text(max_size=5),
