@@ -58,7 +58,7 @@ struct Executor::Sizes {
   size_t scores, gate, pairs, experts, chosen, gathered, gathered_sums;
 
   Sizes(const octavo_config& c, const octavo_op* ops, int count) {
-    size_t cols = c.width, unit_cols = 0, waiting = 0, query = 0;
+    size_t cols = c.width, unit_cols = 0, waiting = 0, query = 0, gated = 0;
     for (int i = 0; i < count; ++i) {
       const octavo_op& op = ops[i];
       if (op.kind == OCTAVO_FFN_IN) {
@@ -74,6 +74,7 @@ struct Executor::Sizes {
         waiting = std::max(waiting, latent_cols(op));
       }
       if (op.kind == OCTAVO_LATENT_QUERY) query = std::max(query, latent_query_room(c, op));
+      if (op.kind == OCTAVO_CONV) gated = padded(c.width, PANEL);
       if (op.kind == OCTAVO_PER_HEAD) {
         cols = std::max(cols, size_t(op.weight[0].rows));
         unit_cols = std::max(unit_cols, size_t(ffn_unit(op)));
@@ -84,7 +85,7 @@ struct Executor::Sizes {
     const size_t rows = std::max(c.max_tokens, c.head_rows), D = c.head_dim;
     const auto lines = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
     x = lines(rows * c.width * 4);
-    q = lines(rows * attended * 4);
+    q = lines(rows * std::max(attended, gated) * 4);
     y = lines(rows * waiting * 4);
     const Mixed mixed(c, ops, count);
     const size_t inputs = std::max(rows * cols, mixed.pairs * mixed.inner);
@@ -106,8 +107,8 @@ struct Executor::Sizes {
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
     const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
     const size_t ranking = 3 * mixed.stride();
-    scratch =
-        lines(4 * std::max({TILE * size_t(c.width), 2 * most * unit_cols, most * D, attend, head, ranking, query}));
+    const size_t row = std::max({size_t(c.width), gated, attended});  // one more than a tile's: room to arrange one
+    scratch = lines(4 * std::max({(TILE + 1) * row, 2 * most * unit_cols, most * D, attend, head, ranking, query}));
     const size_t mixture = scores + gate + 4 * pairs + experts + chosen + gathered + 5 * gathered_sums;
     arena = x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + mixture +
             scratch * c.threads;

@@ -9,7 +9,17 @@ extern "C" {
 
 #define OCTAVO_API __attribute__((visibility("default")))
 
-enum octavo_layout { OCTAVO_F32, OCTAVO_BF16, OCTAVO_W8, OCTAVO_W4, OCTAVO_W4M, OCTAVO_W8M, OCTAVO_W4L };
+enum octavo_layout {
+  OCTAVO_F32,
+  OCTAVO_BF16,
+  OCTAVO_W8,
+  OCTAVO_W4,
+  OCTAVO_W4M,
+  OCTAVO_W8M,
+  OCTAVO_W4L,
+  OCTAVO_F8,
+  OCTAVO_F4
+};
 enum octavo_kind {
   OCTAVO_EMBED,
   OCTAVO_NORM,
@@ -25,7 +35,8 @@ enum octavo_kind {
   OCTAVO_LATENT,
   OCTAVO_LATENT_QUERY,
   OCTAVO_PER_HEAD,
-  OCTAVO_HIDDEN
+  OCTAVO_HIDDEN,
+  OCTAVO_CONV
 };
 enum octavo_norm_kind { OCTAVO_NO_NORM, OCTAVO_RMS_NORM, OCTAVO_LAYER_NORM };
 enum octavo_activation { OCTAVO_SILU, OCTAVO_GELU, OCTAVO_GELU_TANH, OCTAVO_RELU, OCTAVO_RELU2, OCTAVO_SWIGLU_OAI };
@@ -40,6 +51,7 @@ typedef struct {
 // The form of a projection's input: bits 32 (float32), 16 (bfloat16) or 8 (int8 in groups).
 typedef struct {
   int32_t bits, group;
+  const int32_t* order;  // [inputs] which of what a norm or attention gives is read in each place; or null: as it lies
 } octavo_act;
 
 // A norm over n values. weight, bias: [n], or null: all ones, all zeros.
@@ -76,7 +88,7 @@ typedef struct {
   float scale, soft_cap, clip;       // soft_cap, clip 0: none
   octavo_weight weight[3];           // of the feed-forward the one that is activated, then, where gated, its factor;
                                      // of a route the experts' and, where there is one, the gate's; of a latent key
-                                     // and its query see src/octavo/program/ops.py
+                                     // and its query see src/octavo/program/ops.py; of a convolution its b, c and z
   const float* vec[3];               // biases of the weights, or null
   octavo_norm norm;                  // of a projection: what comes before its result is added; of a latent key
   octavo_head_norm head_norm[2];     // of queries and keys; of a latent key the first is that of its narrow query
@@ -92,7 +104,8 @@ typedef struct {
   octavo_routing routing;            // of a route; `scale` is that of the shares
   const octavo_expert* expert;       // [experts]
   int32_t experts, top;
-  float limit;  // of OCTAVO_SWIGLU_OAI
+  float limit;                   // of OCTAVO_SWIGLU_OAI
+  const float *taps, *tap_bias;  // of a convolution: [window][width], [width] or null, in whole panels
 } octavo_op;
 
 typedef struct {

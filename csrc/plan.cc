@@ -180,6 +180,11 @@ void Executor::walk(int tid) {
         kernels_->per_head(op, context, view(op.source, op.act, T * config_.heads, op.weight[0].cols), out, tid);
         break;
       }
+      case OCTAVO_CONV: {
+        Rows out = view(op.out, op.act_out, T, config_.width);
+        kernels_->conv(op, context, in, out, tid);
+        break;
+      }
       case OCTAVO_PROJ:
         kernels_->proj(op, context, in, tid);
         break;

@@ -166,9 +166,9 @@ struct Mixture {
 };
 
 struct Memory {
-  float* x;         // [T, width]
-  float* q;         // [T, heads * head_dim], queries, then attention's result
-  float* y;         // [T, ..] what a norm is taken of across units of work: sums to add to x, or keys; or null
+  float* x;  // [T, width]
+  float* q;  // [T, heads * head_dim], queries, then attention's result; or [T, width in panels], c of convolutions
+  float* y;  // [T, ..] what a norm is taken of across units of work: sums to add to x, or keys; or null
   float* partials;  // [places][TILE * (head_dim + 2)]
   float* logits;    // [HELD_ROWS][spans][SPAN]
   Sweep sweep;
@@ -203,6 +203,7 @@ struct Kernels {
   void (*latent_query)(const octavo_op&, const Context&, const Rows& in, int tid);
   void (*per_head)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*hidden)(const octavo_op&, const Context&, int tid);
+  void (*conv)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // the step's block of head rows
   // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`.
   const float* (*head_span)(const octavo_op&, const Rows& in, int row, int span, float* room);
@@ -257,15 +258,19 @@ inline size_t latent_cols(const octavo_op& op) {
 inline int spans_of(int vocab) {
   return (vocab + SPAN - 1) / SPAN;
 }
+// Whether products are sums of floats, not integer dots.
+inline bool is_float(int layout) {
+  return layout == OCTAVO_F32 || layout == OCTAVO_BF16 || layout == OCTAVO_F8 || layout == OCTAVO_F4;
+}
 // Of panels of codes: bytes before all groups, of the scales and minima before a group's codes, of 32 outputs' codes.
 inline int table_bytes(int layout) {
-  return layout == OCTAVO_W4L ? 64 : 0;
+  return layout == OCTAVO_W4L || layout == OCTAVO_F4 ? 64 : 0;
 }
 inline int head_bytes(int layout) {
-  return layout == OCTAVO_W4M || layout == OCTAVO_W8M ? 128 : 64;
+  return layout == OCTAVO_W8 || layout == OCTAVO_W4 || layout == OCTAVO_W4L ? 64 : 128;
 }
 inline int input_bytes(int layout) {
-  return layout == OCTAVO_W8 || layout == OCTAVO_W8M ? 32 : 16;
+  return layout == OCTAVO_W8 || layout == OCTAVO_W8M || layout == OCTAVO_F8 ? 32 : 16;
 }
 inline size_t panel_bytes(const octavo_weight& w) {
   size_t k = w.cols;

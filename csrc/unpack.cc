@@ -23,6 +23,12 @@ float half_value(const uint8_t* p) {
   return value;
 }
 
+float float_value(const uint8_t* p) {
+  float value;
+  std::memcpy(&value, p, 4);
+  return value;
+}
+
 // The code of output c of a quad's input j, with what is taken away from it.
 int code_at(const octavo_weight& w, const uint8_t* quad, const uint8_t* table, int c, int j) {
   if (input_bytes(w.layout) == 32) return int(quad[4 * c + j]) - 128;
@@ -48,6 +54,29 @@ void unpack_codes(const octavo_weight& w, const uint8_t* panel, int c, float* ou
   }
 }
 
+// Output c of a panel of codes of floats.
+void unpack_floats(const octavo_weight& w, const uint8_t* panel, int c, float* out) {
+  const uint8_t* table = panel;
+  panel += table_bytes(w.layout);
+  for (int k0 = 0; k0 < w.cols; k0 += w.group) {
+    const float scale = float_value(panel + 4 * c);
+    panel += head_bytes(w.layout);
+    for (int k = 0; k < w.group; ++k) {
+      if (w.layout == OCTAVO_F8) {
+        const int code = panel[k / 2 * 64 + 32 * (k % 2) + 2 * (c % 16) + c / 16];
+        const uint16_t half = uint16_t((code & 0x80) << 8 | (code & 0x7F) << 7);
+        uint8_t bytes[2];
+        std::memcpy(bytes, &half, 2);
+        out[k0 + k] = scale * half_value(bytes);
+      } else {
+        const uint8_t both = panel[k / 4 * 64 + 4 * (c % 16) + k % 4];
+        out[k0 + k] = scale * float_value(table + 4 * (c < 16 ? both & 15 : both >> 4));
+      }
+    }
+    panel += w.group * input_bytes(w.layout);
+  }
+}
+
 }  // namespace
 
 void unpack_row(const octavo_weight& w, int id, float* out) {
@@ -66,6 +95,7 @@ void unpack_row(const octavo_weight& w, int id, float* out) {
     }
     return;
   }
+  if (w.layout == OCTAVO_F8 || w.layout == OCTAVO_F4) return unpack_floats(w, panel, c, out);
   unpack_codes(w, panel, c, out);
 }
 

@@ -7,6 +7,10 @@
 // An integer dot that starts at DOT_START has dot_value DOT_ZERO more than the integer, if that is less than 2^22 in
 // size: where one instruction multiplies and adds, the bits of 1.5 * 2^23, whose float32 counts by ones.
 
+// Of codes of floats (F8 and F4 of src/octavo/kernels/weight.py): f_eights gives E4M3 numbers of input j = 0, 1 for 16
+// outputs, times 2^-8; f_pick the numbers of a table whose places are the four bits from `shift` on of each lane;
+// b_pairs joins numbers that are bfloat16 as dot_pairs takes them.
+
 constexpr int LANES = 16;
 constexpr float LEAST_AMAX = 1e-30f;  // of a group of inputs; below, all its codes are zero
 constexpr float LOG2E = 1.44269504f;

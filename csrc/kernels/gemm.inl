@@ -1,30 +1,6 @@
 // Projections: packed panels of 32 outputs against tiles of rows.
 // The order of every sum depends on nothing but the column: rows, tiles and threads never change a result.
 
-// The bytes of one tile of `in`, `unit` bytes an input.
-INLINE const uint8_t* tile_data(const Rows& in, int row0) {
-  const size_t cols = in.act.bits == 8 ? in.cols : padded(in.cols, 2);
-  const size_t unit = in.act.bits == 8 ? 1 : in.act.bits == 16 && PAIRS ? 2 : 4;
-  return in.data + row0 * cols * unit;
-}
-
-// Some rows, as if there were no others: a tile of theirs ends where they do.
-INLINE Rows part_of(const Rows& all, int row0, int rows) {
-  const size_t r = row0, codes = all.act.bits == 8;
-  const size_t scales = codes ? r * (all.cols / all.act.group) : 0;
-  const size_t sums = codes ? r * sums_of(all.cols, all.act.group) : 0;
-  uint8_t* data = const_cast<uint8_t*>(tile_data(all, row0));
-  return {
-      all.act,         rows, all.cols, data, all.scale + scales, all.sum + sums, all.start4 + sums, all.start8 + sums,
-      all.front + sums};
-}
-
-// Consecutive tiles of equally many rows, and which of their rows a kernel takes: `strips` times N from row m0 of each.
-struct Strips {
-  const Rows& in;
-  int row0, mr, tiles, m0, strips;
-};
-
 // One group of a packed panel, for 16 outputs. `by` scales its dots, `zero` takes away what they start at, `least` are
 // its minima.
 struct Scales {
@@ -197,72 +173,6 @@ static void int_panel(const uint8_t* w, int group, const Strips& strips, float* 
     int_groups<N, 0, Form>(w, group, strips, out, ldo);
 }
 
-// One pair of inputs against 32 outputs of bfloat16. Row m's pair lies at a + m * row (PAIRS: one uint32; else two
-// floats, `next` apart).
-template <int N>
-INLINE void bf16_step(F (&c)[N][2], const uint8_t* w, const uint32_t* a, long row, long next) {
-  const B w0 = b_load(w), w1 = b_load(w + 64);
-  if (PAIRS) {
-#pragma GCC unroll 8
-    for (int m = 0; m < N; ++m) {
-      c[m][0] = dot_pairs(c[m][0], w0, a[m * row]);
-      c[m][1] = dot_pairs(c[m][1], w1, a[m * row]);
-    }
-    return;
-  }
-  const F even0 = b_even(w0), odd0 = b_odd(w0), even1 = b_even(w1), odd1 = b_odd(w1);
-  const float* x = reinterpret_cast<const float*>(a);
-#pragma GCC unroll 8
-  for (int m = 0; m < N; ++m) {
-    const F first = f_set(x[m * row]), second = f_set(x[m * row + next]);
-    c[m][0] = f_fma(even0, first, c[m][0]);
-    c[m][1] = f_fma(even1, first, c[m][1]);
-    c[m][0] = f_fma(odd0, second, c[m][0]);
-    c[m][1] = f_fma(odd1, second, c[m][1]);
-  }
-}
-
-template <int N>
-static void bf16_tile(const uint8_t* w, const Rows& in, int row0, int mr, int m0, float* out, long ldo) {
-  const uint32_t* a = reinterpret_cast<const uint32_t*>(tile_data(in, row0)) + m0;
-  F c[N][2];
-  for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
-  for (int pair = 0; pair < (in.cols + 1) / 2; ++pair) {
-    bf16_step<N>(c, w, a, 1, mr);
-    w += 128;
-    a += PAIRS ? mr : 2 * mr;
-  }
-  for (int m = 0; m < N; ++m) {
-    f_store(out + m * ldo, c[m][0]);
-    f_store(out + m * ldo + 16, c[m][1]);
-  }
-}
-
-// One input against 32 outputs of float32.
-template <int N>
-INLINE void f32_step(F (&c)[N][2], const float* w, const float* a, long row) {
-  const F w0 = f_load(w), w1 = f_load(w + 16);
-#pragma GCC unroll 8
-  for (int m = 0; m < N; ++m) {
-    const F x = f_set(a[m * row]);
-    c[m][0] = f_fma(w0, x, c[m][0]);
-    c[m][1] = f_fma(w1, x, c[m][1]);
-  }
-}
-
-template <int N>
-static void f32_tile(const uint8_t* w, const Rows& in, int row0, int mr, int m0, float* out, long ldo) {
-  const float* a = reinterpret_cast<const float*>(tile_data(in, row0)) + m0;
-  const float* panel = reinterpret_cast<const float*>(w);
-  F c[N][2];
-  for (int m = 0; m < N; ++m) c[m][0] = c[m][1] = f_set(0);
-  for (int k = 0; k < in.cols; ++k) f32_step<N>(c, panel + size_t(k) * PANEL, a + size_t(k) * mr, 1);
-  for (int m = 0; m < N; ++m) {
-    f_store(out + m * ldo, c[m][0]);
-    f_store(out + m * ldo + 16, c[m][1]);
-  }
-}
-
 template <int N>
 static void code_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
   switch (weight.layout) {
@@ -276,20 +186,6 @@ static void code_strips(const octavo_weight& weight, const uint8_t* w, const Str
       return int_panel<N, Codes<false, true>>(w, weight.group, strips, out, ldo);
     case OCTAVO_W4L:
       return int_panel<N, Codes<true, false, true>>(w, weight.group, strips, out, ldo);
-  }
-}
-
-template <int N>
-static void float_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
-  for (int tile = 0; tile < strips.tiles; ++tile) {
-    const int row0 = strips.row0 + tile * strips.mr;
-    for (int m0 = 0; m0 < strips.strips * N; m0 += N) {
-      float* to = out + (long(tile) * strips.mr + m0) * ldo;
-      if (weight.layout == OCTAVO_BF16)
-        bf16_tile<N>(w, strips.in, row0, strips.mr, strips.m0 + m0, to, ldo);
-      else
-        f32_tile<N>(w, strips.in, row0, strips.mr, strips.m0 + m0, to, ldo);
-    }
   }
 }
 
@@ -339,7 +235,7 @@ static void panel(const octavo_weight& weight, int p, const Block& block, float*
     const int mr = tile_start(block.in.rows, block.tiles, tile + 1) - row0;
     const int alike = tiles_alike(block.in.rows, block.tiles, tile);
     const int count = alike < block.end - tile ? alike : block.end - tile;
-    const bool codes = weight.layout != OCTAVO_F32 && weight.layout != OCTAVO_BF16;
+    const bool codes = !is_float(weight.layout);
     const int most = codes ? CODE_ROWS : ROWS;
     for (int m0 = 0; m0 < mr;) {
       const int n = mr - m0 < most ? mr - m0 : most;

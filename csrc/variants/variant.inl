@@ -12,6 +12,8 @@ namespace {
 #include "../vec.h"
 
 #include "../kernels/functions.inl"
+#include "../kernels/strips.inl"
+#include "../kernels/floats.inl"
 #include "../kernels/gemm.inl"
 #include "../kernels/rows.inl"
 #include "../kernels/residual.inl"
@@ -22,6 +24,7 @@ namespace {
 #include "../kernels/sight.inl"
 #include "../kernels/attend.inl"
 #include "../kernels/latent.inl"
+#include "../kernels/conv.inl"
 #include "../kernels/head.inl"
 
 // Dots or multiply-adds on registers only: what the arithmetic units can do.
@@ -67,10 +70,10 @@ int64_t read(const uint8_t* data, int64_t bytes) {
   return int64_t(f_hsum(sum[0] + sum[1] + sum[2] + sum[3]));
 }
 
-const Kernels table = {OCTAVO_NAME,   renorm,      norm,      qkv,       attend,       proj,     ffn_in,
-                       route,         moe_in,      moe_out,   latent,    latent_query, per_head, hidden,
-                       head,          head_span,   span_top,  span_mass, row_masses,   row_max,  row_exp_sum,
-                       row_mass_from, row_collect, row_count, peak,      read};
+const Kernels table = {OCTAVO_NAME, renorm,        norm,        qkv,       attend,       proj,       ffn_in,
+                       route,       moe_in,        moe_out,     latent,    latent_query, per_head,   hidden,
+                       conv,        head,          head_span,   span_top,  span_mass,    row_masses, row_max,
+                       row_exp_sum, row_mass_from, row_collect, row_count, peak,         read};
 
 }  // namespace
 }  // namespace octavo

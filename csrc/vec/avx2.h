@@ -199,3 +199,19 @@ INLINE F b_odd(B w) {
 INLINE F dot_pairs(F c, B, uint32_t) {
   return c;
 }
+INLINE B b_pairs(F, F) {
+  return B{};
+}
+INLINE F f_eights(B codes, int j, int side) {
+  const __m256i words = j == 0 ? codes.a : codes.b, high = side == 0 ? _mm256_slli_epi16(words, 8) : words;
+  const __m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16(short(0xBF80)));
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+}
+INLINE __m256 pick_eight(F table, __m256i codes, int shift) {
+  const __m256i index = _mm256_srli_epi32(codes, shift);
+  const __m256 low = _mm256_permutevar8x32_ps(table.a, index), high = _mm256_permutevar8x32_ps(table.b, index);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28 - shift)));
+}
+INLINE F f_pick(F table, B codes, int shift) {
+  return {pick_eight(table, codes.a, shift), pick_eight(table, codes.b, shift)};
+}

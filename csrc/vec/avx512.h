@@ -154,6 +154,14 @@ INLINE F b_even(B w) {
 INLINE F b_odd(B w) {
   return {_mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32(int(0xFFFF0000))))};
 }
+INLINE F f_eights(B codes, int j, int side) {
+  const __m512i words = side == 0 ? _mm512_slli_epi16(codes.v, 8) : codes.v;
+  const __m512i half = _mm512_and_si512(_mm512_srai_epi16(words, 1), _mm512_set1_epi16(short(0xBF80)));
+  return {_mm512_cvtph_ps(j == 0 ? _mm512_castsi512_si256(half) : _mm512_extracti64x4_epi64(half, 1))};
+}
+INLINE F f_pick(F table, B codes, int shift) {
+  return {_mm512_permutexvar_ps(_mm512_srli_epi32(codes.v, shift), table.v)};
+}
 
 // Groups of 32 inputs of eight rows (x[m * lds + k]) as int8 codes [8 quads][8 rows][4], bit by bit as store_group
 // makes them (kernels/rows.inl). False, and nothing done, where an input is not finite.
@@ -219,9 +227,15 @@ constexpr bool PAIRS = true;
 INLINE F dot_pairs(F c, B w, uint32_t a) {
   return {_mm512_dpbf16_ps(c.v, (__m512bh)w.v, (__m512bh)_mm512_set1_epi32(int(a)))};
 }
+INLINE B b_pairs(F even, F odd) {
+  return {_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even.v), 16), _mm512_castps_si512(odd.v))};
+}
 #else
 constexpr bool PAIRS = false;
 INLINE F dot_pairs(F c, B, uint32_t) {
   return c;
+}
+INLINE B b_pairs(F, F) {
+  return B{};
 }
 #endif

@@ -221,4 +221,20 @@ INLINE F b_odd(B w) {
 INLINE F dot_pairs(F c, B, uint32_t) {
   return c;
 }
+INLINE B b_pairs(F, F) {
+  return B{};
+}
+INLINE F f_eights(B codes, int j, int side) {
+  F r;
+  EACH {
+    const uint8_t code = codes.v[32 * j + 2 * i + side];
+    r.v[i] = half_value(uint16_t((code & 0x80) << 8 | (code & 0x7F) << 7));
+  }
+  return r;
+}
+INLINE F f_pick(F table, B codes, int shift) {
+  F r;
+  EACH r.v[i] = table.v[codes.v[4 * i + shift / 8] >> shift % 8 & 15];
+  return r;
+}
 #undef EACH

@@ -5,32 +5,28 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "BeamSearchParams", "SamplingParams", "StructuredOutputsParams", "__version__"]
+__all__ = ["LLM", "BeamSearchParams", "PoolingParams", "SamplingParams", "StructuredOutputsParams", "__version__"]
 
 if TYPE_CHECKING:
-    from octavo.core.request import SamplingParams, StructuredOutputsParams
+    from octavo.core.request import PoolingParams, SamplingParams, StructuredOutputsParams
     from octavo.engine.beam import BeamSearchParams
     from octavo.engine.llm import LLM
 
 
+_PLACES = {
+    "LLM": "octavo.engine.llm",
+    "SamplingParams": "octavo.core.request",
+    "StructuredOutputsParams": "octavo.core.request",
+    "PoolingParams": "octavo.core.request",
+    "BeamSearchParams": "octavo.engine.beam",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "LLM":
-        from octavo.engine.llm import LLM
-
-        return LLM
-    if name == "SamplingParams":
-        from octavo.core.request import SamplingParams
-
-        return SamplingParams
-    if name == "StructuredOutputsParams":
-        from octavo.core.request import StructuredOutputsParams
-
-        return StructuredOutputsParams
-    if name == "BeamSearchParams":
-        from octavo.engine.beam import BeamSearchParams
-
-        return BeamSearchParams
-    raise AttributeError(f"module 'octavo' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'octavo' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

@@ -11,7 +11,7 @@ from octavo.bench.profile import REST, median_step, profile, rows, seconds_by_ki
 from octavo.bench.steps import StepShape, pages, step
 from octavo.core.errors import InvalidValue
 from octavo.kernels import native
-from octavo.kernels.weight import QUANTIZED, Layout
+from octavo.kernels.weight import FLOATS, QUANTIZED, Layout
 from octavo.program.cost import by_kind, costs
 from octavo.program.cpu import Cpu
 from octavo.program.reference import Reference
@@ -58,7 +58,7 @@ def test_what_is_timed_is_compared_with_the_reference():
     """Every form and number of heads that `octavo bench kernels` may time has its cases in the parity test."""
     names = {case.name for case in op_cases.cases()}
     for form in FORMS:
-        assert (f"groups/{form.name}" if form.layout in QUANTIZED else f"whole/{form.name}") in names
+        assert (f"groups/{form.name}" if form.layout in (*QUANTIZED, *FLOATS) else f"whole/{form.name}") in names
     for heads in HEADS:
         assert "attention/{}-{}-{}/bfloat16".format(*heads) in names
 

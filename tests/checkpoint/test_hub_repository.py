@@ -52,6 +52,22 @@ def test_pickled_weights_are_fetched_where_there_are_no_others(files, tmp_path):
         assert "embed.weight" in source.tensors
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_modules_of_sentence_transformers_are_fetched(files, tmp_path, weights):
+    modules = {
+        "modules.json": b"[]",
+        "sentence_bert_config.json": b"{}",
+        "1_Pooling/config.json": b"{}",
+        "2_Dense/config.json": b"{}",
+        f"2_Dense/{weights}": b"weights",
+    }
+    others = {"onnx/model.onnx": b"other", "onnx/config.json": b"{}", "2_Dense/rust_model.ot": b"other"}
+    with FakeHub({"org/m": {**files, **modules, **others}}) as server:
+        path = hub.resolve("org/m", cache_dir=tmp_path, endpoint=server.endpoint)
+    assert all((path / name).read_bytes() == data for name, data in modules.items())
+    assert not any((path / name).exists() for name in (*others, "pytorch_model.bin"))
+
+
 def test_a_repository_is_fetched_once_and_only_what_is_read(files, tmp_path, closed_port):
     seen = []
     with FakeHub({"org/m": files}) as server:

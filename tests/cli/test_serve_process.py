@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 import pytest
 import tiny_llama
+import tiny_pooling
 
 SMALL = ("--memory", "256MiB", "--max-num-seqs", "4", "--port", "0")
 
@@ -90,6 +91,24 @@ def pasted(said: str) -> str:
     request = urllib.request.Request(words[1], words[words.index("-d") + 1].encode(), {name: value})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("make", "gives"),
+    [
+        (tiny_pooling.embedder, "embeddings of 48 numbers"),
+        (tiny_pooling.classifier, "scores of 3 labels: calm, odd, wild"),
+    ],
+    ids=["embedder", "classifier"],
+)
+def test_a_model_that_pools_says_what_it_gives_and_the_command_gives_it(tmp_path, make, gives):
+    with serving(make(tmp_path / "model")) as (process, _):
+        said = block(process)
+        assert f"gives    {gives}\n" in said
+        answer = json.loads(pasted(said))
+        assert len(answer["data"][0].get("embedding") or answer["data"][0]["probs"]) in (48, 3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
 
 
 def test_a_taken_port_is_one_line_and_exit_2(tmp_path):

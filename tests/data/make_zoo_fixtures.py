@@ -95,6 +95,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt_neox-sequential": SMALL | {"type": "gpt_neox", "use_parallel_residual": False, "num_key_value_heads": 4},
     "gptj": {"type": "gptj", "n_embd": 72, "n_head": 3, "n_layer": 1, "n_positions": 96, "rotary_dim": 8},
     "opt": SMALL | {"type": "opt", "ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 72},
+    "opt-350m": SMALL
+    | {"type": "opt", "ffn_dim": 80, "word_embed_proj_dim": 40, "max_position_embeddings": 72}
+    | {"do_layer_norm_before": False},
     "bloom": {"type": "bloom", "hidden_size": 72, "n_head": 3, "n_layer": 1, "seq_length": 96},
     "mpt": {"type": "mpt", "d_model": 60, "n_heads": 3, "n_layers": 1, "max_seq_len": 96}
     | {"attn_config": {"alibi": True, "clip_qkv": 0.7, "attn_type": "multihead_attention"}},
@@ -104,9 +107,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "falcon-40b": SMALL
     | {"type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2, "bias": False}
     | {"num_hidden_layers": 1, "alibi": False},
+    "falcon-rw": SMALL  # of four heads, whose slopes and biases are bfloat16s
+    | {"type": "falcon", "multi_query": False, "num_hidden_layers": 2, "new_decoder_architecture": False}
+    | {"parallel_attn": False, "bias": True, "alibi": True, "attention": "sdpa"},  # "eager" adds the biases twice
     "starcoder2": SMALL | {"type": "starcoder2", "sliding_window": 17, "hidden_act": "gelu_pytorch_tanh"},
     "stablelm": SMALL
     | {"type": "stablelm", "hidden_size": 96, "num_attention_heads": 4, "use_qkv_bias": True, "num_hidden_layers": 1}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
+    "stablelm-2-12b": SMALL
+    | {"type": "stablelm", "hidden_size": 96, "qk_layernorm": True, "use_parallel_residual": True}
     | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
     "olmo": SMALL | {"type": "olmo", "clip_qkv": 0.7},
     "olmo2": SMALL | {"type": "olmo2", "num_attention_heads": 6, "hidden_size": 48},
@@ -163,6 +172,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt_oss": SMALL
     | {"type": "gpt_oss", "num_local_experts": 5, "num_experts_per_tok": 2, "head_dim": 24, "sliding_window": 20}
     | {"swiglu_limit": 1.5, "intermediate_size": 64, "rope_parameters": YARN | {"truncate": False}},
+    "lfm2": SMALL  # convolutions of one place each
+    | {"type": "lfm2", "num_hidden_layers": 5, "intermediate_size": 96, "block_multiple_of": 16, "conv_bias": False}
+    | {"layer_types": ["conv", "conv", "full_attention", "conv", "full_attention"]},
+    "lfm2-wide": SMALL  # of two, and four taps
+    | {"type": "lfm2", "num_hidden_layers": 3, "hidden_size": 72, "num_attention_heads": 3, "num_key_value_heads": 1}
+    | {"block_auto_adjust_ff_dim": False, "conv_bias": True, "conv_L_cache": 4}
+    | {"layer_types": ["conv", "full_attention", "conv"]},
+    "lfm2_moe": SMALL
+    | {"type": "lfm2_moe", "num_hidden_layers": 3, "num_experts": 6, "num_experts_per_tok": 2, "num_dense_layers": 1}
+    | {"moe_intermediate_size": 40, "layer_types": ["conv", "full_attention", "conv"], "routed_scaling_factor": 1.4},
     "bert": SMALL | {"type": "bert", "num_attention_heads": 2, "hidden_size": 48, "encoder": True},
     "roberta": SMALL
     | {"type": "roberta", "hidden_size": 72, "num_attention_heads": 3, "num_hidden_layers": 1, "encoder": True}
@@ -189,7 +208,7 @@ def liven(model: torch.nn.Module, stored: torch.dtype) -> None:
                 values.copy_(noise * 1.5 * values.shape[-1] ** -0.5)
             values.copy_(values.to(stored).float())
         for name, values in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
+            if name.endswith(("e_score_correction_bias", "expert_bias")):
                 values.copy_((0.2 * torch.randn(values.shape)).to(stored).float())
 
 
@@ -204,9 +223,10 @@ def make(folder: Path, name: str, settings: dict[str, Any]) -> None:
     if kind in zoo_torch.MODELS:
         model = zoo_torch.MODELS[kind](settings)
     else:
+        attention = settings.pop("attention", "eager")
         config = AutoConfig.for_model(kind, **settings)
         auto = AutoModel if encoder else AutoModelForCausalLM
-        model = auto.from_config(config, attn_implementation="eager").float()
+        model = auto.from_config(config, attn_implementation=attention).float()
     liven(model.eval(), stored)
     low = 3 if encoder else 0  # RoBERTa counts no position for padding
     prompts = [torch.randint(low, VOCAB, (length,)) for length in lengths]

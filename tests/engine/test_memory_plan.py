@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import moe_gguf
 import pytest
 import tiny_llama
 
@@ -15,7 +16,7 @@ from octavo.engine.config import LaunchConfig, parse_bytes
 from octavo.engine.launch import build_engine, memory_plan
 from octavo.engine.limits import MemoryLimit
 from octavo.engine.memory import INTERPRETER_BYTES, fit
-from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Norm, Rope
+from octavo.models.spec import Attn, Conv, Layer, Mlp, ModelSpec, Norm, Rope
 
 MIB = 2**20
 ZOO = Path(__file__).parents[1] / "data" / "zoo"
@@ -57,7 +58,7 @@ def test_more_pages_than_all_sequences_can_fill_are_not_taken():
 GEMMA = dataclasses.replace(
     LLAMA_8B,
     layers=tuple(
-        dataclasses.replace(layer, attn=dataclasses.replace(layer.attn, window=0 if index % 4 == 3 else 1024))
+        dataclasses.replace(layer, mixer=dataclasses.replace(layer.attn, window=0 if index % 4 == 3 else 1024))
         for index, layer in enumerate(LLAMA_8B.layers)
     ),
 )
@@ -76,9 +77,21 @@ def test_a_window_takes_a_bounded_number_of_pages():
     assert few.pages == 2 * few.sequence_pages
 
 
+def test_convolutions_take_pages_that_the_plan_counts():
+    """LFM2-1.2B's shape: ten convolutions are four groups beside the one of six layers of attention."""
+    attends = dataclasses.replace(LLAMA_8B.layers[0], mixer=Attn(32, 8, 64, Rope()))
+    convolves = dataclasses.replace(attends, mixer=Conv(3))
+    spec = dataclasses.replace(LLAMA_8B, width=2048, layers=(attends,) * 6 + (convolves,) * 10)
+    plan = fitted(spec, weights=0, max_len=65536, memory=8 << 30, max_step_tokens=256, max_seqs=1)
+    assert plan.windows == (0, 3, 3, 3, 3)
+    assert plan.page_bytes == PAGE * 6 * 2 * 8 * 64 * 2
+    assert plan.pages == plan.sequence_pages
+    assert 2048 + 4 <= plan.sequence_pages <= 2048 + 4 * (1 - (-(3 + 256) // PAGE))
+
+
 def test_windows_alone_hold_any_length():
     attn = dataclasses.replace(LLAMA_8B.layers[0].attn, window=1024)
-    layers = (dataclasses.replace(LLAMA_8B.layers[0], attn=attn),) * 32
+    layers = (dataclasses.replace(LLAMA_8B.layers[0], mixer=attn),) * 32
     spec = dataclasses.replace(LLAMA_8B, layers=layers)
     for memory in (6 << 30, 11 << 30):
         plan = fitted(spec, memory=memory, max_step_tokens=256, max_seqs=4)
@@ -182,8 +195,8 @@ def test_the_engine_takes_what_the_plan_says(tmp_path, executor, kind):
 
 
 @pytest.mark.parametrize("executor", ["reference", "cpu"])
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v2-lite"])
-def test_a_mixture_of_experts_takes_what_the_plan_says(name, executor):
+@pytest.mark.parametrize("name", ["lfm2", "lfm2-wide", *moe_gguf.FILES])
+def test_layers_of_every_kind_take_what_the_plan_says(name, executor):
     launch = LaunchConfig(
         str(ZOO / name),
         scheduler=SchedulerConfig(max_seqs=4),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import time
+from pathlib import Path
 
 import jsonschema
+import msgspec
+import numpy as np
 import pytest
 import tiny_llama
 from tiny_engine import engine_of, gathered, program_of
@@ -14,9 +18,15 @@ from tiny_engine import engine_of, gathered, program_of
 from octavo.checkpoint.source import open_source
 from octavo.core.errors import UserError
 from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
+from octavo.kernels.weight import Weight
+from octavo.models.load import load
+from octavo.models.lower import lower
+from octavo.models.registry import read_spec
 from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import load_tokenizer
-from octavo.worker.grammars import MAX_GRAMMAR, Grammars
+from octavo.worker.grammars import KEPT, MAX_GRAMMAR, Grammars
+
+ZOO = Path(__file__).parents[1] / "data" / "zoo"
 
 # all of them finite, so that a model of random weights comes to an end
 SCHEMAS = {
@@ -99,6 +109,22 @@ def test_every_answer_is_valid_and_jumping_changes_nothing(model, temperature):
     assert fast.steps < slow.steps
 
 
+def test_convolutions_see_what_was_jumped_over(model):
+    """Of LFM2, its table of embeddings made as long as the tokenizer asks."""
+    source = open_source(ZOO / "lfm2")
+    spec = dataclasses.replace(read_spec(source), vocab=model[0].vocab)
+    table = np.random.default_rng(0).normal(0, 0.2, (spec.vocab, spec.width)).astype(np.float32)
+    weights = load(source, read_spec(source)) | {"embed": Weight.float32(table)}
+    hybrid = lower(spec, weights, kv_dtype="bfloat16", max_len=256), model[1]
+    requests = schema_requests(hybrid, temperature=1.0)
+    jumped, fast = run(hybrid, requests)
+    drawn, slow = run(hybrid, requests, jump=False)
+    assert {name: output.tokens for name, output in jumped.items()} == {
+        name: output.tokens for name, output in drawn.items()
+    }
+    assert fast.steps < slow.steps
+
+
 def test_preemption_and_company_change_nothing(model):
     requests = [asked(model, f"free {number}", "", max_tokens=130, ignore_eos=True) for number in range(4)]
     requests += schema_requests(model, temperature=1.0)
@@ -109,6 +135,33 @@ def test_preemption_and_company_change_nothing(model):
     assert {name: output.tokens for name, output in apart.items()} == {
         name: output.tokens for name, output in together.items()
     }
+
+
+def test_a_cached_prefix_changes_nothing(model):
+    prompt = model[1].encode("the other one " * 12)
+    requests = [msgspec.structs.replace(request, prompt=prompt) for request in schema_requests(model)]
+    cold, _ = run(model, requests, prefix_cache=False)
+    warm, stats = run(model, requests, seqs=2)
+    assert stats.prefix_hits
+    assert {name: output.tokens for name, output in cold.items()} == {
+        name: output.tokens for name, output in warm.items()
+    }
+
+
+def test_no_step_compiles_what_a_request_brought(model, monkeypatch):
+    """With more grammars than are kept, and preemptions."""
+    compiled = []
+    plain = Grammars._compile
+    monkeypatch.setattr(Grammars, "_compile", lambda *given: compiled.append(given[1]) or plain(*given))
+    requests = [
+        asked(model, f"{number}", grammar_of(StructuredOutputsParams(regex=f"[a-z]{{90}}{number}")), max_tokens=120)
+        for number in range(KEPT + 20)
+    ]
+    outputs, stats = run(model, requests, pages=16)
+    assert stats.preemptions
+    assert len(compiled) == len(requests)
+    for name, output in outputs.items():
+        assert re.fullmatch(f"[a-z]{{90}}{name}", text_of(model, output.tokens))
 
 
 def test_reports_and_biases_turn_jumping_off_and_keep_the_text(model):

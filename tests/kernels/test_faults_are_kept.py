@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_rows import act_of, identity_head, of_codes, program, step
+from kernel_rows import act_of, identity_head, of_codes, program, random_floats, step
 
 from octavo.bench.cases import plain_rope
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
-from octavo.kernels.weight import HALVES, QUANTIZED, Layout, Weight, to_bfloat16
+from octavo.kernels.weight import FLOATS, HALVES, QUANTIZED, Layout, Weight, to_bfloat16
 from octavo.program.batch import Batch
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, Attend, FfnIn, Head, Norm, Norming, Op, Program, Proj, Qkv
@@ -77,6 +77,8 @@ def test_any_nan_in_any_place(isa: str, layout: Layout, group: int) -> None:
     scale = np.ones((WIDTH, WIDTH // group), np.float16)
     if layout in QUANTIZED:
         weight = of_codes(layout, rng.integers(1, 16, (WIDTH, WIDTH)).astype(np.uint8), scale, scale)
+    elif layout in FLOATS:
+        weight = random_floats(rng, layout, WIDTH, WIDTH, group, 1.0)
     else:
         weight = Weight.float32(values) if layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))
     made = program(x, (), Head(ONE, weight, None, act_of(layout, group)), KvLayout(1, 1, 32), 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernel_rows import of_codes
 
-from octavo.bench.cases import TABLE
+from octavo.bench.cases import NUMBERS, TABLE
 from octavo.kernels.weight import (
     BYTES,
     HALVES,
@@ -21,6 +21,7 @@ from octavo.kernels.weight import (
     read_as,
     to_bfloat16,
 )
+from octavo.quant.coded import TABLES
 
 SHAPES = [(1, 32), (31, 64), (32, 96), (33, 192), (70, 320)]
 
@@ -54,6 +55,41 @@ def test_integers_round_trip(layout: Layout, rows: int, cols: int, groups: int) 
     assert np.array_equal(weight.dequantize(), want)
     assert weight.nbytes == weight.panels * panel_bytes(layout, cols, group)
     assert weight.panels == -(-rows // PANEL)
+
+
+@pytest.mark.parametrize(("rows", "cols"), SHAPES)
+@pytest.mark.parametrize("groups", [32, 0])
+def test_codes_of_floats_round_trip(rows: int, cols: int, groups: int) -> None:
+    rng = np.random.default_rng(rows * cols)
+    group = groups or cols
+    scale = rng.normal(0, 1, (rows, cols // group)).astype(np.float32)
+    wide = np.repeat(scale, group, axis=1)
+    codes = rng.choice(np.array([code for code in range(256) if code & 127 != 127], np.uint8), (rows, cols))
+    eight = Weight.float8(codes, scale)
+    assert np.array_equal(eight.dequantize(), wide * TABLES["E4M3"][codes])
+    four = Weight.float4(codes % 16, scale, NUMBERS)
+    assert np.array_equal(four.dequantize(), wide * NUMBERS[codes % 16])
+    for weight in (eight, four):
+        assert weight.nbytes == weight.panels * panel_bytes(weight.layout, cols, group)
+    with pytest.raises(ValueError, match="do not divide codes"):
+        Weight.float8(codes, np.ones((rows, 2 * cols), np.float32))
+
+
+def test_codes_of_floats_lie_as_described() -> None:
+    rng = np.random.default_rng(1)
+    codes, scale = rng.integers(0, 127, (40, 128)).astype(np.uint8), rng.normal(0, 1, (40, 2)).astype(np.float32)
+    eight, four = Weight.float8(codes, scale).data, Weight.float4(codes % 16, scale, NUMBERS).data
+    for row, k in ((0, 0), (3, 5), (17, 66), (31, 127), (32, 0), (39, 71)):
+        c, i, group = row % 32, k % 64, k // 64
+        at = row // 32 * panel_bytes(Layout.F8, 128, 64) + group * (128 + 64 * 32)
+        assert eight[at + 4 * c : at + 4 * c + 4].view(np.float32)[0] == 256 * scale[row, group]
+        assert eight[at + 128 + i // 2 * 64 + 32 * (i % 2) + 2 * (c % 16) + c // 16] == codes[row, k]
+        at = row // 32 * panel_bytes(Layout.F4, 128, 64)
+        assert np.array_equal(four[at : at + 64].view(np.float32), NUMBERS)
+        at += 64 + group * (128 + 64 * 16)
+        assert four[at + 4 * c : at + 4 * c + 4].view(np.float32)[0] == scale[row, group]
+        both = four[at + 128 + i // 4 * 64 + 4 * (c % 16) + i % 4]
+        assert (both & 15 if c < 16 else both >> 4) == codes[row, k] % 16
 
 
 @pytest.mark.parametrize(("rows", "cols"), [*SHAPES, (1, 1), (5, 33), (64, 7)])
@@ -95,6 +131,7 @@ def test_bytes_lie_as_described(layout: Layout, group: int) -> None:
 def test_weights_of_one_operation_may_read_one_form_of_input() -> None:
     assert {read_as(layout, group) for layout in HALVES for group in (16, 32)} == {(8, 32)}
     assert {read_as(layout, 64) for layout in QUANTIZED} == {(8, 64)}
+    assert (read_as(Layout.F4, 64), read_as(Layout.F8, 64)) == ((32, 0), (16, 0))
     assert (read_as(Layout.F32, 0), read_as(Layout.BF16, 0)) == ((32, 0), (16, 0))
 
 

@@ -10,11 +10,23 @@ import numpy as np
 import pytest
 from kernel_rows import U, exact_rows, head_logits, of_codes, random_matrix
 
+from octavo.bench.cases import NUMBERS
 from octavo.kernels import native
-from octavo.kernels.weight import HALVES, MINIMA, QUANTIZED, Layout, Weight, from_bfloat16, to_bfloat16
+from octavo.kernels.weight import (
+    FLOATS,
+    HALVES,
+    MINIMA,
+    QUANTIZED,
+    Layout,
+    Weight,
+    from_bfloat16,
+    read_as,
+    to_bfloat16,
+)
 
 ISAS = native.isas()
 SIZES = [(1, 45, 32, 32), (19, 33, 192, 64), (8, 70, 640, 640), (9, 31, 352, 32)]
+PLAIN_SIZES = [(1, 1, 33), (9, 31, 50), (23, 65, 515)]
 HALVED = [(1, 45, 32, 16), (11, 33, 96, 16), (8, 70, 640, 16), (17, 65, 352, 16)]
 
 
@@ -62,15 +74,20 @@ def test_int_products(layout: Layout, isa: str, rows: int, outputs: int, cols: i
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", [Layout.F32, Layout.BF16])
-@pytest.mark.parametrize(("rows", "outputs", "cols"), [(1, 1, 33), (9, 31, 50), (23, 65, 515)])
-def test_float_products(layout: Layout, isa: str, rows: int, outputs: int, cols: int) -> None:
+@pytest.mark.parametrize(
+    ("layout", "rows", "outputs", "cols", "group"),
+    [
+        *((layout, *size, 0) for layout in (Layout.F32, Layout.BF16) for size in PLAIN_SIZES),
+        *((layout, *size) for layout in FLOATS for size in [*SIZES, (3, 65, 384, 128)]),
+    ],
+)
+def test_float_products(layout: Layout, isa: str, rows: int, outputs: int, cols: int, group: int) -> None:
     rng = np.random.default_rng(cols)
     x, norm = exact_rows(rng, rows, cols), np.ones(cols, np.float32)
     h = x / np.float32(64)
-    if layout is Layout.BF16:
+    if read_as(layout, group) == (16, 0):
         h = from_bfloat16(to_bfloat16(h))
-    weight = random_matrix(rng, layout, outputs, cols, 0, cols**-0.5)
+    weight = random_matrix(rng, layout, outputs, cols, group, cols**-0.5)
     exact = weight.dequantize().astype(np.float64)
     want, size = h.astype(np.float64) @ exact.T, np.abs(h).astype(np.float64) @ np.abs(exact).T
     got = head_logits(x, norm, weight, isa)
@@ -103,6 +120,27 @@ def test_quantizer_codes_and_scales_are_exact(layout: Layout, isa: str, group: i
     assert len(np.unique(codes)) > 100
     want = codes.astype(np.float32) * np.repeat(scales, max(group, 32), axis=1)
     assert np.array_equal(head_logits(x, norm, picks(layout, 256, group), isa), want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", [1, 19])
+def test_every_code_of_floats_is_exact(isa: str, rows: int) -> None:
+    """Each output is one input times one number: 2^-100 to 2^100 times every E4M3 number, and a table's."""
+    x = np.zeros((rows, 256), np.float32)
+    x[:] = 64 * np.resize([1, -1], 256)
+    finite = np.array([code for code in range(256) if code & 127 != 127], np.uint8)
+    scale = np.ldexp(np.float32(1), np.linspace(-100, 100, 254).astype(int))
+    places = np.arange(254)
+    for layout in FLOATS:
+        codes = np.full((254, 256), 0 if layout is Layout.F8 else 7, np.uint8)
+        if layout is Layout.F8:
+            codes[places, places] = finite
+            weight = Weight.float8(codes, scale[:, None].astype(np.float32))
+        else:
+            codes[places, places] = finite % 16
+            weight = Weight.float4(codes, scale[:, None].astype(np.float32), np.r_[NUMBERS[:7], 0, NUMBERS[8:]])
+        want = x / 64 @ weight.dequantize().T
+        assert np.array_equal(head_logits(x, np.ones(256, np.float32), weight, isa), want)
 
 
 @pytest.mark.parametrize("isa", ISAS)

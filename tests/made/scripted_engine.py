@@ -7,12 +7,15 @@ leaves `generate`. The switches may be thrown from any thread.
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Callable
+
+import msgspec
 
 from octavo.core.errors import QueueFull, Unavailable
 from octavo.core.plan import Output, StepStats, TokenLogprob
 from octavo.core.request import Request
-from octavo.core.status import EngineInfo, Status
+from octavo.core.status import EngineInfo, PoolingInfo, Status, check_kind
 
 VOCAB = 320
 MAX_LEN = 512
@@ -41,7 +44,9 @@ class ScriptedEngine:
         max_queued: int = 8,
         seconds_per_token: float = 0.0,
         state: str = "ready",
+        pooling: PoolingInfo | None = None,
     ) -> None:
+        self.pooling = pooling
         self.answer = answer
         self.slots = slots
         self.max_queued = max_queued
@@ -86,6 +91,7 @@ class ScriptedEngine:
         """One look."""
         running = sum(stage == "running" for stage in self.live.values())
         info = EngineInfo(model="scripted", max_len=MAX_LEN, vocab=VOCAB, eos_ids=[2], pages=64, memory={"weights": 7})
+        info = msgspec.structs.replace(info, pooling=self.pooling)
         return Status(
             state=self.state,
             progress=self.progress,
@@ -114,6 +120,7 @@ class ScriptedEngine:
         """The scripted tokens, one by one."""
         if self.state != "ready":
             raise Unavailable(f"the engine is {self.state}")
+        check_kind(request, self.pooling)
         if len(self.live) >= self.slots + self.max_queued:
             raise QueueFull(f"{len(self.live)} requests wait already")
         self.requests.append(request)
@@ -138,6 +145,9 @@ class ScriptedEngine:
                 yield final
                 return
         self.live[request.id] = "running"
+        if request.pooling is not None:
+            yield Output(id=request.id, finish="stop", vector=self._vector(request))
+            return
         sampling, tokens = request.sampling, self.answer(request)
         for place, token in enumerate(tokens):
             while True:
@@ -165,6 +175,14 @@ class ScriptedEngine:
             )
             if ends or last:
                 return
+
+    def _vector(self, request: Request) -> bytes:
+        """Numbers that depend on the prompt, of tasks of tokens on each token."""
+        assert self.pooling is not None and request.pooling is not None
+        each = [*range(self.pooling.width)][: request.pooling.dimensions]
+        of_tokens = (request.pooling.task or "").startswith("token_")
+        rows = request.prompt if of_tokens else [sum(request.prompt)]
+        return array("f", [(row % (number + 2)) / 8 for row in rows for number in each]).tobytes()
 
     def _cut(self, request: Request, crashes: int) -> Output | None:
         """The last output of a request that the engine ends by itself."""

@@ -91,7 +91,7 @@ def test_tied_models_share_one_table_and_biasless_ones_have_none() -> None:
 
 def test_layers_share_tables_of_equal_ropes_only() -> None:
     spec = spec_of()
-    other = dataclasses.replace(spec.layers[1], attn=dataclasses.replace(spec.layers[1].attn, rope=Rope(theta=5e5)))
+    other = dataclasses.replace(spec.layers[1], mixer=dataclasses.replace(spec.layers[1].attn, rope=Rope(theta=5e5)))
     spec = dataclasses.replace(spec, layers=(*spec.layers, other))
     qkvs = [op for op in lower(spec, weights_of(spec), kv_dtype="float32", max_len=8).ops if isinstance(op, ops.Qkv)]
     assert qkvs[0].rope is qkvs[1].rope

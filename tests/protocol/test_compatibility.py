@@ -5,8 +5,11 @@ import pytest
 
 from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
+from octavo.protocol.pooling import ClassifyRequest, EmbeddingRequest, PoolingRequest, RerankRequest, ScoreRequest
 
 ASKED = {"T": (CompletionRequest, NEUTRAL_COMPLETION), "C": (ChatRequest, NEUTRAL_CHAT)}
+ASKED |= {"E": (EmbeddingRequest, {}), "P": (PoolingRequest, {}), "L": (ClassifyRequest, {}), "S": (ScoreRequest, {})}
+ASKED |= {"R": (RerankRequest, {})}
 
 
 def test_the_page_is_the_table():

@@ -39,6 +39,14 @@ def weight_of(path, dtype="auto", name="x.weight"):
         return weight
 
 
+def arranged_of(path):
+    """The packed weight of a folder's module with its inputs sorted by group, and their order."""
+    with open_source(path) as source:
+        tensor = plain_tensors(source)["x.weight"].arranged
+        weight = pack(format_of(tensor.dtype, "auto"), tensor.read(), tensor.shape[1])
+        return weight, np.frombuffer(tensor.order, np.int32)
+
+
 def integers(rows, cols, groups, bits, seed, symmetric, columns=None):
     """Codes, float16 scales, zeros, the group of each input, and the numbers exactly (float64)."""
     random = np.random.default_rng(seed)
@@ -51,12 +59,12 @@ def integers(rows, cols, groups, bits, seed, symmetric, columns=None):
 
 
 def check(weight, exact, layout, scale=None, zero=None, columns=None):
-    """Equal; with a minimum, to the one rounding of it."""
+    """Equal; with a minimum, to the one rounding of it. exact: float64, or float32 as the format defines it."""
     assert weight.layout is layout
     found = weight.dequantize().astype(np.float64)
     if layout is Layout.BF16:
         assert np.array_equal(found, from_bfloat16(to_bfloat16(exact.astype(np.float32))))
-    elif layout in (Layout.W4, Layout.W8):
+    elif layout in (Layout.W4, Layout.W8, Layout.F8, Layout.F4):
         assert np.array_equal(found, exact)
     else:
         half_a_step = (
@@ -115,6 +123,18 @@ def test_gptq_in_act_order_is_exact(tmp_path, bits, symmetric):
     path = folder(tmp_path, made.gptq(codes, scale, zero, columns, bits), gptq_config(bits, desc_act=True))
     check(weight_of(path), exact, Layout.BF16)
     assert np.array_equal(weight_of(path, "float32").dequantize(), exact.astype(np.float32))
+    order = np.argsort(columns, kind="stable")
+    weight, found = arranged_of(path)
+    assert np.array_equal(found, order)
+    check(weight, exact[:, order], layout_of(bits, symmetric), scale, zero, columns[order])
+
+
+def test_act_order_of_groups_of_no_multiple_of_32_stays_plain(tmp_path):
+    columns = np.random.default_rng(1).permutation(np.arange(96) // 16)
+    codes, scale, zero, columns, _ = integers(32, 96, 6, 4, 1, True, columns)
+    path = folder(tmp_path, made.gptq(codes, scale, zero, columns, 4), gptq_config(4, desc_act=True))
+    with open_source(path) as source:
+        assert plain_tensors(source)["x.weight"].arranged is None
 
 
 def test_a_zero_of_0_borrows_from_its_neighbour_as_gptqmodel_writes_it(tmp_path):
@@ -174,7 +194,10 @@ def test_compressed_tensors_in_act_order_is_exact(tmp_path, symmetric):
     columns = np.random.default_rng(1).permutation(np.arange(128) // 32)
     codes, scale, zero, columns, exact = integers(32, 128, 4, 4, 1, symmetric, columns)
     tensors = made.compressed(codes, scale, None if symmetric else zero, columns, 4)
-    check(weight_of(folder(tmp_path, tensors, compressed_config(4))), exact, Layout.BF16)
+    path = folder(tmp_path, tensors, compressed_config(4))
+    check(weight_of(path), exact, Layout.BF16)
+    weight, order = arranged_of(path)
+    check(weight, exact[:, order], layout_of(4, symmetric), scale, zero, columns[order])
 
 
 @pytest.mark.parametrize("kind", ["tensor", "channel", "channels", "group", "asymmetric"])
@@ -216,7 +239,7 @@ def test_float8(tmp_path, method, shape, table):
     high, wide = (24, 32) if shape == (3, 8) else (-(-70 // grid.shape[0]), 256 // grid.shape[1])
     exact = values * np.repeat(np.repeat(grid, high, 0)[:70], wide, 1)
     path = folder(tmp_path, stored, config)
-    check(weight_of(path), exact, Layout.BF16)
+    check(weight_of(path), exact, Layout.F8 if table == "E4M3" else Layout.BF16)
     assert np.array_equal(weight_of(path, "float32").dequantize(), exact)
 
 
@@ -226,7 +249,15 @@ def test_blocks_of_float8_may_end_early(tmp_path):
     scale = np.random.default_rng(6).uniform(0.001, 0.01, (2, 2)).astype(np.float32)
     stored = {".weight": ("F8_E4M3", (200, 160), codes.tobytes()), ".weight_scale_inv": made.plain(scale, "F32")}
     exact = values * np.repeat(np.repeat(scale, 128, 0)[:200], 128, 1)[:, :160]
-    check(weight_of(folder(tmp_path, stored, {"quant_method": "fp8"})), exact, Layout.BF16)
+    weight = weight_of(folder(tmp_path, stored, {"quant_method": "fp8"}))
+    check(weight, exact, Layout.F8)
+    assert weight.group == 32
+
+
+def test_float8_whose_inputs_fall_into_no_groups_of_32_is_kept_as_bfloat16(tmp_path):
+    codes, values = float8(40, 48)
+    stored = {".weight": ("F8_E4M3", (40, 48), codes.tobytes()), ".weight_scale": made.plain(np.ones(1), "F32")}
+    check(weight_of(folder(tmp_path, stored, {"quant_method": "fp8"})), values, Layout.BF16)
 
 
 def test_bitsandbytes_of_8_bits(tmp_path):
@@ -259,7 +290,7 @@ def test_bitsandbytes_of_4_bits(tmp_path, name, cols, nested):
         tensors = made.four_bit(codes, table, absmax, 64, name)
     exact = (table[codes].ravel() * np.repeat(absmax, 64)[: rows * cols]).reshape(rows, cols)
     path = folder(tmp_path, tensors, {"quant_method": "bitsandbytes", "load_in_4bit": True})
-    check(weight_of(path), exact, Layout.BF16)
+    check(weight_of(path), exact, Layout.BF16 if cols == 40 else Layout.F4)  # blocks end within rows of 40
     assert np.array_equal(weight_of(path, "float32").dequantize(), exact)
 
 

@@ -23,7 +23,14 @@ TOOLS |= {"mxfp4": "transformers"}
 LAYOUTS = {
     "awq-gemm": Layout.W4M,
     "awq-gemv": Layout.W4M,
+    "bitsandbytes-fp4": Layout.F4,
+    "bitsandbytes-fp4-nested": Layout.F4,
     "bitsandbytes-int8": Layout.W8,
+    "bitsandbytes-nf4": Layout.F4,
+    "bitsandbytes-nf4-nested": Layout.F4,
+    "float-quantized-block-8": Layout.F8,
+    "float-quantized-channel-8": Layout.F8,
+    "float-quantized-tensor-8": Layout.F8,
     "gptq-2-symmetric": Layout.W4,
     "gptq-2-zeros": Layout.W4M,
     "gptq-3-symmetric": Layout.W4,
@@ -40,9 +47,7 @@ LAYOUTS = {
     "pack-quantized-group-4": Layout.W4,
     "pack-quantized-group-4-zeros": Layout.W4M,
 }
-PLAIN = {"bitsandbytes-fp4", "bitsandbytes-fp4-nested", "bitsandbytes-nf4", "bitsandbytes-nf4-nested"}
-PLAIN |= {"gptq-4-symmetric-ordered", "gptq-4-zeros-ordered"}
-PLAIN |= {f"float-quantized-{strategy}-8" for strategy in ("block", "channel", "tensor")}
+PLAIN = {"gptq-4-symmetric-ordered", "gptq-4-zeros-ordered"}
 
 
 def test_fixtures_are_all_there():

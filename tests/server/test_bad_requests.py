@@ -68,7 +68,7 @@ def test_a_good_request_is_served(server):
         (CHAT, {"messages": [{"role": "user", "content": "a b " * 3000}]}, 400, "messages", "context_length_exceeded"),
         (CHAT, {"messages": []}, 400, "messages", "invalid_value"),
         (CHAT, {"messages": MESSAGES, "min_tokens": 5000}, 400, "min_tokens", "invalid_value"),
-        (CHAT, {"messages": MESSAGES, "tools": [{}]}, 400, "tools", "invalid_value"),
+        (CHAT, {"messages": MESSAGES, "tools": [{}]}, 400, "tools[0].type", "missing_required_parameter"),
         ("/tokenize", {}, 400, "prompt", "missing_required_parameter"),
         ("/detokenize", {"tokens": [5, 10_000]}, 400, "tokens[1]", "invalid_value"),
         ("/detokenize", {"tokens": [2**64]}, 400, "tokens[0]", "invalid_value"),
@@ -130,7 +130,7 @@ def test_kinds_of_body_that_are_not_read(server):
     [
         ("GET", "/", 404),
         ("GET", "/v1", 404),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/images", 404),
         ("GET", "/v1/models/huge", 404),
         ("GET", "/v1/models/../models", 404),
         ("GET", "/v1/models/", 404),

@@ -10,35 +10,66 @@ from scripted_engine import ScriptedEngine
 from served import served, until
 
 from octavo.checkpoint.source import open_source
+from octavo.core.request import TASKS
+from octavo.core.status import PoolingInfo
 from octavo.protocol.openapi import OPERATIONS, document
 from octavo.text.tokenizer import load_tokenizer
 
 DOCUMENT = document("0")
 SCHEMAS = DOCUMENT["components"]["schemas"]
 MESSAGES = [{"role": "user", "content": "Hello, wörld"}]
+CALLED = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}],
+}
+RESULT = {"role": "tool", "tool_call_id": "a", "content": "b"}
 BODIES = {
     "/v1/chat/completions": [
         {"messages": MESSAGES, "max_tokens": 4},
         {"messages": MESSAGES, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2, "return_token_ids": True},
         {"messages": MESSAGES, "max_tokens": 4, "prompt_logprobs": 1, "stop": ["e", "f"], "logit_bias": {"5": 1}},
+        {"messages": [*MESSAGES, CALLED, RESULT], "max_tokens": 4},
     ],
     "/v1/completions": [
         {"prompt": "Hello", "max_tokens": 4},
         {"prompt": ["Hello", "there"], "max_tokens": 4, "logprobs": 2, "echo": True, "return_token_ids": True},
         {"prompt": [[1, 2, 3]], "max_tokens": 4, "prompt_logprobs": 1},
     ],
+    "/v1/embeddings": [{"input": "Hello"}, {"input": [[5, 6], [7]], "encoding_format": "base64"}],
+    "/pooling": [{"input": "Hello"}, {"input": ["Hello", "there"], "task": "token_classify"}],
+    "/classify": [{"input": ["Hello", "there"]}],
+    **{path: [{"text_1": "Hello", "text_2": ["Hello", "there"]}] for path in ("/score", "/v1/score")},
+    **{
+        path: [{"query": "Hello", "documents": ["you", {"text": "there"}]}, {"query": "a", "documents": ["b"]}]
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank")
+    },
     "/tokenize": [{"prompt": "Hello", "return_token_strs": True}, {"messages": MESSAGES}],
     "/detokenize": [{"tokens": [5, 6, 7]}, {"tokens": []}],
 }
 STREAMED = [kind for kind in OPERATIONS if kind.streams]
 
 
+POOLED = [kind.path for kind in OPERATIONS if kind.group == "Pooling"]
+POOLING = PoolingInfo(tasks=list(TASKS), width=3, labels=["red", "green", "blue"])
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    source = open_source(tiny_llama.write_folder(tmp_path_factory.mktemp("tiny"), tokenizer=True))
-    tokenizer = load_tokenizer(source)
-    source.close()
+def tokenizer(tmp_path_factory):
+    with open_source(tiny_llama.write_folder(tmp_path_factory.mktemp("tiny"), tokenizer=True)) as source:
+        return load_tokenizer(source)
+
+
+@pytest.fixture(scope="module")
+def server(tokenizer):
     with served(ScriptedEngine(), lambda: tokenizer) as running:
+        until(running.front.ready)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pooling(tokenizer):
+    with served(ScriptedEngine(pooling=POOLING), lambda: tokenizer) as running:
         until(running.front.ready)
         yield running
 
@@ -81,7 +112,8 @@ def test_every_field_says_what_fits_it():
 
 
 @pytest.mark.parametrize("operation", [kind for kind in OPERATIONS if kind.asks], ids=lambda kind: kind.path)
-def test_what_is_asked_and_given_fits(server, operation):
+def test_what_is_asked_and_given_fits(server, pooling, operation):
+    server = pooling if operation.path in POOLED else server
     for body in BODIES[operation.path]:
         check(body, operation.asks.__name__)
         answer = server.ask("POST", operation.path, body)
@@ -124,14 +156,10 @@ def test_known_fields_that_are_not_supported_take_only_what_changes_nothing(serv
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
-@pytest.fixture(scope="module")
-def address(server):
-    return server.address
-
-
 @schema.parametrize()
 @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_no_request_that_fits_makes_the_server_fail(case, address):
+def test_no_request_that_fits_makes_the_server_fail(case, server, pooling):
+    address = (pooling if case.operation.path in POOLED else server).address
     case.headers["content-type"] = "application/json"
     response = case.call(base_url=f"http://{address[0]}:{address[1]}", timeout=20)
     case.validate_response(response, checks=[not_a_server_error])

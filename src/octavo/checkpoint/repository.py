@@ -32,9 +32,16 @@ FILES = (
     "quantize_config.json",
     "quant_config.json",
     "hf_quant_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "[0-9]_*/config.json",  # of the modules of sentence-transformers
+    "[0-9]_*/model.safetensors",
 )
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")  # where no safetensors are
 SAFETENSORS = "model*.safetensors"
+PICKLED = {  # what is fetched where there are no files of the first pattern
+    SAFETENSORS: ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+    "[0-9]_*/model.safetensors": ("[0-9]_*/pytorch_model.bin",),
+}
 PAPERS = ("README.md", "LICENSE*")
 POLL_SECONDS = 0.1
 TIMEOUT_SECONDS = 20.0
@@ -69,8 +76,9 @@ def fetch_repository(
             raise ModelError(f"{label}: {_reason(error, unknown)}") from error
         return kept / file if file else kept
     _check_listing(label, file, list(sizes))
-    if not file and not _any_of(SAFETENSORS, sizes):
-        patterns += PICKLED
+    for wanted, pickled in PICKLED.items():
+        if not file and not _any_of(wanted, sizes):
+            patterns += pickled
     total = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in patterns))
     blobs = cache_dir / f"models--{repository.replace('/', '--')}" / "blobs"
     try:

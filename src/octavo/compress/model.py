@@ -95,10 +95,16 @@ def open_plain(source: Source) -> Plain:
     spec = read_spec(source)
     if any(isinstance(layer.ffn, Moe) for layer in spec.layers):
         raise ModelError(f"{source.path}: has mixtures of experts, which load in codes with --quantize instead")
-    if any(layer.attn.latent for layer in spec.layers):
+    if len(spec.attns) < len(spec.layers):
+        raise ModelError(f"{source.path}: has convolutions, which load in codes with --quantize instead")
+    if any(attn.latent for attn in spec.attns):
         raise ModelError(f"{source.path}: has latent attention, which loads in codes with --quantize instead")
     entries = plan(source, spec, "float32")
     for entry in entries:
+        if isinstance(entry.tensor, Derived):
+            raise ModelError(
+                f"{source.path}: {shown(entry.tensor.name)} is put together of others; load it with --quantize instead"
+            )
         if entry.tensor.dtype not in PLAIN:
             raise ModelError(f"{source.path}: {shown(entry.tensor.name)} is quantized already ({entry.tensor.dtype})")
         if entry.transposed:

@@ -48,10 +48,11 @@ def choice_seed(seed: int, choice: int) -> int:
 
 
 class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answer must look like, with vLLM's names: exactly one of the first five. See docs/structured.md.
+    """What the answer must look like, with vLLM's names: exactly one of the first six. See docs/structured.md.
 
-    json: a JSON schema, as an object or as text. json_object: any JSON object. grammar: Lark, or GBNF. The next two say
-    where JSON may hold white space. `field`: where the caller wrote it. Raises InvalidValue, naming the field.
+    json: a JSON schema, as an object or as text. json_object: any JSON object. grammar: Lark, or GBNF. structural_tag:
+    an object, or its text. The next two say where JSON may hold white space. `field`: where the caller wrote it. Raises
+    InvalidValue, naming the field.
     """
 
     json: Any = None
@@ -59,12 +60,13 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    structural_tag: Any = None
     disable_any_whitespace: bool = False
     whitespace_pattern: str | None = None
     field: str = "structured_outputs"
 
     def __post_init__(self) -> None:
-        forms = ("json", "regex", "choice", "grammar", "json_object")
+        forms = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
         given = [form for form in forms if getattr(self, form) is not None]
         if self.json_object is False:
             given.remove("json_object")

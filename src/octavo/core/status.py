@@ -13,12 +13,14 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a model gives that pools. tasks: of core/request.py, the usual one first. width: numbers of an embedding.
 
     labels: of a classifier, one for each score. types: of tokens that the model tells apart, see Request.second.
+    normalize: whether embeddings have length 1 unless asked otherwise.
     """
 
     tasks: list[str]
     width: int
     labels: list[str] = []
     types: int = 0
+    normalize: bool = False
 
     def check(self, params: PoolingParams) -> None:
         """Raise InvalidValue for what this model does not give."""

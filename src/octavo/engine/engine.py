@@ -46,20 +46,33 @@ class Engine:
         check_tokens(request, self._vocab)
         if request.grammar:
             self.compile(request)
-        self._scheduler.add(request)
+        try:
+            self._scheduler.add(request)
+        except UserError:
+            self.forget(request.id)
+            raise
 
     def must_compile(self, request: Request) -> bool:
         """Whether `add` would take a while, for a grammar that was not met before."""
-        return bool(request.grammar) and self._grammars is not None and not self._grammars.kept(request.grammar)
+        return bool(request.grammar) and self._grammars is not None and not self._grammars.take(request)
 
-    def compile(self, request: Request) -> None:
-        """Make a request's grammar ready. Any thread may do so. Raises UserError where it cannot be."""
+    def compile(self, request: Request, *, wait: bool = False) -> None:
+        """Make a request's grammar ready; it stays until the request ends. Any thread may do so.
+
+        wait: while other requests hold as many grammars as may be. Raises UserError where it cannot be compiled.
+        """
         if self._grammars is None:
             raise UserError(f"{request.grammar_field}: this engine matches no grammars", request.grammar_field)
-        self._grammars.matcher(request.grammar, request.grammar_field)
+        self._grammars.hold(request, wait=wait)
+
+    def forget(self, request_id: str) -> None:
+        """A request whose grammar was compiled will not come, or is gone."""
+        if self._grammars is not None:
+            self._grammars.release(request_id)
 
     def abort(self, request_id: str) -> Output | None:
         """End a request in any state; its last output, or None where there is no such request (any more)."""
+        self.forget(request_id)
         return self._scheduler.abort(request_id)
 
     def step(self) -> list[Output]:
@@ -69,6 +82,9 @@ class Engine:
         if plan is None:
             return []
         outputs = self._scheduler.commit(plan, self._worker.run(plan))
+        for output in outputs:
+            if output.finish is not None:
+                self.forget(output.id)
         self._step_seconds = time.monotonic() - began
         self._scheduler.learn(self._step_seconds)
         return outputs

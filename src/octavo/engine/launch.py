@@ -26,7 +26,7 @@ from octavo.models.lower import lower
 from octavo.models.packed import load_kept
 from octavo.models.pooler import pooling_info, pooling_of
 from octavo.models.registry import read_spec
-from octavo.models.spec import ModelSpec
+from octavo.models.spec import Conv, ModelSpec
 from octavo.program.cpu import Cpu
 from octavo.program.executor import Executor
 from octavo.program.ops import Program
@@ -52,8 +52,12 @@ def guess(spec: ModelSpec, weights: int, threads: int) -> Costs:
     """
     row = key = 0
     for layer in spec.layers:
-        queries, keys = layer.attn.heads * layer.attn.head_dim, layer.attn.kv_heads * layer.attn.head_dim
-        row += spec.width * (2 * queries + 2 * keys + 3 * layer.hidden)
+        row += spec.width * 3 * layer.hidden
+        if isinstance(mixer := layer.mixer, Conv):
+            row += spec.width * 4 * spec.width
+            continue
+        queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+        row += spec.width * (2 * queries + 2 * keys)
         key += 2 * queries
     one = 1 / (threads * MULTIPLICATIONS)
     head = (spec.vocab if spec.head else 1) * spec.width
@@ -98,7 +102,7 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     # What is kept of a prefix are keys and values, not its tokens' vectors.
     reuse = launch.cache.prefix_cache and spec.causal and (pooling is None or pooling.kind == "last")
     scheduler = Scheduler(config, BlockPool(plan.pages, reuse), cost, plan.windows, whole=not spec.causal)
-    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids))
+    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=config.max_seqs)
     worker = Worker(
         executor,
         slots=config.max_seqs,

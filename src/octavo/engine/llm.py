@@ -1,43 +1,31 @@
 """Generation from Python, in this process, with vLLM's names: `LLM(model).generate(prompts, params)`.
 
-Owns an engine and the model's language. Invariant: between calls the engine is empty; a prompt that is refused stops
-the call before anything has run. Calls from several threads take turns. Knows no HTTP.
+The engine is the one of offline.py. Invariant: a prompt that is refused stops the call before anything has run. Calls
+from several threads take turns. Knows no HTTP.
 """
 
 from __future__ import annotations
 
-import operator
 import os
-import signal
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
-from tqdm import tqdm
 
-from octavo.checkpoint import hub
-from octavo.checkpoint.source import open_source
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
-from octavo.core.errors import InvalidValue, Unavailable, UserError
+from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import Request, SamplingParams, choice_seed, last_tokens
 from octavo.engine.beam import BeamSearchOutput, BeamSearchParams, search
-from octavo.engine.config import LaunchConfig, parse_bytes
-from octavo.engine.launch import build_engine
+from octavo.engine.offline import Receiver
+from octavo.engine.pools import Pools
+from octavo.engine.prompts import Prompt, for_each, several, written
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
 from octavo.text.bad_words import spelled
 from octavo.text.breakers import Breakers, required
 from octavo.text.grammar import grammar_of
 from octavo.text.template import ChatTemplate, until_end_of
-from octavo.text.tokenizer import load_tokenizer
 
-Prompt = str | Sequence[int] | Mapping[str, Any]
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -51,66 +39,19 @@ class Job:
     totals: list[Assembler]
 
 
-class LLM:
+class LLM(Pools):
     """A model, loaded and ready.
 
     model: an alias, a folder, a .gguf file or a hub id (`revision`, `hf_token`; kept under `cache_dir`, default
     ~/.cache/octavo). memory: bytes this process may take, such as "2GiB"; None: what the machine leaves. dtype: how
     unquantized weights are stored, "auto" is bfloat16; quantization: "int8" or "int4" turns them into codes instead.
     kv_cache_dtype: "auto" (bfloat16), "bfloat16" or "float32". seed: of draws that bring none of their own; None:
-    random ones. packed_cache: keep packed weights under `cache_dir` for the next start. Raises ModelError and
+    random ones. runner: "generate", or "pooling" for embeddings or scores of labels; "auto": what the model is made
+    for. packed_cache: keep packed weights under `cache_dir` for the next start. Raises ModelError and
     InvalidValue.
 
     Use it as a context manager, or call `close`, to give the memory back at once.
     """
-
-    def __init__(
-        self,
-        model: str | os.PathLike[str],
-        *,
-        memory: str | int | None = None,
-        dtype: str = "auto",
-        quantization: str | None = None,
-        max_model_len: int | None = None,
-        max_num_seqs: int = 64,
-        max_num_batched_tokens: int = 512,
-        kv_cache_dtype: str = "auto",
-        enable_prefix_caching: bool = True,
-        threads: int | None = None,
-        executor: str = "cpu",
-        seed: int | None = None,
-        revision: str | None = None,
-        hf_token: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        packed_cache: bool = True,
-    ) -> None:
-        cache = Path("~/.cache/octavo").expanduser() if cache_dir is None else Path(cache_dir)
-        path = hub.resolve(os.fspath(model), cache_dir=cache, revision=revision, token=hf_token)
-        launch = LaunchConfig(
-            model=str(path),
-            name=os.fspath(model),
-            max_len=max_model_len,
-            packed_dir=str(cache / "packed") if packed_cache else None,
-            scheduler=SchedulerConfig(
-                max_seqs=max_num_seqs,
-                max_step_tokens=max_num_batched_tokens,
-                max_queued=2**31 - 1,
-                itl_target_ms=0,  # nobody reads along
-            ),
-            cache=CacheConfig(
-                memory_bytes=None if memory is None else parse_bytes(memory),
-                kv_dtype="bfloat16" if kv_cache_dtype == "auto" else kv_cache_dtype,
-                prefix_cache=enable_prefix_caching,
-            ),
-            exec=ExecConfig(executor=executor, threads=threads, dtype=dtype, quantization=quantization or "none"),
-        )
-        with open_source(path) as source:
-            self.tokenizer = load_tokenizer(source)
-        self._seed = seed
-        self._count = 0
-        self._lock = threading.Lock()
-        self._engine, self.info = build_engine(launch)
-        self._closed = ""  # why, once it is
 
     def generate(
         self,
@@ -123,7 +64,7 @@ class LLM:
         A prompt is text, a list of token ids, {"prompt": text} or {"prompt_token_ids": ids}. Raises UserError, naming
         the prompt, before anything runs.
         """
-        asked = _prompts(prompts)
+        asked = several(prompts)
         return self._run([self._encoded(i, p) for i, p in enumerate(asked)], sampling_params, use_tqdm)
 
     def chat(
@@ -169,7 +110,7 @@ class LLM:
         Beams share the pages of what they have in common; the begun page of each is computed anew at each token. Raises
         UserError, naming the prompt, before anything runs.
         """
-        given = [self._encoded(i, p)[1] for i, p in enumerate(_prompts(prompts))]
+        given = [self._encoded(i, p)[1] for i, p in enumerate(several(prompts))]
         for index, ids in enumerate(given):
             if not ids or len(ids) + params.max_tokens > self.info.max_len:
                 wanted = f"1 to {self.info.max_len - params.max_tokens} tokens, so that max_tokens fit behind them"
@@ -193,45 +134,14 @@ class LLM:
             for best in search(given, params, self._ends(), likely)
         ]
 
-    def close(self) -> None:
-        """Stop the threads and give the memory back. May be called twice; the object is of no use afterwards."""
-        self._close("it was closed")
-
-    def __enter__(self) -> LLM:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_closed"):
-            self.close()
-
-    def _close(self, reason: str) -> None:
-        if not self._closed:
-            self._closed = reason
-            self._engine.close()
-
     def _encoded(self, index: int, prompt: Prompt) -> tuple[str | None, list[int]]:
         """Text, if there is one, and token ids of a prompt."""
-        if isinstance(prompt, Mapping):
-            if "prompt_token_ids" in prompt:
-                prompt = prompt["prompt_token_ids"]
-            elif "prompt" in prompt:
-                prompt = prompt["prompt"]
-            else:
-                raise InvalidValue(f"prompts[{index}]", dict(prompt), "a dict with prompt or prompt_token_ids")
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise InvalidValue(f"prompts[{index}]", prompt, "this model has no tokenizer; give token ids")
-            return prompt, self.tokenizer.encode(prompt)
-        tokens: Iterable[Any] = prompt
-        try:
-            return None, [operator.index(token) for token in tokens]
-        except TypeError:
-            raise InvalidValue(f"prompts[{index}]", prompt, "text, or a list of token ids") from None
+        given = written(f"prompts[{index}]", prompt)
+        if isinstance(given, list):
+            return None, given
+        if self.tokenizer is None:
+            raise InvalidValue(f"prompts[{index}]", given, "this model has no tokenizer; give token ids")
+        return given, self.tokenizer.encode(given)
 
     def _run(
         self,
@@ -239,32 +149,25 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
-        params = _params(sampling_params, len(prompts))
-        with self._lock:
-            if self._closed:
-                raise Unavailable(f"this LLM cannot be used: {self._closed}")
+        params = for_each("sampling_params", sampling_params, len(prompts), SamplingParams)
+        with self._turn() as live:
             jobs: list[Job] = []
-            live: dict[str, Assembler] = {}
-            try:
-                for index, ((text, ids), sampling) in enumerate(zip(prompts, params, strict=True)):
-                    jobs.append(self._add(index, text, ids, sampling, live))
-                self._finish(live, use_tqdm)
-            finally:
-                for request_id in live:
-                    self._engine.abort(request_id)
+            for index, ((text, ids), sampling) in enumerate(zip(prompts, params, strict=True)):
+                jobs.append(self._add(index, text, ids, sampling, live))
+            self._finish(live, use_tqdm)
             first = self._count
             self._count += len(jobs)
         return [self._result(str(first + index), job) for index, job in enumerate(jobs)]
 
     def _add(
-        self, index: int, text: str | None, ids: list[int], sampling: SamplingParams, live: dict[str, Assembler]
+        self, index: int, text: str | None, ids: list[int], sampling: SamplingParams, live: dict[str, Receiver]
     ) -> Job:
         """Give the engine one request for each completion of a prompt. Raises UserError, naming the prompt."""
         totals = []
         seed = self._drawn_seed() if sampling.seed is None else sampling.seed
         one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
-            grammar = grammar_of(sampling.structured_outputs)
+            grammar = grammar_of(sampling.structured_outputs, self.tokenizer)
             ids = last_tokens(ids, sampling.truncate_prompt_tokens, self.info.max_len - (sampling.max_tokens or 1))
             bad_words, ends = spelled(sampling.bad_words, self.tokenizer), self._ends()
             breakers = Breakers(required(self.tokenizer)).of(sampling.dry_sequence_breakers) if sampling.dry else []
@@ -289,41 +192,6 @@ class LLM:
             error.args = (f"prompts[{index}]: {error}",)
             raise
         return Job(text, ids, sampling, totals)
-
-    def _finish(self, live: dict[str, Assembler], use_tqdm: bool) -> None:
-        """Step until all have ended; those that have are taken out of `live`."""
-        began, generated = time.monotonic(), 0
-        bar = tqdm(total=len(live), desc="Generated", unit="text", disable=not use_tqdm, dynamic_ncols=True)
-        with bar, self._uninterrupted() as interrupted:
-            while live:
-                for output in self._engine.step():
-                    total = live[output.id]
-                    generated += len(total.push(output).tokens)
-                    if total.stopped:
-                        self._engine.abort(output.id)
-                    if total.finish is not None:
-                        del live[output.id]
-                        bar.set_postfix_str(f"{generated / (time.monotonic() - began):.1f} tok/s", refresh=False)
-                        bar.update()
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
-
-    @contextmanager
-    def _uninterrupted(self) -> Iterator[threading.Event]:
-        """Ctrl-C waits for the end of the step, so that the engine stays whole; a failure closes it."""
-        interrupted = threading.Event()
-        before = signal.getsignal(signal.SIGINT)
-        ours = threading.current_thread() is threading.main_thread() and before is signal.default_int_handler
-        if ours:
-            signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
-        try:
-            yield interrupted
-        except Exception as error:
-            self._close(f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            if ours:
-                signal.signal(signal.SIGINT, before)
 
     def _ends(self) -> list[int]:
         """Tokens that end a text."""
@@ -351,31 +219,7 @@ class LLM:
         )
 
 
-def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """A list of prompts, where one alone may have been given."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
-    if not isinstance(prompts, Iterable):
-        raise InvalidValue("prompts", prompts, "text, a list of token ids, or a list of those")
-    several: list[Any] = list(prompts)
-    if several and all(hasattr(item, "__index__") for item in several):
-        return [several]
-    return several
-
-
 def _conversations(messages: Messages | Sequence[Messages]) -> list[Messages]:
     """A list of conversations, where one alone may have been given."""
     several: list[Any] = list(messages)
     return [several] if several and isinstance(several[0], Mapping) else several
-
-
-def _params(given: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    """Parameters for each prompt."""
-    if given is None or isinstance(given, SamplingParams):
-        return [given or SamplingParams()] * count
-    params = list(given)
-    if len(params) != count:
-        raise InvalidValue(
-            "sampling_params", f"{len(params)} of them", f"one, or as many as prompts, which are {count}"
-        )
-    return params

@@ -17,8 +17,10 @@ from octavo.engine.limits import MemoryLimit, cores
 from octavo.kernels.workspace import LatentSize, MixtureSize, workspace_bytes
 from octavo.models.groups import kv_layout
 from octavo.models.parts import parts
-from octavo.models.spec import ModelSpec, Moe, places
+from octavo.models.spec import Conv, ModelSpec, Moe, places
 from octavo.program.cpu import config
+from octavo.worker.grammars import Grammars
+from octavo.worker.guides import Guides
 from octavo.worker.slots import Slots
 
 MIB = 2**20
@@ -38,6 +40,7 @@ class MemoryPlan:
     kv_cache: int
     workspace: int
     slots: int
+    grammars: int
     interpreter: int
     budget: int
     pages: int
@@ -49,11 +52,12 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """All categories together."""
-        return self.weights + self.kv_cache + self.workspace + self.slots + self.interpreter
+        return self.weights + self.kv_cache + self.workspace + self.slots + self.grammars + self.interpreter
 
     def by_category(self) -> dict[str, int]:
         """The categories of `EngineInfo.memory`."""
-        return {name: getattr(self, name) for name in ("weights", "kv_cache", "workspace", "slots", "interpreter")}
+        names = ("weights", "kv_cache", "workspace", "slots", "grammars", "interpreter")
+        return {name: getattr(self, name) for name in names}
 
 
 def budget(cache: CacheConfig, limit: MemoryLimit) -> int:
@@ -89,7 +93,8 @@ def fit(
     groups, page_bytes = CacheGroups(kv.windows, scheduler.max_step_tokens), kv.page_bytes
     workspace = _workspace(spec, kv, wanted, scheduler, executor)
     slots = Slots.size_bytes(scheduler.max_seqs, wanted, kv.groups)
-    fixed = weights + workspace + slots + INTERPRETER_BYTES
+    grammars = _grammars(spec, scheduler.max_seqs)
+    fixed = weights + workspace + slots + grammars + INTERPRETER_BYTES
     allowed = budget(cache, limit)
     most = scheduler.max_seqs * groups.pages(wanted)
     if not spec.causal:  # all sequences of a step end with it
@@ -104,6 +109,7 @@ def fit(
         kv_cache=pages * page_bytes,
         workspace=workspace,
         slots=slots,
+        grammars=grammars,
         interpreter=INTERPRETER_BYTES,
         budget=allowed,
         pages=pages,
@@ -112,6 +118,11 @@ def fit(
         windows=kv.windows,
         sequence_pages=groups.pages(longest),
     )
+
+
+def _grammars(spec: ModelSpec, seqs: int) -> int:
+    """What is taken when the first request has a grammar, or lists its tokens; nothing where nothing is drawn."""
+    return Grammars.size_bytes(seqs, spec.vocab) + Guides.size_bytes(seqs, spec.vocab) if spec.head else 0
 
 
 def _whole(wanted: int, asked: int | None, scheduler: SchedulerConfig) -> int:
@@ -124,10 +135,10 @@ def _whole(wanted: int, asked: int | None, scheduler: SchedulerConfig) -> int:
 
 def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: SchedulerConfig, executor: ExecConfig) -> int:
     """What an executor takes beside weights and pages, the rotation tables included."""
-    attn = spec.layers[0].attn
+    attn = spec.attns[0]
     inner = [layer.dense.inner if layer.dense else 0 for layer in spec.layers]
     mixtures = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, Moe)]
-    ropes = {layer.attn.rope for layer in spec.layers} - {None}
+    ropes = {each.rope for each in spec.attns} - {None}
     rotations = 4 * len(ropes) * max_len * places(attn.turned)
     if executor.executor == "reference":  # all weights again, in float32
         return rotations + 4 * sum(math.prod(part.shape) for part in parts(spec) if not part.is_vector)
@@ -140,11 +151,11 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         max_tokens=scheduler.max_step_tokens,
         threads=executor.threads or cores(),
     )
-    norms, latent = [layer.attn.head_norm for layer in spec.layers], attn.latent
+    norms, latent = [each.head_norm for each in spec.attns], attn.latent
     return rotations + workspace_bytes(
         shape,
         max(inner),
-        sights=[(layer.attn.window, layer.attn.causal) for layer in spec.layers],
+        sights=[(each.window, each.causal) for each in spec.attns],
         post_norms=any(layer.post is not None for layer in spec.layers),
         whole_key_norms=any(norm is not None and norm.shares == "whole" for norm in norms),
         mixture=MixtureSize(
@@ -153,6 +164,7 @@ def _workspace(spec: ModelSpec, kv: KvLayout, max_len: int, scheduler: Scheduler
         if mixtures
         else None,
         latent=LatentSize(latent.rank, latent.plain, latent.value, latent.narrow) if latent else None,
+        convolutions=any(isinstance(layer.mixer, Conv) for layer in spec.layers),
     )
 
 

@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 from octavo.core.errors import EngineFault, ModelError, UserError
 from octavo.core.plan import Output
@@ -79,7 +80,7 @@ def main(fd: int, parent: int, build: Build = build_engine) -> None:
 def serve(engine: Engine, inbox: Inbox, outbox: Outbox) -> None:
     """Step while there is work, wait while there is none; ends only by an exception, which is a fault."""
     checked = False
-    compiler = Compiler(engine.compile, inbox.put)
+    compiler = Compiler(partial(engine.compile, wait=True), inbox.put)
     while True:
         changed = _take(engine, compiler, inbox, outbox, wait=not engine.has_work)
         if engine.has_work:
@@ -114,9 +115,11 @@ def _handle(engine: Engine, compiler: Compiler, message: ToEngine | Compiled, ou
             _add(engine, request, outbox)
         case Compiled(request_id, error):
             ready = compiler.withdraw(request_id)
-            if ready is not None and error is None:
+            if ready is None:
+                engine.forget(request_id)
+            elif error is None:
                 _add(engine, ready, outbox)
-            elif ready is not None and error is not None:
+            else:
                 _refuse(request_id, error, outbox)
         case Abort(request_id):
             waits = compiler.withdraw(request_id) is not None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from octavo.core.plan import TokenLogprob
+import numpy as np
+import numpy.typing as npt
+
+from octavo.core.plan import Output, TokenLogprob
 from octavo.text.assemble import Assembler
 from octavo.text.tokenizer import Tokenizer
 
@@ -50,6 +54,66 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool = True
     num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingOutput:
+    """What the model gave: float32 [numbers], or of each token [tokens, numbers]."""
+
+    data: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """The vector of a text."""
+
+    embedding: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationOutput:
+    """A number for each label, in the order of `LLM.info.pooling.labels`."""
+
+    probs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOutput:
+    """How well two texts go together."""
+
+    score: float
+
+
+P = TypeVar("P", PoolingOutput, EmbeddingOutput, ClassificationOutput, ScoringOutput)
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRequestOutput(Generic[P]):
+    """What one text, or pair, was given."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: P
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+class Vector:
+    """The one output of a request that pools, once it came."""
+
+    stopped = False
+
+    def __init__(self) -> None:
+        self.output = Output(id="")
+
+    @property
+    def finish(self) -> str | None:
+        """As in Output."""
+        return self.output.finish
+
+    def push(self, output: Output) -> None:
+        """Take it."""
+        self.output = output
 
 
 def completion(index: int, total: Assembler, tokenizer: Tokenizer | None, logprobs: int | None) -> CompletionOutput:

@@ -9,7 +9,7 @@ import numpy as np
 
 _KINDS = (
     "embed", "norm", "qkv", "attend", "proj", "ffn_in", "head", "renorm", "route", "moe_in", "moe_out",
-    "latent", "latent_query", "per_head", "hidden")  # fmt: skip
+    "latent", "latent_query", "per_head", "hidden", "conv")  # fmt: skip
 KINDS = {name: number for number, name in enumerate(_KINDS)}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "swiglu_oai": 5}
@@ -25,7 +25,7 @@ class CWeight(ctypes.Structure):
 class CAct(ctypes.Structure):
     """octavo_act"""
 
-    _fields_ = [("bits", c_int32), ("group", c_int32)]
+    _fields_ = [("bits", c_int32), ("group", c_int32), ("order", c_void_p)]
 
 
 class CNorm(ctypes.Structure):
@@ -90,6 +90,8 @@ class COp(ctypes.Structure):
         ("experts", c_int32),
         ("top", c_int32),
         ("limit", c_float),
+        ("taps", c_void_p),
+        ("tap_bias", c_void_p),
     ]
 
 

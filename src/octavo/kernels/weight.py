@@ -12,8 +12,14 @@ one sequential stream. Rows are padded to 32 with zeros. All forms of one panel,
     W4M    as W4 with             scale[32], minimum[32] float16; value = scale * code + minimum
     W8M    as W8 with             scale[32], minimum[32] float16; value = scale * code + minimum, code -128..127
     W4L    once for a panel:      table[16] of codes + 128, four times; then as W4, value = scale * table[code]
+    F8     for each group of G:   scale[32] float32; for k, k+1: 64 bytes, byte 32(k % 2) + 2(c % 16) + c / 16: the bits
+                                  seeeemmm of E4M3, which as float16, s0eeeemmm0000000, are 2^-8 of what they stand
+                                  for; value = scale * float16, so scale is 2^8 of what multiplies E4M3
+    F4     once for a panel:      table[16] float32; for each group scale[32] float32, and codes as W4;
+                                  value = scale * table[code]
 
-Groups are multiples of 32 inputs, or, of W8, W4 and W4M, 16: two such groups read one group of 32 inputs.
+Groups are multiples of 32 inputs, or, of W8, W4 and W4M, 16: two such groups read one group of 32 inputs. F8 reads its
+inputs as bfloat16 and F4 as float32; the others that have codes as int8.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 PANEL = 32  # outputs in a panel
-FORMS = 1  # to be raised whenever the bytes of any form change, or how they are packed: kept weights are packed anew
+FORMS = 2  # to be raised whenever the bytes of any form change, or how they are packed: kept weights are packed anew
 
 Array = npt.NDArray[np.generic]
 
@@ -40,12 +46,16 @@ class Layout(IntEnum):
     W4M = 4
     W8M = 5
     W4L = 6
+    F8 = 7
+    F4 = 8
 
 
 QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M, Layout.W8M, Layout.W4L)
 HALVES = (Layout.W8, Layout.W4, Layout.W4M)  # may have groups of 16
 MINIMA = (Layout.W4M, Layout.W8M)
-BYTES = (Layout.W8, Layout.W8M)  # a code takes a byte
+BYTES = (Layout.W8, Layout.W8M, Layout.F8)  # a code takes a byte
+FLOATS = (Layout.F8, Layout.F4)  # codes of floats, that read plain inputs
+TABLED = (Layout.W4L, Layout.F4)  # a table of 64 bytes is before a panel's groups
 
 
 def aligned(size: int) -> npt.NDArray[np.uint8]:
@@ -75,26 +85,40 @@ def panel_bytes(layout: Layout, cols: int, group: int) -> int:
         case Layout.BF16:
             return (cols + 1) // 2 * 2 * PANEL * 2
         case _:
-            head, codes = 128 if layout in MINIMA else 64, group * (32 if layout in BYTES else 16)
-            return (64 if layout is Layout.W4L else 0) + cols // group * (head + codes)
+            codes = group * (32 if layout in BYTES else 16)
+            return _table_bytes(layout) + cols // group * (_head_bytes(layout) + codes)
+
+
+def _table_bytes(layout: Layout) -> int:
+    """Bytes before the groups of a panel."""
+    return 64 if layout in TABLED else 0
+
+
+def _head_bytes(layout: Layout) -> int:
+    """Bytes before the codes of a group."""
+    return 128 if layout in MINIMA or layout in FLOATS else 64
 
 
 def read_as(layout: Layout, group: int) -> tuple[int, int]:
     """Bits, and inputs that share a scale (0: none), of the form in which a weight reads its inputs."""
     if layout in QUANTIZED:
         return 8, max(group, 32)
-    return (16 if layout is Layout.BF16 else 32), 0
+    return (16 if layout in (Layout.BF16, Layout.F8) else 32), 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
-    """A packed matrix. `data` is uint8, on a cache line; `group` counts the inputs that share a scale (0: none)."""
+    """A packed matrix. `data` is uint8, on a cache line; `group` counts the inputs that share a scale (0: none).
+
+    order: int32 for each column, which of the inputs it multiplies; none: they lie in order.
+    """
 
     layout: Layout
     rows: int
     cols: int
     group: int
     data: npt.NDArray[np.uint8]
+    order: bytes = b""
 
     @property
     def panels(self) -> int:
@@ -161,8 +185,24 @@ class Weight:
         once = np.tile(np.asarray(table, np.int8).view(np.uint8) ^ 0x80, (len(body), 4))
         return Weight(Layout.W4L, rows, cols, group, _joined(once, body))
 
+    @staticmethod
+    def float8(codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32]) -> Weight:
+        """value = scale * E4M3. codes  # [rows, cols], the bits of E4M3 numbers; scale  # [rows, cols / group]"""
+        rows, cols, group = _grouped(codes, scale, Layout.F8)
+        head = _head(np.asarray(scale * np.float32(256), np.float32))
+        return Weight(Layout.F8, rows, cols, group, _joined(head, _pairs(codes, group)))
+
+    @staticmethod
+    def float4(codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], table: npt.NDArray[np.float32]) -> Weight:
+        """value = scale * table[code]. codes  # [rows, cols], 0..15; scale  # [rows, cols / group]; table  # [16]"""
+        rows, cols, group = _grouped(codes, scale, Layout.F4)
+        body = np.concatenate([_head(np.asarray(scale, np.float32)), _nibbles(codes, group)], axis=2)
+        body = body.reshape(len(body), -1)
+        once = np.tile(np.asarray(table, np.float32).view(np.uint8), (len(body), 1))
+        return Weight(Layout.F4, rows, cols, group, _joined(once, body))
+
     def dequantize(self) -> npt.NDArray[np.float32]:
-        """The matrix the codes stand for, in float32. [rows, cols]"""
+        """The matrix the codes stand for, in float32, its columns as they are packed. [rows, cols]"""
         if self.layout is Layout.F32:
             full = self.data.view(np.float32).reshape(-1, self.cols, PANEL).transpose(0, 2, 1)
             return np.ascontiguousarray(full).reshape(-1, self.cols)[: self.rows]
@@ -170,17 +210,18 @@ class Weight:
             even = (self.cols + 1) // 2
             bits = self.data.view(np.uint16).reshape(-1, even, PANEL, 2).transpose(0, 2, 1, 3)
             return from_bfloat16(np.ascontiguousarray(bits)).reshape(-1, even * 2)[: self.rows, : self.cols]
-        first = 64 if self.layout is Layout.W4L else 0  # before the groups
+        first, head = _table_bytes(self.layout), _head_bytes(self.layout)
         packed = self.data.reshape(self.panels, -1)[:, first:].reshape(self.panels, self.cols // self.group, -1)
-        values = self._codes(packed[:, :, 128 if self.layout in MINIMA else 64 :]) * _tail(packed, 0)
+        scale = packed[:, :, : 128 if self.layout in FLOATS else 64]
+        values = self._codes(packed[:, :, head:]) * _tail(scale)
         if self.layout in MINIMA:
-            values += _tail(packed, 64)
+            values += _tail(packed[:, :, 64:head])
         return np.asarray(values.reshape(-1, self.cols)[: self.rows], np.float32)
 
     def regrouped(self, group: int) -> Weight:
         """The same values, the scale of every group repeated for smaller groups, whose size divides the group's."""
         assert self.layout in QUANTIZED and self.group % group == 0 and group % 32 == 0
-        first, head = 64 if self.layout is Layout.W4L else 0, 128 if self.layout in MINIMA else 64
+        first, head = _table_bytes(self.layout), _head_bytes(self.layout)
         panels, times = self.data.reshape(self.panels, -1), self.group // group
         groups = panels[:, first:].reshape(self.panels, self.cols // self.group, -1)
         heads = np.repeat(groups[:, :, :head], times, axis=1)
@@ -191,6 +232,9 @@ class Weight:
     def _codes(self, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What scales multiply. body  # [panels, groups, bytes]; result  # [panels * 32, groups, group]"""
         panels, groups = body.shape[:2]
+        if self.layout is Layout.F8:
+            pairs = body.reshape(panels, groups, self.group // 2, 2, 16, 2).transpose(0, 5, 4, 1, 2, 3)
+            return _eights(np.ascontiguousarray(pairs).reshape(-1, groups, self.group))
         if self.layout in BYTES:
             quads = (body ^ 0x80).view(np.int8).reshape(panels, groups, self.group // 4, PANEL, 4)
             return np.asarray(quads.transpose(0, 3, 1, 2, 4).reshape(-1, groups, self.group), np.float32)
@@ -200,6 +244,8 @@ class Weight:
         if self.layout is Layout.W4L:
             table = (self.data[:16] ^ 0x80).view(np.int8).astype(np.float32)
             return np.asarray(table[codes], np.float32)
+        if self.layout is Layout.F4:
+            return np.asarray(self.data[:64].view(np.float32)[codes], np.float32)
         return np.asarray(codes - np.float32(8 if self.layout is Layout.W4 else 0), np.float32)
 
 
@@ -222,16 +268,31 @@ def _pad_rows(matrix: Array) -> Array:
     return np.pad(matrix, ((0, missing), (0, 0))) if missing else matrix
 
 
-def _head(scale: npt.NDArray[np.float16]) -> npt.NDArray[np.uint8]:
-    """Scales as the bytes before each group's codes. [panels, groups, 64]"""
-    padded = _pad_rows(np.asarray(scale, np.float16))
+def _head(scale: Array) -> npt.NDArray[np.uint8]:
+    """Scales as the bytes before each group's codes: float32 as it is, else as float16. [panels, groups, bytes]"""
+    padded = _pad_rows(scale if scale.dtype == np.float32 else np.asarray(scale, np.float16))
     return np.ascontiguousarray(padded.reshape(-1, PANEL, scale.shape[1]).transpose(0, 2, 1)).view(np.uint8)
 
 
-def _tail(packed: npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.float32]:
+def _tail(head: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Inverse of `_head`. [panels * 32, groups, 1]"""
-    half = np.ascontiguousarray(packed[:, :, start : start + 64]).view(np.float16)  # [panel, g, c]
-    return np.asarray(half.transpose(0, 2, 1).reshape(-1, packed.shape[1], 1), np.float32)
+    kind = np.float16 if head.shape[2] == 2 * PANEL else np.float32
+    scale = np.ascontiguousarray(head).view(kind)  # [panel, g, c]
+    return np.asarray(scale.transpose(0, 2, 1).reshape(-1, head.shape[1], 1), np.float32)
+
+
+def _eights(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """E4M3 codes as float16 bits, 2^-8 of what they stand for."""
+    wide = codes.astype(np.uint16)
+    return np.asarray(((wide & 0x80) << 8 | (wide & 0x7F) << 7).view(np.float16), np.float32)
+
+
+def _pairs(codes: npt.NDArray[np.uint8], group: int) -> npt.NDArray[np.uint8]:
+    """Two inputs of 32 outputs in 64 bytes, c and c + 16 side by side. [panels, groups, group * 32]"""
+    cols = codes.shape[1]
+    padded: npt.NDArray[np.uint8] = np.asarray(_pad_rows(codes), np.uint8)
+    sides = padded.reshape(-1, 2, 16, cols // group, group // 2, 2)  # [panel, side, c, g, pair, j]
+    return np.ascontiguousarray(sides.transpose(0, 3, 4, 5, 2, 1)).reshape(-1, cols // group, group * 32)
 
 
 def _bytes(codes: npt.NDArray[np.int8], group: int) -> npt.NDArray[np.uint8]:

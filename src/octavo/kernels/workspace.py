@@ -37,12 +37,14 @@ def workspace_bytes(
     whole_key_norms: bool = False,
     mixture: MixtureSize | None = None,
     latent: LatentSize | None = None,
+    convolutions: bool = False,
 ) -> int:
     """Working memory of an executor before there is a plan.
 
     inner: outputs of the widest feed-forward. sights: each pair of window and causal that attention comes with.
     post_norms: some projection is normed before it is added. whole_key_norms: keys are normed over all heads together.
-    mixture: the largest mixture of experts. latent: of attention whose heads share a key.
+    mixture: the largest mixture of experts. latent: of attention whose heads share a key. convolutions: whether there
+    are any.
     """
     ops = [COp(kind=KINDS["attend"], window=window, all_keys=not causal) for window, causal in dict.fromkeys(sights)]
     ops += [COp(kind=KINDS["ffn_in"]), COp(kind=KINDS["proj"]), COp(kind=KINDS["qkv"])]
@@ -59,4 +61,6 @@ def workspace_bytes(
         ops[-3].weight[0], ops[-3].weight[1] = CWeight(rows=config.head_dim), CWeight(rows=latent.narrow)
         ops[-2].weight[1], ops[-2].head_dim = CWeight(cols=latent.plain), latent.rank
         ops[-1].weight[0] = CWeight(rows=config.heads * latent.value)
+    if convolutions:
+        ops.append(COp(kind=KINDS["conv"]))
     return int(library().octavo_workspace(config, (COp * len(ops))(*ops), len(ops)))

@@ -20,6 +20,7 @@ KEYS = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
     "num_hidden_layers": "block_count",
+    "num_nextn_predict_layers": "nextn_predict_layers",
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
@@ -31,6 +32,7 @@ KEYS = {
     "rope_theta": "rope.freq_base",
     "vocab_size": "vocab_size",
     "sliding_window": "attention.sliding_window",
+    "causal": "attention.causal",
     "num_local_experts": "expert_count",
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
@@ -55,9 +57,10 @@ KEYS = {
     "residual_multiplier": "residual_scale",
     "logit_scale": "logit_scale",
     "clip_qkv": "attention.clamp_kqv",
+    "conv_L_cache": "shortconv.l_cache",
     "alibi_bias_max": "attention.max_alibi_bias",
 }
-NORMALISED = ("qwen3moe",)  # the shares of experts add up to 1, and no key says so
+NORMALISED = ("qwen3moe", "lfm2moe")  # the shares of experts add up to 1, and no key says so
 # The keys within rope.scaling that are plain numbers.
 SCALING_KEYS = {
     "original_max_position_embeddings": "original_context_length",

@@ -22,6 +22,7 @@ from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Layout, Weight, read_as
+from octavo.models import order
 from octavo.models.entry import Entry, read
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
@@ -38,6 +39,7 @@ from octavo.models.rows import (
     projection_stored,
 )
 from octavo.models.spec import ModelSpec, Moe
+from octavo.models.widened import warn
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, format_of, regrouped, widened
 from octavo.quant.online import online_format
@@ -50,13 +52,15 @@ CATEGORIES = {
     **dict.fromkeys(("embed", "positions", "types"), "embedding"),
     "head": "head",
     **dict.fromkeys(("q", "k", "v", "o", "q_a", "q_b", "kv_a", "k_b", "v_b"), "attention"),
+    **dict.fromkeys(("conv_b", "conv_c", "conv_z", "taps"), "convolution"),
     **dict.fromkeys(("gate", "up", "down"), "feed_forward"),
     **dict.fromkeys(("router", "shared_gate", "expert_gate", "expert_up", "expert_down"), "experts"),
 }
 PAIRS = (("gate", "up"), ("expert_gate", "expert_up"))  # that files may have in one tensor
+CONV = ("conv_b", "conv_c", "conv_z")  # that they have in one, one below the other
 LATENT = ("q", "q_b", "kv_a", "k_b", "v_b")  # that latent attention arranges
 READ_TOGETHER = {"q": ("q", "k", "v"), **{pair[0]: pair for pair in PAIRS}}  # matrices that read one input
-READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q")}
+READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q"), "conv_b": CONV}
 
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
 
@@ -75,6 +79,7 @@ def load(
     "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
     entries = plan(source, spec, dtype, quantization)
+    warn(source, entries)
     packed, at = block(block_bytes(entries)), 0
     advise(packed, Advice.HUGEPAGE)
     for part in packed_parts(entries, progress):
@@ -117,7 +122,7 @@ def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
             weights[entry.key] = data.view(np.float32).reshape(entry.shape)
         else:
             rows, cols = entry.shape
-            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data)
+            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data, entry.order)
         at += entry.room
     return weights
 
@@ -139,6 +144,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     if dtype not in DTYPES:
         raise InvalidValue("dtype", dtype, " or ".join(DTYPES))
     tensors, held = architecture_of(source).tensors[source.kind], plain_tensors(source)
+    held = tensors.join(held) if tensors.join else held
     wanted = [(tensors.written(part.key, held), part) for part in parts(spec)]
     shared = Counter(name for name, _ in wanted)
     missing = [name for name in shared if name not in held]
@@ -147,10 +153,11 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     extra = [name for name in held if name not in shared and name not in head and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
+    ordered = order.arranged({part.key: (part, held[name]) for name, part in wanted if name in held})
     for name, part in wanted:
         if name not in held:
             continue
-        tensor = held[name]
+        tensor = ordered.get(part.key) or held[name]
         alone = tensor.shape[0] if _indexed(part, tensor) else 1
         fused = tensors.fused.get(part.name, "" if part.expert < 0 else "stacked") if shared[name] > alone else ""
         entry = _entry(part, tensor, tensors, dtype, fused)
@@ -165,7 +172,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
     if checked(quantization) != "none":
         entries = _quantized(source, entries, quantization, len(spec.layers))
-    return agreed(entries)
+    return agreed(order.written(entries))
 
 
 def _quantized(source: Source, entries: list[Entry], quantization: str, layers: int) -> list[Entry]:
@@ -186,8 +193,8 @@ def _quantized(source: Source, entries: list[Entry], quantization: str, layers: 
 def agreed(entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose matrices, where they read one input, read it in one form.
 
-    Groups that differ become the largest that divides them all: the same values. Codes beside plain numbers become
-    plain numbers too: rounded once.
+    Groups that differ become the largest that divides them all: the same values. Integer codes beside plain numbers, or
+    beside codes of floats, become plain numbers: rounded once.
     """
     forms = {entry.key: entry.form for entry in entries}
     for key in forms:
@@ -222,14 +229,19 @@ def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str, f
     transposed = part.name in tensors.transposed and not part.is_vector and (part.expert < 0 or tensor.dtype in PLAIN)
     plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
     index = part.expert if _indexed(part, tensor) else -1
-    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact, blocks)
+    given = tensor.order if isinstance(tensor, Derived) else b""
+    return Entry(
+        part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact, blocks, given
+    )
 
 
 def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple[int, ...]:
     """The shape that must be stored of a part, of one expert where there are several."""
     layer, name = part.layer, part.name
     rows = part.shape[0] + tensors.skipped.get(name, 0)
-    if layer and layer.attn.latent and name in LATENT:
+    if layer and name in CONV:
+        rows *= len(CONV)
+    elif layer and name in LATENT and layer.attn.latent:
         latent = layer.attn.latent
         rows = latent_stored(name, layer.attn, latent, fused)
         if name == "k_b" and fused:
@@ -249,7 +261,9 @@ def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple
 def _rows(part: Part, tensors: Tensors, fused: str) -> Rows | None:
     """Which stored rows a part consists of; None: all."""
     layer, name = part.layer, part.name
-    if layer and layer.attn.latent and name in LATENT:
+    if name in CONV:
+        return np.arange(part.shape[0]) + CONV.index(name) * part.shape[0]
+    if layer and name in LATENT and layer.attn.latent:
         found = latent_rows(name, layer.attn, layer.attn.latent, fused, tensors.interleaved)
         return None if found is None else flat(found, latent_stored(name, layer.attn, layer.attn.latent, fused))
     if layer and name in ("q", "k", "v"):
@@ -277,6 +291,7 @@ def _fault(entry: Entry, stored: tuple[int, ...], part: Part) -> str:
     if part.layer and part.name in ("k_b", "v_b") and len(tensor.shape) == 3:  # and this
         heads = part.layer.attn.heads
         flat = tensor.shape == (heads, stored[0] // heads, stored[1])
+    flat |= part.name == "taps" and tensor.shape == (*stored[:1], 1, *stored[1:])  # as transformers has them
     if tensor.shape != stored and not flat:
         return f"has the shape {list(tensor.shape)}, expected {list(stored)}"
     if part.exact and tensor.dtype not in PLAIN:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.layout import KV_BYTES
 from octavo.kernels.weight import Weight
@@ -18,7 +20,7 @@ from octavo.models.lower_latent import latent_ops
 from octavo.models.named import Named, Weights
 from octavo.models.parts import parts
 from octavo.models.rope import slopes, tables
-from octavo.models.spec import Attn, Layer, Mlp, ModelSpec, Moe, places
+from octavo.models.spec import Attn, Conv, Layer, Mlp, ModelSpec, Moe, places
 from octavo.program.ops import (
     Act,
     Attend,
@@ -40,6 +42,7 @@ from octavo.program.ops import (
     Rope,
     Route,
 )
+from octavo.program.ops import Conv as ShortConv
 
 
 def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exact: bool = False) -> Program:
@@ -57,7 +60,7 @@ def lower(spec: ModelSpec, weights: Weights, *, kv_dtype: str, max_len: int, exa
     named = Named(weights, exact, {part.key: part for part in parts(spec)})
     for key in named.declared:
         named.check(key)
-    ropes = {rope: tables(rope, attn.turned, max_len) for rope in {layer.attn.rope for layer in spec.layers} if rope}
+    ropes = {rope: tables(rope, attn.turned, max_len) for rope in {attn.rope for attn in spec.attns} if rope}
     embed = named.matrix("embed")
     positions = named.numbers("positions")[:max_len] if spec.positions else None
     types = named.numbers("types") if spec.types else None
@@ -88,12 +91,15 @@ def _end(named: Named, spec: ModelSpec, embed: Weight) -> Head | Hidden:
 
 
 def _same_heads(spec: ModelSpec) -> Attn:
-    """The attention whose heads all layers share."""
-    attn = spec.layers[0].attn
+    """The attention whose heads all layers that have it share."""
+    if not spec.attns:
+        raise ModelError("no layer has attention; at least one must, since its heads say how large a page is")
+    attn = spec.attns[0]
     shape = (attn.heads, attn.kv_heads, attn.head_dim)
     for index, layer in enumerate(spec.layers):
-        if (layer.attn.heads, layer.attn.kv_heads, layer.attn.head_dim) != shape:
-            raise ModelError(f"layers.{index}: heads differ from those of layer 0; all layers must share one shape")
+        other = layer.mixer
+        if isinstance(other, Attn) and (other.heads, other.kv_heads, other.head_dim) != shape:
+            raise ModelError(f"layers.{index}: heads differ from those of others; all layers must share one shape")
     if attn.head_dim % 2 or attn.heads % attn.kv_heads:
         raise ModelError(f"{attn.heads} heads of {attn.head_dim} over {attn.kv_heads} key heads: uneven")
     return attn
@@ -115,9 +121,11 @@ class _Lowered:
 
     def ops(self) -> Iterator[Op]:
         """Attention and feed-forward, one after the other or both from the same x."""
-        if self.layer.attn.latent:
+        read: Act | None = None
+        if isinstance(self.layer.mixer, Conv):
+            yield from self._conv()
+        elif self.layer.mixer.latent:
             yield from self._latent()
-            read = None
         else:
             read = self.named.act(*(self.at + name for name in ("q", "k", "v")))
             yield self._norm("attn_norm", self.layer.first or self.layer.norm, read)
@@ -146,6 +154,30 @@ class _Lowered:
         yield self._norm("attn_norm", layer.first or layer.norm, read)
         rope = self.ropes[attn.rope] if attn.rope else None
         yield from latent_ops(named, attn, attn.latent, self.at, self.seat, rope, read)
+        yield from self._added("attn", "o", 1)
+
+    def _conv(self) -> Iterator[Op]:
+        """A convolution in attention's place."""
+        layer, named = self.layer, self.named
+        if layer.parallel or layer.shared:
+            raise ModelError(f"{self.at}conv: a convolution beside a feed-forward")
+        b, c, z = (self.at + name for name in ("conv_b", "conv_c", "conv_z"))
+        read = named.act(b, c, z)
+        yield self._norm("attn_norm", layer.first or layer.norm, read)
+        yield ShortConv(
+            named.matrix(b),
+            named.matrix(c),
+            named.matrix(z),
+            named.bias(b),
+            named.bias(c),
+            named.bias(z),
+            taps=np.ascontiguousarray(named.numbers(self.at + "taps").T),
+            bias=named.bias(self.at + "taps"),
+            layer=self.seat.layer,
+            act=read,
+            act_out=named.act(self.at + "o"),
+            group=self.seat.group,
+        )
         yield from self._added("attn", "o", 1)
 
     def _inputs(self, ffn: Mlp) -> list[str]:
@@ -244,7 +276,7 @@ class _Lowered:
             self.named.act(self.at + "o"),
             window=attn.window,
             soft_cap=attn.soft_cap,
-            slopes=slopes(attn.heads, attn.alibi) if attn.alibi else None,
+            slopes=slopes(attn.heads, attn.alibi) * np.float32(attn.alibi_scale) if attn.alibi else None,
             sinks=self.named.numbers(self.at + "sinks") if attn.sinks else None,
             causal=attn.causal,
             head_dim=attn.head_dim,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from octavo.checkpoint.source import Source
+from octavo.models.joined import Join
 from octavo.models.settings import Settings
 from octavo.models.spec import ModelSpec, Pooler
 
@@ -39,6 +40,8 @@ class Tensors:
         transposed   matrices stored [inputs, outputs]
         plus_one     vectors to whose values 1 is added
         skipped      rows that are left out at the start
+
+    `join`: puts together what the file stores as several tensors, before any is looked up.
     """
 
     names: Mapping[str, str]
@@ -49,6 +52,7 @@ class Tensors:
     plus_one: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ("",)
+    join: Join | None = None
 
     def written(self, key: str, there: Container[str]) -> str:
         """The format's name of a tensor of ours, in a file with the tensors `there`."""

@@ -3,6 +3,7 @@
     embed  positions  types  embed_norm  norm  head (absent when tied)
     layers.{i}.attn_norm  .q  .k  .v  .q_norm  .k_norm  .sinks  .o  .attn_post  .attn_after
     layers.{i}.kv_a  .kv_a_norm  .k_b  .v_b  and .q, or .q_a  .q_a_norm  .q_b  of latent attention, beside the others
+    layers.{i}.conv_b  .conv_c  .conv_z  .taps of a convolution, in the place of .q to .sinks
     layers.{i}.ffn_norm  .gate  .up  .down  .ffn_post  .ffn_after
     layers.{i}.router  .correction  .shared_gate
     layers.{i}.{e}.expert_gate  .expert_up  .expert_down  of each expert
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from octavo.models.spec import Attn, Latent, Layer, Mlp, ModelSpec, Moe, Norm, places
+from octavo.models.spec import Attn, Conv, Latent, Layer, Mlp, ModelSpec, Moe, Norm, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +77,11 @@ def _pooler(spec: ModelSpec) -> Iterator[Part]:
 
 
 def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:
-    attn = layer.attn
     yield from _norm(at + "attn_norm", layer.first or layer.norm, width, layer)
-    if attn.latent:
-        yield from _latent(at, attn, attn.latent, layer, width)
+    if isinstance(layer.mixer, Conv):
+        yield from _conv(at, layer.mixer, layer, width)
     else:
-        room = places(attn.head_dim)
-        for name, heads in (("q", attn.heads), ("k", attn.kv_heads), ("v", attn.kv_heads)):
-            yield from _matrix(at + name, heads * room, width, attn.qkv_bias, layer)
-    yield from _head_norms(at, attn, layer)
-    if attn.sinks:
-        yield Part(at + "sinks", (attn.heads,), layer=layer)
-    yield from _matrix(at + "o", width, attn.heads * attn.given, attn.out_bias, layer)
+        yield from _attention(at, layer.mixer, layer, width)
     for half in ("attn", "ffn"):
         if half == "ffn":
             if not layer.shared:
@@ -99,6 +93,31 @@ def _layer(at: str, layer: Layer, width: int) -> Iterator[Part]:
         for name, norm in (("post", layer.post), ("after", layer.after)):
             if norm:
                 yield from _norm(f"{at}{half}_{name}", norm, width, layer)
+
+
+def _attention(at: str, attn: Attn, layer: Layer, width: int) -> Iterator[Part]:
+    if attn.latent:
+        yield from _latent(at, attn, attn.latent, layer, width)
+    else:
+        room = places(attn.head_dim)
+        for name, heads in (("q", attn.heads), ("k", attn.kv_heads), ("v", attn.kv_heads)):
+            yield from _matrix(at + name, heads * room, width, attn.qkv_bias, layer)
+    yield from _head_norms(at, attn, layer)
+    if attn.sinks:
+        yield Part(at + "sinks", (attn.heads,), layer=layer)
+    yield from _matrix(at + "o", width, attn.heads * attn.given, attn.out_bias, layer)
+
+
+def _conv(at: str, conv: Conv, layer: Layer, width: int) -> Iterator[Part]:
+    """conv_b, conv_c and conv_z follow each other: files have them in one tensor."""
+    for name in ("conv_b", "conv_c", "conv_z"):
+        yield Part(at + name, (width, width), layer=layer)
+    for name in ("conv_b", "conv_c", "conv_z") if conv.bias else ():
+        yield Part(f"{at}{name}_bias", (width,), layer=layer)
+    yield Part(at + "taps", (width, conv.taps), plain=True, layer=layer)
+    if conv.bias:
+        yield Part(at + "taps_bias", (width,), layer=layer)
+    yield from _matrix(at + "o", width, width, conv.bias, layer)
 
 
 def _latent(at: str, attn: Attn, latent: Latent, layer: Layer, width: int) -> Iterator[Part]:

@@ -84,7 +84,9 @@ def pooling_info(spec: ModelSpec) -> PoolingInfo | None:
     width = pooler.layers[-1].outputs if pooler.layers else spec.width
     tasks = ["classify", "token_classify"] if pooler.labels else ["embed", "token_embed"]
     score = ["score"] if len(pooler.labels) == 1 else []
-    return PoolingInfo(tasks=[*tasks, *score], width=width, labels=list(pooler.labels), types=spec.types)
+    labels = list(pooler.labels)
+    normalize = pooler.normalize
+    return PoolingInfo(tasks=[*tasks, *score], width=width, labels=labels, types=spec.types, normalize=normalize)
 
 
 def _embedding(spec: ModelSpec, source: Source, name: str) -> Pooler:

@@ -77,9 +77,10 @@ class Latent:
 class Attn:
     """Grouped self-attention. scale 0 means head_dim ** -0.5; rope None: no rotation.
 
-    window, soft_cap, clip 0: none. alibi: the largest exponent of the slopes, 8 in the paper; 0: none. causal, window:
-    see program/ops.py, Attend. latent: there is one key head, of the latent key's dims; qkv_bias is of what makes that
-    and the narrow query, and of the rest nothing but window, causal and scale may be asked for.
+    window, soft_cap, clip 0: none. alibi: the largest exponent of the slopes, 8 in the paper; 0: none; they are times
+    alibi_scale. causal, window: see program/ops.py, Attend. latent: there is one key head, of the latent key's dims;
+    qkv_bias is of what makes that and the narrow query, and of the rest nothing but window, causal and scale may be
+    asked for.
     """
 
     heads: int
@@ -92,6 +93,7 @@ class Attn:
     window: int = 0
     soft_cap: float = 0.0
     alibi: float = 0.0
+    alibi_scale: float = 1.0
     sinks: bool = False
     head_norm: HeadNorm | None = None
     clip: float = 0.0
@@ -112,6 +114,15 @@ class Attn:
     def query(self) -> int:
         """Places of a head in the rows of the query's matrix."""
         return self.latent.plain + places(self.turned) if self.latent else places(self.head_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A short convolution between two gates, as wide as the model (program/ops.py). taps: tokens that it sees, its own
+    included. bias: of its matrices, that behind it, and its own."""
+
+    taps: int
+    bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +164,15 @@ class Moe:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Attention and feed-forward, each after a norm and added to the residual stream x:
+    """Attention or a convolution, and feed-forward, each after a norm and added to the residual stream x:
 
-        x += scale * post(attn(norm(x)));  x = after(x);  x += scale * post(ffn(norm(x)));  x = after(x)
+        x += scale * post(mixer(norm(x)));  x = after(x);  x += scale * post(ffn(norm(x)));  x = after(x)
 
-    parallel: both read x as it was before: x += scale * (attn(norm(x)) + ffn(norm(x))). shared: the two read the same
-    norm, with one weight. post and after None: the identity. `first` None: the norm before attention is `norm` too.
+    parallel: both read x as it was before: x += scale * (mixer(norm(x)) + ffn(norm(x))). shared: the two read the same
+    norm, with one weight. post and after None: the identity. `first` None: the norm before the mixer is `norm` too.
     """
 
-    attn: Attn
+    mixer: Attn | Conv
     ffn: Mlp | Moe
     norm: Norm
     parallel: bool = False
@@ -170,6 +181,12 @@ class Layer:
     after: Norm | None = None
     scale: float = 1.0
     first: Norm | None = None
+
+    @property
+    def attn(self) -> Attn:
+        """Its attention, of a layer that has it."""
+        assert isinstance(self.mixer, Attn), "the layer has a convolution"
+        return self.mixer
 
     @property
     def dense(self) -> Mlp | None:
@@ -244,7 +261,12 @@ class ModelSpec:
     @property
     def causal(self) -> bool:
         """Whether a token sees nothing behind it, so that it can be computed before what follows."""
-        return all(layer.attn.causal for layer in self.layers)
+        return all(attn.causal for attn in self.attns)
+
+    @property
+    def attns(self) -> tuple[Attn, ...]:
+        """The attention of each layer that has it: of one at least."""
+        return tuple(layer.mixer for layer in self.layers if isinstance(layer.mixer, Attn))
 
 
 def places(head_dim: int) -> int:

@@ -6,6 +6,8 @@ they do not look themselves. Knows the ops, and nothing of the library.
 
 from __future__ import annotations
 
+import numpy as np
+
 from octavo.core.errors import ModelError
 from octavo.kernels.weight import Weight, read_as
 from octavo.program.ops import (
@@ -14,6 +16,7 @@ from octavo.program.ops import (
     SCORINGS,
     Act,
     Attend,
+    Conv,
     Embed,
     FfnIn,
     Floats,
@@ -36,7 +39,7 @@ from octavo.program.ops import (
     Route,
 )
 
-Reads = Qkv | Latent | LatentQuery | PerHead | Proj | FfnIn | Route | MoeIn | MoeOut | Head
+Reads = Qkv | Latent | LatentQuery | PerHead | Conv | Proj | FfnIn | Route | MoeIn | MoeOut | Head
 Written = tuple[Act, int, int] | None  # the form of an h, its inputs, and rows of a token
 
 
@@ -51,9 +54,11 @@ def check(program: Program) -> None:
         _check_vectors(op, program)
         match op:
             case Norm():
+                _check_order(op.act, program.width)
                 written[op.out] = op.act, program.width, 1
             case Attend():
                 dims = op.head_dim or places
+                _check_order(op.act, dims if op.apart else program.heads * dims, possible=not op.apart)
                 written[op.out] = (op.act, dims, program.heads) if op.apart else (op.act, program.heads * dims, 1)
             case Qkv():
                 _check_reads(op, (op.q, op.k, op.v), written[op.source])
@@ -69,6 +74,10 @@ def check(program: Program) -> None:
                 _check_apart(op)
                 _check_reads(op, (op.weight,), written[op.source], program.heads)
                 written[op.out] = op.act_out, op.weight.rows, 1
+            case Conv():
+                _check_apart(op)
+                _check_reads(op, (op.b, op.c, op.z), written[op.source])
+                written[op.out] = op.act_out, op.b.rows, 1
             case Proj():
                 _check_reads(op, (op.weight,), written[op.source])
                 if op.gated and (routed is None or routed.gate is None):
@@ -89,6 +98,7 @@ def check(program: Program) -> None:
                 _check_routed(op, len(op.weights), routed)
                 _check_reads(op, op.weights, written[op.source], op.top)
             case Head():
+                _check_order(op.act, program.width)
                 _check_reads(op, (op.weight,), (op.act, program.width, 1))
 
 
@@ -134,9 +144,11 @@ def _check_routed(op: MoeIn | MoeOut, experts: int, routed: Route | None) -> Non
         raise ModelError(f"{name}: {op.top} of {experts} experts, but the Route before it chooses {found}")
 
 
-def _check_apart(op: FfnIn | MoeIn | Latent | PerHead) -> None:
+def _check_apart(op: FfnIn | MoeIn | Latent | PerHead | Conv) -> None:
     if op.source == op.out:
         raise ModelError(f"{type(op).__name__}: reads and writes h[{op.out}]; it takes two different ones")
+    if op.act_out.order:
+        raise ModelError(f"{type(op).__name__}: gives its outputs in order; only a norm and attention take another")
 
 
 def _check_route(op: Route) -> None:
@@ -158,6 +170,15 @@ def _check_act(name: str, weight: Weight, act: Act) -> None:
             f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "
             f"in groups of {act.group}; all weights of one operation must have the same kind of layout"
         )
+    if act.order != weight.order:
+        raise ModelError(f"{name}: weights whose inputs lie in another order than the inputs that they read")
+
+
+def _check_order(act: Act, size: int, possible: bool = True) -> None:
+    """An order names each of `size` inputs once."""
+    order = np.frombuffer(act.order, np.int32)
+    if act.order and not (possible and np.array_equal(np.sort(order), np.arange(size))):
+        raise ModelError(f"an order of {len(order)} inputs where each of {size} is read once, side by side")
 
 
 def _check_vectors(op: Op, program: Program) -> None:
@@ -186,6 +207,8 @@ def _check_vectors(op: Op, program: Program) -> None:
         case Attend():
             _check_size(f"{name}: slopes", op.slopes, heads)
             _check_size(f"{name}: sinks", op.sinks, heads)
+        case Conv():
+            _check_conv(op, program)
         case Proj():
             _check_size(f"{name}: bias", op.bias, width)
             _check_norm(name, op.post, width)
@@ -234,6 +257,19 @@ def _check_latent(op: Latent, program: Program) -> None:
     if op.narrow is not None:
         _check_size("Latent: narrow bias", op.narrow_bias, op.narrow.rows)
         _check_norm("Latent: narrow", op.narrow_norm, op.narrow.rows)
+
+
+def _check_conv(op: Conv, program: Program) -> None:
+    width, seats = program.width, program.kv.seats(program.width)
+    for weight in (op.b, op.c, op.z):
+        _check_shape("Conv", weight, width, 1)
+    for bias in (op.b_bias, op.c_bias, op.z_bias, op.bias):
+        _check_size("Conv: bias", bias, width)
+    if op.taps.ndim != 2 or not len(op.taps):
+        raise ModelError(f"Conv: taps of {list(op.taps.shape)}; they are rows of {width}, one or more")
+    _check_size("Conv: taps", op.taps, len(op.taps) * width)
+    if op.layer + seats > program.kv.layers:
+        raise ModelError(f"Conv: takes {seats} places from place {op.layer} on, of {program.kv.layers}")
 
 
 def _check_shape(name: str, weight: Weight, rows: int, inputs: int) -> None:

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from octavo.core.layout import KV_BYTES
 from octavo.kernels.weight import PANEL, Weight
 from octavo.program.batch import Batch
 from octavo.program.ops import (
     Act,
     Attend,
+    Conv,
     Embed,
     FfnIn,
     Head,
@@ -40,7 +42,7 @@ from octavo.program.ops import (
 
 EXPERTS = ("route", "moe_in", "moe_out")
 LATENT = ("latent", "latent_query", "per_head")
-ATTENTION = ("qkv", "latent", "latent_query", "attend", "per_head", "proj(o)")
+ATTENTION = ("qkv", "latent", "latent_query", "attend", "per_head", "conv", "proj(o)")
 KINDS = ("embed", "norm", *ATTENTION, "ffn_in", "proj(down)", *EXPERTS, "head", "draw")
 PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
 NAMES = {
@@ -53,7 +55,7 @@ NAMES = {
     FfnIn: "ffn_in",
     Head: "head",
 }
-NAMES |= {Latent: "latent", LatentQuery: "latent_query", PerHead: "per_head"}
+NAMES |= {Conv: "conv", Latent: "latent", LatentQuery: "latent_query", PerHead: "per_head"}
 NAMES |= {Route: "route", MoeIn: "moe_in", MoeOut: "moe_out"}
 BITS = {8: "int8", 16: "bf16", 32: "fp32"}
 
@@ -100,7 +102,7 @@ def kinds(program: Program) -> list[str]:
     sources = ["proj(o)", "proj(o)"]  # of what stands in h[0] and h[1]
     for op in program.ops:
         match op:
-            case Attend() | PerHead():
+            case Attend() | PerHead() | Conv():
                 sources[op.out] = "proj(o)"
             case FfnIn():
                 sources[op.out] = "proj(down)"
@@ -143,6 +145,8 @@ def _cost(op: Op, program: Program, batch: Batch) -> Cost:
             return _products((op.weight,), tokens, op.act) + _products((op.up,), tokens, op.act_up)
         case PerHead():
             return _products((op.weight,), tokens, op.act)
+        case Conv():
+            return _products((op.b, op.c, op.z), tokens, op.act) + _conv(op, program, batch)
         case Attend():
             seen, read = _keys(op, batch)
             dims = op.head_dim or program.kv.head_dim
@@ -177,6 +181,14 @@ def _qkv(op: Qkv, program: Program, tokens: int) -> Cost:
     products = {form: getattr(whole, form) * dims // places for form in BITS.values()}
     normed = sum(weight.rows // places * dims for weight, norm in ((op.q, op.q_norm), (op.k, op.k_norm)) if norm)
     return Cost(read=whole.read, **products) + Cost(fp32=4 * tokens * normed)
+
+
+def _conv(op: Conv, program: Program, batch: Batch) -> Cost:
+    """A convolution beside its matrices: a product for each gate, and for each tap of each number two operations."""
+    tokens, width, taps = len(batch.ids), op.b.rows, len(op.taps)
+    number = KV_BYTES[program.kv.dtype] * width
+    before = int(np.minimum(batch.positions[batch.starts[:-1]], taps - 1).sum())  # of each run, tokens that it reads
+    return Cost(number * before, number * tokens, fp32=tokens * width * (2 + 2 * taps))
 
 
 def _products(weights: tuple[Weight, ...], rows: int, act: Act) -> Cost:

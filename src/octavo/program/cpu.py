@@ -12,11 +12,13 @@ from octavo.cache.store import KvStore
 from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.interface import Config
+from octavo.kernels.weight import PANEL
 from octavo.program.batch import Batch, Drawn
 from octavo.program.check import check
 from octavo.program.ops import (
     Act,
     Attend,
+    Conv,
     Embed,
     FfnIn,
     Floats,
@@ -167,6 +169,8 @@ def native_op(op: Op, places: int) -> native.OpArgs:
                 out=op.out,
                 weights=(op.weight,),
             )
+        case Conv():
+            return _conv(op)
         case Proj():
             return _proj(op)
         case FfnIn():
@@ -227,6 +231,29 @@ def _latent_query(op: LatentQuery) -> native.OpArgs:
         head_dim=op.rank,
         rope=_rope(op.rope),
     )
+
+
+def _conv(op: Conv) -> native.OpArgs:
+    return native.OpArgs(
+        "conv",
+        layer=op.layer,
+        group=op.group,
+        act=_act(op.act),
+        act_out=_act(op.act_out),
+        source=op.source,
+        out=op.out,
+        weights=(op.b, op.c, op.z),
+        vecs=(op.b_bias, op.c_bias, op.z_bias),
+        window=len(op.taps),
+        taps=_whole_panels(op.taps),
+        tap_bias=None if op.bias is None else _whole_panels(op.bias),
+    )
+
+
+def _whole_panels(numbers: Floats) -> Floats:
+    """Numbers with zeros behind each row, which the kernel reads in whole panels."""
+    behind = -numbers.shape[-1] % PANEL
+    return np.ascontiguousarray(np.pad(numbers, [*[(0, 0)] * (numbers.ndim - 1), (0, behind)]))
 
 
 def _rope(rope: Rope | None) -> tuple[Floats, Floats] | None:
@@ -351,5 +378,5 @@ def _head_norm(norm: HeadNorm | None, places: int) -> native.HeadNormArgs | None
     return native.HeadNormArgs(_norm(norm.norm), norm.whole, places if apart else 0)
 
 
-def _act(act: Act) -> tuple[int, int]:
-    return act.bits, act.group
+def _act(act: Act) -> native.ActArgs:
+    return native.ActArgs(act.bits, act.group, np.frombuffer(act.order, np.int32) if act.order else None)

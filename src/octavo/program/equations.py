@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.kernels.weight import from_bfloat16, to_bfloat16
-from octavo.program.ops import Act, Attend, Floats, HeadNorm, Norming, Rope, Route
+from octavo.program.ops import Act, Attend, Conv, Floats, HeadNorm, Norming, Rope, Route
 
 Ints = npt.NDArray[np.int32]
 
@@ -24,6 +24,8 @@ def rounded(values: Floats, dtype: str) -> Floats:
 
 def form(values: Floats, act: Act) -> Floats:
     """Values as a projection reads them. values, result  # [rows, inputs]"""
+    if act.order:
+        values = values[:, np.frombuffer(act.order, np.int32)]
     if act.bits == 32:
         return values
     if act.bits == 16:
@@ -141,6 +143,15 @@ def chosen(z: Floats, op: Route) -> tuple[Ints, Floats]:
     shares = np.take_along_axis(scores, experts, axis=1)
     divisor = shares.sum(axis=1, keepdims=True) + np.float32(1e-20) if op.renormalise else np.float32(1)
     return experts, np.asarray(np.float32(op.scale) * shares / divisor, np.float32)
+
+
+def convolved(u: Floats, op: Conv) -> Floats:
+    """The sum over taps of ops.Conv. u  # [tokens + taps - 1, width], the ones before the tokens first"""
+    tokens = len(u) - len(op.taps) + 1
+    total = np.zeros((tokens, u.shape[1]), np.float32)
+    for number, tap in enumerate(op.taps):
+        total += tap * u[number : number + tokens]
+    return total if op.bias is None else total + op.bias
 
 
 def capped(scores: Floats, soft_cap: float) -> Floats:

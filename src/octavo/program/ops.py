@@ -19,47 +19,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from octavo.core.layout import KvLayout
 from octavo.kernels.weight import Weight
-
-Floats = npt.NDArray[np.float32]
+from octavo.program.forms import FLOAT32, NO_NORM
+from octavo.program.forms import NORMS as NORMS
+from octavo.program.forms import Act as Act
+from octavo.program.forms import Floats as Floats
+from octavo.program.forms import HeadNorm as HeadNorm
+from octavo.program.forms import Norming as Norming
+from octavo.program.forms import Rope as Rope
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 SCORINGS = ("softmax", "sigmoid")
-NORMS = ("rms", "layer", "none")
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """The form in which a projection reads its input.
-
-    bits 32: float32. 16: rounded to bfloat16. 8: int8 codes in groups of `group` inputs, symmetric: s = amax / 127,
-    code = round_half_even(value * (127 / amax)) clamped to +-127, value ~ s * code; a group of zeros has s = 0.
-    """
-
-    bits: int
-    group: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Norming:
-    """A norm over the last axis of z, computed in float32. kind:
-
-        "rms"     z / sqrt(mean(z^2) + eps) * weight
-        "layer"   (z - mean(z)) / sqrt(mean((z - mean(z))^2) + eps) * weight + bias
-        "none"    z
-
-    weight, bias  # [width], as long as z; weight None: 1, bias None: 0. What a file adds to its weights (Gemma's 1) is
-    added at load.
-    """
-
-    kind: str
-    weight: Floats | None = None
-    bias: Floats | None = None
-    eps: float = 1e-5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,33 +57,6 @@ class Norm:
     norm: Norming
     act: Act
     out: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rope:
-    """Rotation tables. cos, sin  # [positions, D' / 2]; places i and i + D' / 2 turn together:
-
-        (a, b) -> (a cos - b sin, b cos + a sin)
-
-    Pairs that do not turn (partial rotation, padding) have cos 1 and sin 0. A scaling of attention (YaRN, longrope) is
-    in both tables.
-    """
-
-    cos: Floats
-    sin: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadNorm:
-    """A norm of queries or keys. `whole` False: each head apart; True: all heads of a token as one vector.
-
-    norm.weight  # [D'], or [heads, D'] for weights of each head's own, or for `whole` [heads * D']; norm.bias alike.
-    Both are 0 where no dim is. Means are over true dims only: they divide by D, or for `whole` by heads * D, and places
-    without a dim do not count. The weight is never None.
-    """
-
-    norm: Norming
-    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,8 +107,8 @@ class Latent:
     source: int = 0
     narrow: Weight | None = None
     narrow_bias: Floats | None = None
-    narrow_norm: Norming = Norming("none")
-    act_out: Act = Act(32)
+    narrow_norm: Norming = NO_NORM
+    act_out: Act = FLOAT32
     out: int = 1
     group: int = 0
 
@@ -225,6 +169,36 @@ class Attend:
     head_dim: int = 0
     group: int = 0
     apart: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conv:
+    """h[out] = act_out(c * y): a short convolution of u = b * z between two gates (Liquid AI, 2025: LFM2).
+
+    b = B h + bb, c = C h + bc, z = Z h + bz with h = h[source]. At position t
+
+        y = bias + taps[0] * u[t - L + 1] + ... + taps[L - 1] * u[t]
+
+    where u is 0 before the text. It is read from the pages, in their dtype, that of the token itself as well: at place
+    `layer` of cache group `group` and as many places behind it as `width` numbers take (KvLayout.seats).
+
+    b, c, z  # [width, width]; taps  # [L, width]; bias and those of the matrices  # [width] or None: 0
+    """
+
+    b: Weight
+    c: Weight
+    z: Weight
+    b_bias: Floats | None
+    c_bias: Floats | None
+    z_bias: Floats | None
+    taps: Floats
+    bias: Floats | None
+    layer: int
+    act: Act
+    act_out: Act
+    source: int = 0
+    out: int = 1
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -376,6 +350,7 @@ Op = (
     | LatentQuery
     | Attend
     | PerHead
+    | Conv
     | Proj
     | FfnIn
     | Route

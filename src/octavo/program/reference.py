@@ -21,6 +21,7 @@ from octavo.program.equations import (
     attention,
     capped,
     chosen,
+    convolved,
     form,
     linear,
     norm_heads,
@@ -31,6 +32,7 @@ from octavo.program.equations import (
 )
 from octavo.program.ops import (
     Attend,
+    Conv,
     Embed,
     Expert,
     FfnIn,
@@ -152,6 +154,8 @@ class Reference:
                     h[op.out] = form(self._per_head(op.weight, h[op.source]), op.act_out)
                 case Attend():
                     h[op.out] = form(self._attend(op, at.q, batch), op.act)
+                case Conv():
+                    h[op.out] = form(self._conv(op, h[op.source], batch), op.act_out)
                 case Proj():
                     added = linear(h[op.source], self._dense[id(op.weight)], op.bias)
                     scale = np.float32(op.scale) * at.gate if op.gated else np.float32(op.scale)
@@ -198,8 +202,33 @@ class Reference:
         slots = np.repeat(batch.slots, np.diff(batch.starts))
         page = self._tables(op.group, batch)[slots, batch.positions // PAGE]
         for part, rows in enumerate((k, v)):
-            stored = rows if self._held.dtype == np.float32 else to_bfloat16(rows)
-            self._held[op.layer, part, page, batch.positions % PAGE] = stored
+            self._held[op.layer, part, page, batch.positions % PAGE] = self._stored(rows)
+
+    def _stored(self, rows: Floats) -> Pages:
+        """Numbers as the pages hold them."""
+        return rows if self._held.dtype == np.float32 else to_bfloat16(rows)
+
+    def _conv(self, op: Conv, h: Floats, batch: Batch) -> Floats:
+        """Write u to its pages, then convolve each run with what is there. [tokens, width]"""
+        b, c, z = (
+            linear(h, self._dense[id(weight)], bias)
+            for weight, bias in ((op.b, op.b_bias), (op.c, op.c_bias), (op.z, op.z_bias))
+        )
+        kv, tables = self.program.kv, self._tables(op.group, batch)
+        width, seats = op.b.rows, kv.seats(op.b.rows)
+        slots = np.repeat(batch.slots, np.diff(batch.starts))
+        u = np.pad(b * z, ((0, 0), (0, seats * kv.numbers - width)))
+        split = self._stored(u).reshape(len(u), seats, 2, kv.kv_heads, kv.head_dim)
+        held = self._held[op.layer : op.layer + seats]
+        held[:, :, tables[slots, batch.positions // PAGE], batch.positions % PAGE] = np.moveaxis(split, 0, 2)
+        out = np.empty_like(c)
+        for run, slot in enumerate(batch.slots):
+            rows = slice(batch.starts[run], batch.starts[run + 1])
+            seen = np.arange(batch.positions[rows.start] - len(op.taps) + 1, batch.kv_lens[run])
+            found = np.moveaxis(held[:, :, tables[slot, np.maximum(seen, 0) // PAGE], seen % PAGE], 2, 0)
+            read = self._numbers(found.reshape(len(seen), -1)[:, :width])
+            out[rows] = convolved(np.where(seen[:, None] < 0, np.float32(0), read), op)
+        return c * out
 
     def _latent(self, op: Latent, h: list[Floats], batch: Batch) -> None:
         """Write latent keys and values to their pages, and the narrow query, where there is one, to its h."""
@@ -271,8 +300,13 @@ class Reference:
     def _read(self, layer: int, part: int, table: Ints) -> Floats:
         """Keys (part 0) or values (1) of pages, in order. [tokens, kv_heads, head_dim]"""
         held = self._held[layer, part, table]
-        held = held.reshape(-1, *held.shape[2:])
-        return held if held.dtype == np.float32 else from_bfloat16(held.astype(np.uint16))
+        return self._numbers(held.reshape(-1, *held.shape[2:]))
+
+    def _numbers(self, held: Pages) -> Floats:
+        """What the pages hold, as float32."""
+        return (
+            held.astype(np.float32, copy=False) if held.dtype == np.float32 else from_bfloat16(held.astype(np.uint16))
+        )
 
     def _tables(self, group: int, batch: Batch) -> Ints:
         """The block tables of one cache group. [slots, pages per sequence]"""
@@ -296,6 +330,8 @@ def matrices(op: Op) -> tuple[Weight, ...]:
             return (op.weight,) if op.narrow is None else (op.weight, op.narrow)
         case LatentQuery():
             return (op.weight, op.up)
+        case Conv():
+            return (op.b, op.c, op.z)
         case Proj() | Head() | PerHead():
             return (op.weight,)
         case FfnIn():

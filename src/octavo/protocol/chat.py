@@ -13,6 +13,18 @@ from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import MAX_LOGPROBS, SamplingParams
+from octavo.protocol.calls import (
+    CHOICE,
+    MAX_CALLS,
+    MAX_TOOLS,
+    CallDelta,
+    Called,
+    PastCall,
+    Tool,
+    check_tools,
+    choice_of,
+    past_calls,
+)
 from octavo.protocol.generation import NEUTRAL_GENERATION, GenerationRequest
 from octavo.protocol.usage import Usage
 from octavo.protocol.wire import STRICT, brief, unicode
@@ -21,22 +33,18 @@ MAX_MESSAGES = 4096
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
 NEUTRAL_CHAT: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none",),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": ("medium",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "web_search_options": (),
     "prompt_cache_retention": ("in_memory", "in-memory"),
 }
-NEUTRAL_MESSAGE = ("refusal", "annotations", "audio", "tool_calls", "function_call")  # null, empty or refused
+NEUTRAL_MESSAGE = ("refusal", "annotations", "audio", "function_call")  # null, empty or refused
 EMPTY: dict[str, Any] = {"enum": [None, [], ""]}
 _PART = {
     "type": "object",
@@ -48,19 +56,25 @@ CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "item
 
 
 class Message(BaseModel):
-    """One message. `content` is a text or a list of {"type": "text", "text": ...} parts."""
+    """One message. `content` is a text or a list of {"type": "text", "text": ...} parts; null beside `tool_calls`."""
 
     model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[Any, WithJsonSchema(CONTENT)]
+    content: Annotated[Any, WithJsonSchema({"anyOf": [*CONTENT["anyOf"], {"type": "null"}]})] = None
     name: str | None = None
     tool_call_id: str | None = None
+    """Of a message of role tool: the call that it answers."""
+    tool_calls: list[PastCall] | None = Field(None, max_length=MAX_CALLS)
+    """Of an assistant's message: what it called."""
+    reasoning_content: str | None = None
+    """Of an assistant's message: what it thought, for templates that show it."""
+    reasoning: str | None = None
+    """The same, by its newer name."""
     # what an assistant message of an earlier answer carries; only empty is honoured
     refusal: Annotated[Any, WithJsonSchema(EMPTY)] = None
     annotations: Annotated[Any, WithJsonSchema(EMPTY)] = None
     audio: Annotated[Any, WithJsonSchema(EMPTY)] = None
-    tool_calls: Annotated[Any, WithJsonSchema(EMPTY)] = None
     function_call: Annotated[Any, WithJsonSchema(EMPTY)] = None
 
 
@@ -71,6 +85,15 @@ class ChatRequest(GenerationRequest):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    """What the model may call."""
+    tool_choice: Annotated[Any, WithJsonSchema(CHOICE)] = None
+    """auto: the model decides; none: it calls nothing; required: it calls something; or the function it calls."""
+    parallel_tool_calls: bool = True
+    """Whether one answer may hold several calls."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """How much to think, for chat templates that read it; none turns thinking off where the template can."""
 
     # labels
     safety_identifier: str | None = None
@@ -84,11 +107,25 @@ class ChatRequest(GenerationRequest):
     """Jinja, instead of the model's own. Only where the server was told to trust such."""
     add_special_tokens: bool = False
     chat_template_kwargs: dict[str, Any] = {}
+    include_reasoning: bool = True
+    """Whether what the model thinks is given beside its answer, or dropped."""
+    thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
+    """The most tokens of reasoning; then its end is written for the model. Not with log-probabilities."""
 
     @field_validator("chat_template_kwargs")
     @classmethod
     def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
         return template_variables(value)
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _choice(cls, value: Any) -> str:
+        return choice_of(value)
+
+    @property
+    def choice(self) -> str:
+        """auto, none, required, or "function " and the name of the one to call."""
+        return self.tool_choice or ("auto" if self.tools else "none")
 
     def sampling(self) -> SamplingParams:
         """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
@@ -97,6 +134,12 @@ class ChatRequest(GenerationRequest):
             raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidValue("top_logprobs", self.top_logprobs, "only together with logprobs=true")
+        check_tools(self.tools, self.choice)
+        if self.thinking_token_budget is not None and (self.logprobs or self.prompt_logprobs is not None):
+            wanted = "only without log-probabilities, which the end that is written has not"
+            raise InvalidValue("thinking_token_budget", self.thinking_token_budget, wanted)
+        if self.choice not in ("auto", "none") and (form := self.structured()) is not None:
+            raise InvalidValue(form.field, "given", 'only where tool_choice is "auto" or "none"')
         tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         if self.max_tokens not in (None, tokens):
             raise InvalidValue("max_tokens", self.max_tokens, f"the value of max_completion_tokens, {tokens}, or none")
@@ -125,7 +168,16 @@ def _plain(field: str, message: Message) -> dict[str, Any]:
     for name in NEUTRAL_MESSAGE:
         if getattr(message, name) not in (None, [], ""):
             raise InvalidValue(f"{field}.{name}", brief(getattr(message, name)), "this server accepts only null")
-    plain: dict[str, Any] = {"role": message.role, "content": _content(f"{field}.content", message.content)}
+    plain: dict[str, Any] = {"role": message.role}
+    if message.content is None and message.tool_calls:
+        plain["content"] = ""
+    else:
+        plain["content"] = _content(f"{field}.content", message.content)
+    if message.tool_calls or message.reasoning_content is not None or message.reasoning is not None:
+        if message.role != "assistant":
+            name = "tool_calls" if message.tool_calls else "reasoning_content"
+            raise InvalidValue(f"{field}.{name}", "given", "only in a message of role assistant")
+        plain |= _work(field, message)
     if message.name is not None:
         plain["name"] = unicode(f"{field}.name", message.name)
     if message.tool_call_id is not None:
@@ -133,6 +185,18 @@ def _plain(field: str, message: Message) -> dict[str, Any]:
             raise InvalidValue(f"{field}.tool_call_id", message.tool_call_id, "only in a message of role tool")
         plain["tool_call_id"] = unicode(f"{field}.tool_call_id", message.tool_call_id)
     return plain
+
+
+def _work(field: str, message: Message) -> dict[str, Any]:
+    """What an assistant did besides answering, under the names that templates use."""
+    work: dict[str, Any] = {}
+    thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
+    if thought is not None:
+        unicode(f"{field}.reasoning_content", thought)
+        work = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), thought)
+    if message.tool_calls:
+        work["tool_calls"] = past_calls(f"{field}.tool_calls", message.tool_calls)
+    return work
 
 
 def _content(field: str, content: Any) -> str | list[dict[str, str]]:
@@ -181,11 +245,17 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """The assistant's message."""
+    """The assistant's message. `content` is null where there is nothing but calls or reasoning.
 
-    content: str
+    `reasoning` and `reasoning_content` are two names of the same: clients read one or the other.
+    """
+
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[Called] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct):
@@ -218,6 +288,9 @@ class AnswerDelta(msgspec.Struct):
 
     role: str | msgspec.UnsetType = msgspec.UNSET
     content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[CallDelta] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChunkChoice(msgspec.Struct):

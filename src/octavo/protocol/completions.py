@@ -20,7 +20,7 @@ from octavo.protocol.wire import TEXT, TOKENS, brief, unicode
 DEFAULT_MAX_TOKENS = 16  # as in the OpenAI API
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
-NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {"suffix": ()}
+NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {"suffix": (), "thinking_token_budget": ()}
 
 _SEVERAL = {"type": "array", "minItems": 1}
 PROMPT = {"anyOf": [TEXT, TOKENS, _SEVERAL | {"items": TEXT}, _SEVERAL | {"items": TOKENS}]}
@@ -39,7 +39,7 @@ class CompletionRequest(GenerationRequest):
     @field_validator("prompt")
     @classmethod
     def _prompt(cls, value: Any) -> Any:
-        return _split(value)
+        return prompts("prompt", value)
 
     def sampling(self) -> SamplingParams:
         """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
@@ -57,18 +57,18 @@ class CompletionRequest(GenerationRequest):
         return self.params(max_tokens=tokens or None, logprobs=self.logprobs, prompt_logprobs=prompt_logprobs)
 
 
-def _split(value: Any) -> list[str | list[int]]:
+def prompts(field: str, value: Any) -> list[str | list[int]]:
     """The prompts in whichever of the four forms, checked for type and emptiness."""
     if isinstance(value, str):
-        return [_text("prompt", value)]
+        return [_text(field, value)]
     if not isinstance(value, list) or not value:
-        raise InvalidValue("prompt", brief(value), "a text, a list of token ids, or a list of either, not empty")
+        raise InvalidValue(field, brief(value), "a text, a list of token ids, or a list of either, not empty")
     first = value[0]
     if isinstance(first, str):
-        return [_text(f"prompt[{place}]", item) for place, item in enumerate(value)]
+        return [_text(f"{field}[{place}]", item) for place, item in enumerate(value)]
     if isinstance(first, list):
-        return [token_ids(f"prompt[{place}]", item) for place, item in enumerate(value)]
-    return [token_ids("prompt", value)]
+        return [token_ids(f"{field}[{place}]", item) for place, item in enumerate(value)]
+    return [token_ids(field, value)]
 
 
 def _text(field: str, value: Any) -> str:

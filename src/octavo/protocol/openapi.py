@@ -21,6 +21,18 @@ from octavo.protocol.chat import NEUTRAL_CHAT, ChatChunk, ChatCompletion, ChatRe
 from octavo.protocol.completions import NEUTRAL_COMPLETION, Completion, CompletionRequest
 from octavo.protocol.errors import ErrorBody
 from octavo.protocol.models import ModelCard, ModelList
+from octavo.protocol.pooling import (
+    Classifications,
+    ClassifyRequest,
+    EmbeddingRequest,
+    Embeddings,
+    PooledVectors,
+    PoolingRequest,
+    Ranking,
+    RerankRequest,
+    ScoreRequest,
+    Scores,
+)
 from octavo.protocol.status import Live, Readiness, Version
 from octavo.protocol.tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 
@@ -81,6 +93,17 @@ OPERATIONS = (
         CompletionRequest,
         Completion,
         NEUTRAL_COMPLETION,
+    ),
+    Operation("post", "/v1/embeddings", "Pooling", "Embeddings of texts", Embeddings, EmbeddingRequest),
+    Operation("post", "/pooling", "Pooling", "Whatever the model gives of texts", PooledVectors, PoolingRequest),
+    Operation("post", "/classify", "Pooling", "Labels of texts", Classifications, ClassifyRequest),
+    *(
+        Operation("post", path, "Pooling", "How well pairs of texts go together", Scores, ScoreRequest)
+        for path in ("/score", "/v1/score")
+    ),
+    *(
+        Operation("post", path, "Pooling", "Documents, the best answers to a query first", Ranking, RerankRequest)
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank")
     ),
     Operation("get", "/v1/models", "Models", "All names of the model", ModelList, errors=_READS),
     Operation("get", "/v1/models/{name}", "Models", "One name of the model", ModelCard, errors=_READS),

@@ -13,6 +13,7 @@ from octavo.core.errors import InvalidValue
 from octavo.core.request import StructuredOutputsParams
 from octavo.protocol.wire import STRICT
 
+TAGS = ("format", "structures", "triggers")
 SCHEMA: dict[str, Any] = {"anyOf": [{"type": "object"}, {"type": "boolean"}, {"type": "string"}]}
 
 
@@ -28,15 +29,26 @@ class NamedSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """text: anything. json_object: any JSON object. json_schema: JSON of a schema."""
+    """text: anything. json_object: any JSON object. json_schema: JSON of a schema. structural_tag: tags in text."""
 
     model_config = STRICT
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: NamedSchema | None = None
+    format: Annotated[Any, WithJsonSchema({"type": "object"})] = None
+    """XGrammar's format of a structural tag."""
+    structures: Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})] = None
+    """Of the old form of structural tags: begin, schema and end of each."""
+    triggers: list[str] | None = None
+    """Of the old form: what tags begin with, one of these each."""
 
     def params(self) -> StructuredOutputsParams | None:
         """What it asks for; None for text. Raises InvalidValue."""
+        tags = {name: value for name in TAGS if (value := getattr(self, name)) is not None}
+        if self.type == "structural_tag" and self.json_schema is None:
+            return StructuredOutputsParams(structural_tag=tags, field="response_format")
+        if tags:
+            raise InvalidValue(f"response_format.{next(iter(tags))}", "given", "only with type structural_tag")
         if self.type != "json_schema":
             if self.json_schema is not None:
                 raise InvalidValue("response_format.json_schema", "given", "only with type json_schema")
@@ -47,7 +59,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """Exactly one of json (a schema), regex, choice, grammar (Lark or GBNF) and json_object."""
+    """Exactly one of json (a schema), regex, choice, grammar (Lark or GBNF), json_object and structural_tag."""
 
     model_config = STRICT
 
@@ -56,5 +68,7 @@ class StructuredOutputs(BaseModel):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    structural_tag: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]})] = None
+    """Tags with a form in free text: an object with `format`, or with `structures` and `triggers`; or its text."""
     disable_any_whitespace: bool = False
     whitespace_pattern: str | None = None

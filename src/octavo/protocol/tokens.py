@@ -8,6 +8,7 @@ import msgspec
 from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
+from octavo.protocol.calls import MAX_TOOLS, Tool
 from octavo.protocol.chat import MAX_MESSAGES, Message, template_variables
 from octavo.protocol.completions import token_ids
 from octavo.protocol.wire import STRICT, TOKENS, unicode
@@ -24,6 +25,8 @@ class TokenizeRequest(BaseModel):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] = {}
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    """What the chat template shows the model as tools."""
     return_token_strs: bool = False
 
     @field_validator("prompt")

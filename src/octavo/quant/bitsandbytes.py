@@ -5,7 +5,7 @@
 4 bit: codes in the order of the whole matrix, the first of two in the high half of a byte, in blocks that each have a
 largest size: weight.absmax F32 [blocks], or, quantized twice, U8 [blocks] codes of weight.nested_quant_map, times
 weight.nested_absmax of every nested block, plus an offset. weight.quant_state.bitsandbytes__nf4 (or fp4) is JSON of
-shape, blocksize, nested_blocksize and nested_offset. value = absmax * number; kept as bfloat16 (coded.py).
+shape, blocksize, nested_blocksize and nested_offset. value = absmax * number (coded.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Codes that stand for numbers of a table, times a scale for each group of inputs: FP8, and the 4-bit floats.
 
-Their numbers are no multiples of one step, so no integer form holds them; they are kept as bfloat16, which holds those
-of FP8 exactly, and rounds once by the scale. A row is bytes of its own: the float32 scales of its groups (the last may
-be smaller), then a byte for each code. The names tell table and group: "E4M3/128".
+Their numbers are no multiples of one step, so no integer form holds them. E4M3, NF4 and FP4 keep their codes, with
+scales of float32 (F8 and F4 of kernels/weight.py). What has groups of no multiple of 32 inputs, and E5M2, is kept as
+bfloat16, rounded once by the scale.
+
+A row is bytes of its own: the float32 scales of its groups, then a byte for each code. The names tell table and group:
+"E4M3/128".
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.checkpoint.tensor import Bytes
-from octavo.kernels.weight import Array
+from octavo.kernels.weight import Array, Layout, Weight
 
 SINGLE = np.dtype("<f4")
 
@@ -38,6 +41,7 @@ TABLES = {
     "NF4": np.array([*NF4_BELOW, *NF4_ABOVE], np.float32),
     "FP4": np.concatenate([FP4_SIZES, -FP4_SIZES]),
 }
+FORMS = {"E4M3": Layout.F8, "NF4": Layout.F4, "FP4": Layout.F4}
 
 
 def coded_rows(scale: npt.NDArray[np.float32], codes: npt.NDArray[np.uint8]) -> Bytes:
@@ -45,13 +49,36 @@ def coded_rows(scale: npt.NDArray[np.float32], codes: npt.NDArray[np.uint8]) -> 
     return np.concatenate([np.ascontiguousarray(scale.astype(SINGLE)).view(np.uint8), codes], axis=1)
 
 
+def coded_form(name: str) -> Layout | None:
+    """Which form keeps the codes of rows in the form of this name; None: none does."""
+    table, _, group = name.partition("/")
+    return None if int(group) % 32 else FORMS.get(table)
+
+
+def coded_weight(raw: Array, table: str, group: int) -> Weight:
+    """Rows in the form `table`/`group` with their codes kept. Raises ValueError for NaN or infinity."""
+    scale, codes = _parts(raw, group)
+    with np.errstate(over="ignore"):
+        largest = np.abs(scale * np.abs(TABLES[table][codes]).max(initial=0))
+    if not np.isfinite(largest * np.float32(256)).all():
+        raise ValueError("holds NaN or infinity")
+    if FORMS[table] is Layout.F8:
+        return Weight.float8(codes, scale)
+    return Weight.float4(codes, scale, TABLES[table])
+
+
 def coded_values(raw: Array, table: str, group: int) -> npt.NDArray[np.float32]:
     """The numbers of rows in the form `table`/`group`. float32 [rows, cols]. Raises ValueError for NaN or infinity."""
-    groups = -(-raw.shape[1] // (group + 4))
-    scale = np.ascontiguousarray(raw[:, : 4 * groups]).view(SINGLE)
-    values = TABLES[table][raw[:, 4 * groups :]]
+    scale, codes = _parts(raw, group)
     with np.errstate(over="ignore", invalid="ignore"):
-        values *= np.repeat(scale, group, axis=1)[:, : values.shape[1]]
+        values = TABLES[table][codes] * np.repeat(scale, group, axis=1)
     if not np.isfinite(values).all():
         raise ValueError("holds NaN or infinity")
     return np.asarray(values, np.float32)
+
+
+def _parts(raw: Array, group: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Scales and codes of rows. [rows, groups], [rows, cols]"""
+    groups = raw.shape[1] // (group + 4)
+    scale = np.ascontiguousarray(raw[:, : 4 * groups]).view(SINGLE)
+    return np.asarray(scale, np.float32), np.asarray(raw[:, 4 * groups :], np.uint8)

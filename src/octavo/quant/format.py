@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from octavo.kernels.weight import PANEL, Array, Layout, Weight, aligned, panel_bytes, to_bfloat16
+from octavo.kernels.weight import PANEL, Array, Layout, Weight, aligned, panel_bytes, read_as, to_bfloat16
 from octavo.quant import ggml, superblock
-from octavo.quant.coded import TABLES, coded_values
+from octavo.quant.coded import TABLES, coded_form, coded_values, coded_weight
 from octavo.quant.grouped import LAYOUTS, packer
 from octavo.quant.plain import PLAIN, bfloat16_bits, float32_values
 
@@ -57,12 +57,16 @@ SUPPORTED = (*PLAIN, *QUANTIZED)
 def format_of(stored: str, dtype: str) -> Format | None:
     """How a matrix of the stored type is kept; None for a type that cannot be.
 
-    `dtype` speaks of unquantized weights: "auto" and "bfloat16" keep them as bfloat16, "float32" as float32.
+    `dtype` speaks of unquantized weights: "auto" and "bfloat16" keep them as bfloat16, "float32" as float32. With
+    "float32" codes of floats that would read bfloat16 inputs become float32 numbers.
     """
     name, _, group = stored.partition("/")
     if group and name in LAYOUTS:
         return Format(LAYOUTS[name], int(group), packer(name, int(group)))
     if group and name in TABLES:
+        layout = coded_form(stored)
+        if layout is Layout.F4 or (layout is Layout.F8 and dtype != "float32"):
+            return Format(layout, int(group), lambda raw: coded_weight(raw, name, int(group)))
         return _numbers(lambda raw: coded_values(raw, name, int(group)), dtype)
     if stored not in PLAIN:
         return QUANTIZED.get(stored)
@@ -79,8 +83,8 @@ def _numbers(values: Callable[[Array], npt.NDArray[np.float32]], dtype: str) -> 
 
 
 def widened(form: Format, layout: Layout) -> Format:
-    """A form's values as plain numbers, F32 or BF16: to be read beside matrices that are kept so."""
-    if layout is form.layout:
+    """A form that reads inputs as F32 or BF16 does: itself, or its values as such plain numbers."""
+    if read_as(form.layout, form.group) == read_as(layout, 0):
         return form
     if layout is Layout.F32:
         return Format(layout, 0, lambda raw: Weight.float32(form.pack(raw).dequantize()))

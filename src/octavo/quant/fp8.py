@@ -4,11 +4,13 @@
     weight_scale      [], [1], [rows], [rows, 1] or [row blocks, column blocks]; weight_scale_inv is the same by an
                       older name
 
-value = scale * float. Kept as bfloat16 (coded.py). Scales of inputs and caches are other engines' business: ours
-measures what it quantizes.
+value = scale * float (coded.py). Blocks that do not divide the inputs are cut to groups that do. Scales of inputs and
+caches are other engines' business: ours measures what it quantizes.
 """
 
 from __future__ import annotations
+
+from math import gcd
 
 import numpy as np
 
@@ -33,13 +35,14 @@ def weight(module: Module, declared: Declared) -> Derived | None:
     rows, cols = packed.shape
     name = next((name for name in SCALES if module.has(name)), SCALES[0])
     high, wide = _blocks(module, declared, name, rows, cols)
-    scale = module.stored[name]
+    scale, group = module.stored[name], gcd(wide, cols)
 
     def build() -> Bytes:
         grid = np.resize(floats(scale), (-(-rows // high), -(-cols // wide)))
-        return coded_rows(np.repeat(grid, high, axis=0)[:rows], raw_bytes(packed))
+        groups = np.repeat(grid, wide // group, axis=1)[:, : cols // group]
+        return coded_rows(np.repeat(groups, high, axis=0)[:rows], raw_bytes(packed))
 
-    return Derived(f"{module.name}{MARK}", f"{TABLES[packed.dtype]}/{wide}", (rows, cols), module.parts, build)
+    return Derived(f"{module.name}{MARK}", f"{TABLES[packed.dtype]}/{group}", (rows, cols), module.parts, build)
 
 
 def _blocks(module: Module, declared: Declared, name: str, rows: int, cols: int) -> tuple[int, int]:

@@ -28,12 +28,20 @@ from starlette.routing import Route
 
 import octavo
 from octavo.core.errors import OctavoError
+from octavo.core.status import EngineInfo
 from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
 from octavo.protocol.errors import body_of, error_body
-from octavo.protocol.generation import GenerationRequest, request_name
+from octavo.protocol.generation import request_name
 from octavo.protocol.models import ModelCard, ModelList
 from octavo.protocol.openapi import encoded
+from octavo.protocol.pooling import (
+    ClassifyRequest,
+    EmbeddingRequest,
+    PoolingRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from octavo.protocol.status import Live, Readiness, Version
 from octavo.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from octavo.protocol.wire import decode, read
@@ -43,6 +51,7 @@ from octavo.server.completions import CompletionCall
 from octavo.server.config import ServerConfig
 from octavo.server.front import Front
 from octavo.server.guard import Guard
+from octavo.server.pooling import classified, embedded, pooled, ranked, scored
 from octavo.server.reference import POLICY, page
 from octavo.server.sse import ClientGone, EventStream, unless_gone
 from octavo.server.text import Language
@@ -53,7 +62,7 @@ if TYPE_CHECKING:
     from octavo.engine.client import EngineClient
 
 M = TypeVar("M", bound=BaseModel)
-G = TypeVar("G", bound=GenerationRequest)
+N = TypeVar("N", bound=BaseModel)  # with a request_id
 logger = logging.getLogger("octavo.server")
 JSON_INLINE = 2**16  # bytes of a body that is read in the event loop: about a millisecond
 RETRY_SECONDS = {429: "1", 503: "5"}
@@ -148,6 +157,11 @@ class Routes:
         return {
             "/v1/completions": self.completions,
             "/v1/chat/completions": self.chat,
+            "/v1/embeddings": self.embeddings,
+            "/pooling": self.pooling,
+            "/classify": self.classify,
+            **dict.fromkeys(("/score", "/v1/score"), self.score),
+            **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), self.rerank),
             "/tokenize": self.tokenize,
             "/detokenize": self.detokenize,
         }
@@ -216,6 +230,33 @@ class Routes:
         call = await ChatCall.open(self._front, info, asked)
         return await self._answer(request, call, asked.stream)
 
+    async def embeddings(self, request: Request) -> Response:
+        """Embeddings of texts."""
+        return await self._pooled(request, EmbeddingRequest, embedded)
+
+    async def pooling(self, request: Request) -> Response:
+        """Whatever the model gives of texts."""
+        return await self._pooled(request, PoolingRequest, pooled)
+
+    async def classify(self, request: Request) -> Response:
+        """Labels of texts."""
+        return await self._pooled(request, ClassifyRequest, classified)
+
+    async def score(self, request: Request) -> Response:
+        """Scores of pairs of texts."""
+        return await self._pooled(request, ScoreRequest, scored)
+
+    async def rerank(self, request: Request) -> Response:
+        """Documents in the order of their scores."""
+        return await self._pooled(request, RerankRequest, ranked)
+
+    async def _pooled(
+        self, request: Request, kind: type[N], answered: Callable[[Front, EngineInfo, N], Awaitable[bytes]]
+    ) -> Response:
+        info = self._front.accept()
+        asked = await self._named(request, kind)
+        return _json(await unless_gone(request.receive, answered(self._front, info, asked)))
+
     async def tokenize(self, request: Request) -> Response:
         """Text to token ids."""
         return _json(await tokenized(self._front, await self._asked(request, TokenizeRequest)))
@@ -231,7 +272,7 @@ class Routes:
         unknown = request.state.ignored if config.ignore_unknown else None
         return await language.work(len(body), lambda: read(kind, decode(body), neutral, unknown), inline=JSON_INLINE)
 
-    async def _named(self, request: Request, kind: type[G], neutral: dict[str, tuple[Any, ...]]) -> G:
+    async def _named(self, request: Request, kind: type[N], neutral: dict[str, tuple[Any, ...]] | None = None) -> N:
         """The checked request in a body, with the name that its header gives it."""
         asked = await self._asked(request, kind, neutral)
         name = request.headers.get("x-request-id")

@@ -5,7 +5,7 @@ Invariant: the contents of a choice's chunks, joined, are the content of the who
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,8 @@ from msgspec import UNSET
 
 from octavo.core.errors import InvalidValue, ModelError, UserError
 from octavo.core.status import EngineInfo
+from octavo.protocol.calls import Tool
 from octavo.protocol.chat import (
-    Answer,
     AnswerDelta,
     ChatChoice,
     ChatChunk,
@@ -27,11 +27,13 @@ from octavo.protocol.chat import (
 )
 from octavo.protocol.usage import Usage
 from octavo.protocol.wire import brief, unicode
+from octavo.server.answer import Reading, calls, deltas, message, read
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from octavo.server.stencil import HOLE, Stencil
 from octavo.server.text import INLINE, Language
+from octavo.text.parsers.events import Content, Event, Parser
 from octavo.text.template import ChatTemplate, until_end_of
 from octavo.text.tokenizer import Tokenizer
 
@@ -45,8 +47,10 @@ async def chat_tokens(
     variables: dict[str, Any],
     continue_final_message: bool = False,
     chat_template: str | None = None,
+    tools: Sequence[Tool] = (),
+    effort: str | None = None,
 ) -> list[int]:
-    """Token ids of a conversation in the model's template, or another. Raises UserError."""
+    """Token ids of a conversation in the model's template, or another. effort: of reasoning. Raises UserError."""
     tokenizer = language.required("messages")
     template = language.template
     if chat_template is not None:
@@ -55,17 +59,34 @@ async def chat_tokens(
         raise UserError(
             "messages: this model has no chat template; use /v1/completions", "messages", "no_chat_template"
         )
-    plain = conversation(messages)
+    if tools and "tools" not in template.variables:
+        raise InvalidValue(
+            "tools", [tool.function.name for tool in tools[:8]], "none: the chat template shows no tools"
+        )
+    if effort is not None:
+        variables = _with_effort(template, effort) | variables
+    plain, shown = conversation(messages), [tool.shown() for tool in tools] or None
     if "developer" not in (chat_template or tokenizer.chat_template or ""):  # it knows the role by its older name
         plain = [message | {"role": "system"} if message["role"] == "developer" else message for message in plain]
 
     def encoded() -> list[int]:
-        text = template.render(plain, add_generation_prompt=add_generation_prompt, **variables)
+        text = template.render(plain, tools=shown, add_generation_prompt=add_generation_prompt, **variables)
         if continue_final_message:
             text = until_end_of(text, plain[-1]["content"])
         return tokenizer.encode(text, special=add_special_tokens)
 
-    return await language.work(sum(_size(message["content"]) for message in plain), encoded)
+    size = sum(_size(message["content"]) for message in plain) + sum(256 + len(str(tool)) for tool in shown or ())
+    return await language.work(size, encoded)
+
+
+def _with_effort(template: ChatTemplate, effort: str) -> dict[str, Any]:
+    """What tells the template how much to think. Raises InvalidValue."""
+    if "reasoning_effort" in template.variables:
+        return {"reasoning_effort": effort}
+    for name in ("enable_thinking", "thinking"):
+        if name in template.variables:
+            return {name: effort != "none"}
+    raise InvalidValue("reasoning_effort", effort, "none given: the chat template knows no reasoning")
 
 
 def _template(tokenizer: Tokenizer, written: str) -> ChatTemplate:
@@ -90,6 +111,7 @@ class ChatCall:
         self._sampling = asked.sampling()
         self._call = Call(front, info, asked, self._sampling)
         self._names = TokenNames(front.language.tokenizer)
+        self._reading: Reading
 
     @classmethod
     async def open(cls, front: Front, info: EngineInfo, asked: ChatRequest) -> ChatCall:
@@ -106,36 +128,47 @@ class ChatCall:
             variables=asked.chat_template_kwargs,
             continue_final_message=asked.continue_final_message,
             chat_template=asked.chat_template,
+            tools=asked.tools,
+            effort=asked.reasoning_effort,
         )
+        reading = call._reading = Reading(front.language, front.config, asked, tokens)
+        call._call.budget = reading.budget(call._call.grammar)
+        call._call.kept, call._call.grammar = reading.kept, reading.grammar(call._call.grammar)
+        if asked.choice not in ("auto", "none"):
+            call._call.grammar_field = "tools"
         call._call.add("messages", tokens, None)
         return call
 
     async def whole(self) -> bytes:
         """The JSON of the answer, when all is done."""
         await self._call.run(_nothing)
-        call, asked, totals = self._call, self._asked, self._call.totals
-        choices = []
-        for index in range(len(call.requests)):
-            total = totals[index]
-            logprobs = None
-            if asked.logprobs:
-                shape = partial(chat_logprobs, self._names, total.logprobs)
-                logprobs = await self._front.language.work(len(total.logprobs), shape)
-            choice = ChatChoice(index, Answer(total.text), logprobs, total.finish, total.stop_reason)
-            if asked.return_token_ids:
-                choice.token_ids = total.tokens
-            choices.append(choice)
+        call, asked = self._call, self._asked
+        choices = [await self._choice(index) for index in range(len(call.requests))]
         answer = ChatCompletion(
             f"chatcmpl-{call.name}", call.created, call.model, call.fingerprint, choices, self._usage()
         )
         if asked.return_token_ids:
             answer.prompt_token_ids = call.requests[0].prompt
         if asked.prompt_logprobs is not None:
-            entries = totals[0].prompt_logprobs
+            entries = call.totals[0].prompt_logprobs
             answer.prompt_logprobs = await self._front.language.work(
                 len(entries), lambda: prompt_logprobs(self._names, entries)
             )
         return msgspec.json.encode(answer)
+
+    async def _choice(self, index: int) -> ChatChoice:
+        """A choice that is done."""
+        total, asked, work = self._call.totals[index], self._asked, self._front.language.work
+        logprobs = None
+        if asked.logprobs:
+            shape = partial(chat_logprobs, self._names, total.logprobs)
+            logprobs = await work(len(total.logprobs), shape)
+        events = await work(len(total.text), partial(read, self._reading.parser(), total.text))
+        said = message(events, reasoning=asked.include_reasoning)
+        choice = ChatChoice(index, said, logprobs, _finish(total.finish, calls(events)), total.stop_reason)
+        if asked.return_token_ids:
+            choice.token_ids = total.tokens
+        return choice
 
     async def stream(self, put: Callable[[bytes], None]) -> None:
         """Give the JSON of each chunk to `put`: of each choice first its role, then its text, then its end."""
@@ -144,13 +177,17 @@ class ChatCall:
         usage: msgspec.UnsetType | None = None if wanted else UNSET
         plain = not (self._asked.logprobs or self._asked.return_token_ids or each)
         begun: dict[int, Stencil] = {}  # for the chunks that differ in nothing but their text: nearly all
+        streams = [Stream(self._reading.parser()) for _ in self._call.requests]
 
         async def take(piece: Piece) -> None:
+            events = streams[piece.index].take(piece)
             if plain and piece.index in begun and piece.delta.finish is None:
-                if piece.delta.text:
-                    put(begun[piece.index].fill(piece.delta.text))
-                return
-            news = self._news(piece)
+                if not events:
+                    return
+                if len(events) == 1 and isinstance(events[0], Content):
+                    put(begun[piece.index].fill(events[0].text))
+                    return
+            news = self._news(piece, events, called=streams[piece.index].called)
             if piece.index not in begun:
                 role = ChatChunkChoice(piece.index, AnswerDelta(role="assistant", content=""))
                 news.insert(0, role)
@@ -167,18 +204,21 @@ class ChatCall:
         if wanted:
             put(msgspec.json.encode(self._chunk([], self._usage())))
 
-    def _news(self, piece: Piece) -> list[ChatChunkChoice]:
-        """What a piece adds to its choice: text, an end, both or nothing."""
-        delta, news = piece.delta, []
+    def _news(self, piece: Piece, events: list[Event], *, called: bool) -> list[ChatChunkChoice]:
+        """What a piece adds to its choice: text, calls, an end, or nothing. Its tokens come with the first."""
+        delta, added = piece.delta, deltas(events, reasoning=self._asked.include_reasoning)
         logprobs = chat_logprobs(self._names, delta.logprobs) if self._asked.logprobs and delta.logprobs else None
-        if delta.text or logprobs is not None or (self._asked.return_token_ids and delta.tokens):
-            choice = ChatChunkChoice(piece.index, AnswerDelta(content=delta.text), logprobs)
+        told = logprobs is not None or (self._asked.return_token_ids and bool(delta.tokens))
+        news = [ChatChunkChoice(piece.index, each) for each in (added or ([AnswerDelta(content="")] if told else []))]
+        if news:
+            news[0].logprobs = logprobs
             if self._asked.return_token_ids:
-                choice.token_ids = delta.tokens
-            news.append(choice)
+                news[0].token_ids = delta.tokens
         if delta.finish is not None:
-            end = ChatChunkChoice(piece.index, AnswerDelta(), finish_reason=delta.finish, stop_reason=delta.stop_reason)
-            news.append(end)
+            finish = _finish(delta.finish, called)
+            news.append(
+                ChatChunkChoice(piece.index, AnswerDelta(), finish_reason=finish, stop_reason=delta.stop_reason)
+            )
         return news
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | msgspec.UnsetType | None) -> ChatChunk:
@@ -190,6 +230,27 @@ class ChatCall:
         cached = totals[0].cached if 0 in totals else 0
         completion = sum(len(total.tokens) for total in totals.values())
         return Usage.of(len(self._call.requests[0].prompt), completion, cached)
+
+
+class Stream:
+    """Events of one choice as they come. called: whether it holds a call so far."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
+        self.called = False
+
+    def take(self, piece: Piece) -> list[Event]:
+        """What a piece adds."""
+        events = self._parser.push(piece.delta.text)
+        if piece.delta.finish is not None:
+            events += self._parser.finish()
+        self.called = self.called or calls(events)
+        return events
+
+
+def _finish(finish: str | None, called: bool) -> str | None:
+    """Why an answer ended, in OpenAI's words."""
+    return "tool_calls" if called and finish == "stop" else finish
 
 
 async def _nothing(piece: Piece) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from octavo.core.errors import InvalidValue
+from octavo.text.parsers import registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class ServerConfig:
     backlog_bytes: most bytes of one stream that wait to be sent. heartbeat_seconds: age of the engine's last sign of
     life from which it is not ready. metrics_compat: "none" or "vllm". priorities: whether the scheduler heeds them.
     trust_request_chat_template: whether a request may bring a template. ignore_unknown: take requests with parameters
-    that we do not know, and name them in the header x-octavo-ignored.
+    that we do not know, and name them in the header x-octavo-ignored. tool_call_parser, reasoning_parser: how calls of
+    tools and reasoning are read out of a chat's answer; auto: as the chat template has it.
     """
 
     names: tuple[str, ...]
@@ -35,6 +37,8 @@ class ServerConfig:
     priorities: bool = False
     trust_request_chat_template: bool = False
     ignore_unknown: bool = False
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):
@@ -49,5 +53,8 @@ class ServerConfig:
         for field in ("drain_seconds", "stall_seconds", "body_seconds", "heartbeat_seconds"):
             if not 0 <= getattr(self, field) < 1e9:
                 raise InvalidValue(field, getattr(self, field), "a number of seconds, 0 or more")
+        for field, rows in (("tool_call_parser", registry.TOOLS), ("reasoning_parser", registry.REASONING)):
+            if getattr(self, field) not in registry.names(rows):
+                raise InvalidValue(field, getattr(self, field), "one of " + ", ".join(registry.names(rows)))
         if self.metrics_compat not in ("none", "vllm"):
             raise InvalidValue("metrics_compat", self.metrics_compat, "none or vllm")

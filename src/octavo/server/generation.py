@@ -19,8 +19,9 @@ import msgspec
 from octavo.core.errors import EngineFault, InvalidValue, Unavailable, UserError
 from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams, check_sampling_tokens, choice_seed, last_tokens
-from octavo.core.status import EngineInfo
+from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.generation import GenerationRequest
+from octavo.server.budget import Budget, within
 from octavo.server.front import Front
 from octavo.server.metrics import Meter
 from octavo.text.assemble import Assembler, Delta
@@ -53,6 +54,7 @@ class Call:
     """The sequences of one API call. `index` of a piece counts over all prompts."""
 
     def __init__(self, front: Front, info: EngineInfo, asked: GenerationRequest, sampling: SamplingParams) -> None:
+        check_kind(Request(id="", prompt=[]), info.pooling)
         self.id = secrets.token_hex(12)
         self.name = asked.request_id or self.id
         self.created = int(time.time())
@@ -60,6 +62,8 @@ class Call:
         self.fingerprint = front.fingerprint(info)
         self.requests: list[Request] = []
         self.totals: dict[int, Assembler] = {}
+        self.kept: frozenset[int] = frozenset()  # special tokens that stay in the text
+        self.budget: Budget | None = None  # of reasoning
         self._client: EngineClient = front.client
         self._meter: Meter = front.meter
         self._tokenizer: Tokenizer | None = front.language.tokenizer
@@ -67,8 +71,8 @@ class Call:
         self._asked = asked
         self._sampling = sampling
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
-        self._grammar = grammar_of(sampling.structured_outputs)
-        self._grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
+        self.grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
+        self.grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()
         if asked.priority and not front.config.priorities:
             raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
@@ -105,8 +109,8 @@ class Call:
                 seed=choice_seed(self._seed, choice),
                 priority=self._asked.priority,
                 salt=self._asked.cache_salt,
-                grammar=self._grammar,
-                grammar_field=self._grammar_field,
+                grammar=self.grammar,
+                grammar_field=self.grammar_field,
                 bad_words=self._bad_words,
             )
             self.requests.append(request)
@@ -151,7 +155,7 @@ class Call:
     async def _one(self, index: int, take: Take) -> None:
         """One choice to its end."""
         request = self.requests[index]
-        total = self.totals[index] = Assembler(self._tokenizer, request.sampling, request.prompt)
+        total = self.totals[index] = Assembler(self._tokenizer, request.sampling, request.prompt, self.kept)
         last, reason = self._began, "abort"
         try:
             async with aclosing(self._outputs(request)) as outputs:
@@ -171,7 +175,8 @@ class Call:
             self._meter.finished(reason)
 
     def _outputs(self, request: Request) -> AsyncGenerator[Output, None]:
-        outputs = self._client.generate(request)
+        generate = self._client.generate
+        outputs = generate(request) if self.budget is None else within(self.budget, generate, request)
         return outputs if self._deadline is None else _until(self._deadline, outputs, request.id)
 
 

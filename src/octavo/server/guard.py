@@ -22,7 +22,10 @@ from octavo.server.front import Front
 logger = logging.getLogger("octavo.server")
 
 OPEN = frozenset({"/live", "/ready", "/health", "/version", "/metrics", "/openapi.json", "/docs"})
-CLOSED = frozenset({"/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"})
+CLOSED = frozenset(
+    {"/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"}
+    | {"/v1/embeddings", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"}
+)
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 

@@ -27,6 +27,7 @@ async def tokenized(front: Front, asked: TokenizeRequest) -> bytes:
             add_generation_prompt=asked.add_generation_prompt,
             add_special_tokens=asked.add_special_tokens is True,
             variables=asked.chat_template_kwargs,
+            tools=asked.tools,
         )
     answer = Tokenized(len(tokens), _longest(front), tokens)
     if asked.return_token_strs:

@@ -44,15 +44,22 @@ class Delta(msgspec.Struct, frozen=True):
 class Assembler:
     """Text and totals of one completion. Without a tokenizer (or with `detokenize` off) the text stays empty.
 
-    prompt: the tokens the completion continues, so that a space or a character that begins in it is not lost. Raises
-    InvalidValue for `stop` where there is no text to search. Not thread-safe.
+    prompt: the tokens the completion continues, so that a space or a character that begins in it is not lost. kept:
+    special tokens that stay in the text. Raises InvalidValue for `stop` where there is no text to search. Not
+    thread-safe.
 
     Totals so far: `text`, `tokens`, `logprobs`, `prompt_logprobs`, `cumulative_logprob`, `cached` (prompt tokens found
     in the prefix cache), `finish`, `stop_reason`, `error`. `stopped`: a stop string was found while the engine still
     generates, so the sequence should be aborted.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, sampling: SamplingParams, prompt: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        sampling: SamplingParams,
+        prompt: Sequence[int] = (),
+        kept: frozenset[int] = frozenset(),
+    ) -> None:
         stops = sampling.stop_strings
         if stops and tokenizer is None:
             raise InvalidValue("stop", sampling.stop, "this model has no tokenizer; use stop_token_ids")
@@ -60,7 +67,8 @@ class Assembler:
             raise InvalidValue("stop", sampling.stop, "stop strings need detokenize=True")
         self._detok: Detokenizer | None = None
         if tokenizer is not None and sampling.detokenize:
-            self._detok = Detokenizer(tokenizer, skip_special=sampling.skip_special_tokens, prompt=prompt)
+            skip = sampling.skip_special_tokens
+            self._detok = Detokenizer(tokenizer, skip_special=skip, prompt=prompt, kept=kept)
         self._stop = StopMatcher(stops, include=sampling.include_stop_str_in_output) if stops else None
         self._keep_stop_token = sampling.include_stop_str_in_output
         self._min_tokens = sampling.min_tokens

@@ -18,14 +18,21 @@ _LONGEST = 4  # bytes of a UTF-8 character
 class Detokenizer:
     """Turns the tokens of one text into pieces of text. Not thread-safe.
 
-    skip_special: leave special tokens out. prompt: tokens the text continues; none of their text is ever given out, but
-    they settle two things. After a prompt with text, the first token keeps its leading space (SentencePiece); and if
-    the prompt ends within a character whose rest comes first, the character is given out whole.
+    skip_special: leave special tokens out, but for those `kept`. prompt: tokens the text continues; none of their text
+    is ever given out, but they settle two things. After a prompt with text, the first token keeps its leading space
+    (SentencePiece); and if the prompt ends within a character whose rest comes first, the character is given out whole.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, prompt: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special: bool = True,
+        prompt: Sequence[int] = (),
+        kept: frozenset[int] = frozenset(),
+    ) -> None:
         self._bytes_of = tokenizer.token_bytes
-        self._skip = tokenizer.special_ids if skip_special else frozenset()
+        self._skip = tokenizer.special_ids - kept if skip_special else frozenset()
         self._rest = b""  # the beginning of a character
         tail = self._tail(prompt)
         self._strip = tokenizer.strips_space and not tail
@@ -56,6 +63,11 @@ class Detokenizer:
         text, used = codecs.utf_8_decode(data, "replace")
         self._rest = data[used:]
         return text
+
+    @property
+    def begun(self) -> bool:
+        """Whether the text so far ends within a character."""
+        return bool(self._rest or self._begun)
 
     def finish(self) -> str:
         """What is left: U+FFFD if the text ends within a character."""

@@ -64,7 +64,8 @@ def frame(bos: int | None, eos: int | None) -> processors.TemplateProcessing:
     marks = [(name, i) for name, i in (("bos", bos), ("eos", eos)) if i is not None]
     special = [{"id": name, "ids": [i], "tokens": [name]} for name, i in marks]
     single = ["bos"] * (bos is not None) + ["$A"] + ["eos"] * (eos is not None)
-    return processors.TemplateProcessing(single=single, pair=[*single, "$B"], special_tokens=special)
+    second = [part.replace("$A", "$B") + ":1" for part in single]
+    return processors.TemplateProcessing(single=single, pair=[*single, *second], special_tokens=special)
 
 
 class _Fields:

@@ -13,6 +13,8 @@ from typing import Any
 
 from octavo.core.errors import UserError
 from octavo.core.request import StructuredOutputsParams
+from octavo.text.tags import Tags
+from octavo.text.tokenizer import Tokenizer
 
 MAX_TEXT = 1 << 17  # characters of a schema, pattern or grammar as the caller wrote it
 MAX_CHOICES = 4096
@@ -21,8 +23,11 @@ ESCAPES = 'nrbtf\\"'
 UNSPELLED = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")  # what JSON writes with \u only
 
 
-def grammar_of(asked: StructuredOutputsParams | None) -> str:
-    """llguidance's grammar, empty for none. Raises UserError, naming the field, for what cannot be translated."""
+def grammar_of(asked: StructuredOutputsParams | None, tokenizer: Tokenizer | None = None) -> str:
+    """llguidance's grammar, empty for none. Raises UserError, naming the field, for what cannot be translated.
+
+    tokenizer: whose special tokens structural tags may name.
+    """
     if asked is None:
         return ""
     if asked.json is not None:
@@ -33,8 +38,11 @@ def grammar_of(asked: StructuredOutputsParams | None) -> str:
         return _choice(asked.choice, asked.place("choice"))
     if asked.regex is not None:
         return _regex(asked.regex, asked.place("regex"))
+    if asked.structural_tag is not None:
+        return _tags(asked, asked.structural_tag, tokenizer)
     assert asked.grammar is not None
-    return _written(asked.grammar, asked.place("grammar"))
+    field = asked.place("grammar")
+    return _lark(_written(asked.grammar, field))
 
 
 def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
@@ -44,14 +52,9 @@ def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
     return text
 
 
-def guided(asked: StructuredOutputsParams, schema: Any, field: str) -> dict[str, Any] | bool:
+def guided(asked: StructuredOutputsParams, schema: Any, field: str) -> dict[str, Any]:
     """A schema as llguidance is to follow it, with `asked`'s white space. Raises UserError naming `field`."""
-    if isinstance(schema, str):
-        _check_size(field, schema)
-        try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
-            raise refused(field, f"not readable as JSON: {error}") from None
+    schema = _parsed(schema, field)
     if not isinstance(schema, (dict, bool)):
         raise refused(field, "a JSON schema is an object, or true or false")
     if schema is False:
@@ -67,11 +70,22 @@ def guided(asked: StructuredOutputsParams, schema: Any, field: str) -> dict[str,
     return {**({} if schema is True else schema), "x-guidance": options}
 
 
+def _parsed(value: Any, field: str) -> Any:
+    """What is given as JSON or as its text."""
+    if not isinstance(value, str):
+        return value
+    _check_size(field, value)
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise refused(field, f"not readable as JSON: {error}") from None
+
+
 def _dumped(value: Any, field: str) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise refused(field, f"the schema cannot be written as JSON: {error}") from None
+        raise refused(field, f"it cannot be written as JSON: {error}") from None
 
 
 def _check_kept(schema: Any, field: str) -> None:
@@ -111,15 +125,25 @@ def _regex(pattern: str, field: str) -> str:
     return LLMatcher.grammar_from_regex(pattern)
 
 
+def _tags(asked: StructuredOutputsParams, tag: Any, tokenizer: Tokenizer | None) -> str:
+    field = asked.place("structural_tag")
+    tag = _parsed(tag, field)
+    _check_size(field, _dumped(tag, field))
+    ids = tokenizer.special_ids if tokenizer is not None else ()
+    specials = {tokenizer.token_text(id): id for id in sorted(ids)} if tokenizer is not None else {}
+    tags = Tags(lambda schema, place: guided(asked, schema, place), _written, specials, refused)
+    return json.dumps({"grammars": tags.grammars(tag, field)})
+
+
 def _written(grammar: str, field: str) -> str:
-    """Lark as it is; what defines its rules by ::= is GBNF."""
+    """As Lark, which stays as it is; what defines its rules by ::= is GBNF."""
     _check_size(field, grammar)
     if "::=" not in grammar:
-        return _lark(grammar)
+        return grammar
     from llguidance import gbnf_to_lark
 
     try:
-        return _lark(gbnf_to_lark.gbnf_to_lark(grammar))
+        return gbnf_to_lark.gbnf_to_lark(grammar)
     except Exception as error:  # what the converter raises has no narrower type
         raise refused(field, f"not readable as GBNF: {error}") from None
 

@@ -15,6 +15,12 @@ from typing import Any
 
 from octavo.core.errors import ModelError
 
+# What `cleanup` of the library's WordPiece writes within a token.
+CLEANED = (
+    *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
+    (" do not", " don't"),
+)
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -33,11 +39,13 @@ def read_spelling(decoder: dict[str, Any] | None) -> Spelling:
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
         return Spelling(_byte_level_speller(), False)
+    if kinds == ["WordPiece"]:
+        return Spelling(_word_speller(steps[0]["prefix"], cleanup=steps[0]["cleanup"]), True)
     if not steps or set(kinds) - {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
         named = ", ".join(kinds) or "none"
         raise ModelError(
-            f"tokenizer.json: decoder {named} is not supported; supported are ByteLevel, Metaspace, and sequences of "
-            "Replace, ByteFallback, Fuse and Strip"
+            f"tokenizer.json: decoder {named} is not supported; supported are ByteLevel, WordPiece, Metaspace, and "
+            "sequences of Replace, ByteFallback, Fuse and Strip"
         )
     replacements: list[tuple[str, str]] = []
     strips = False
@@ -87,6 +95,20 @@ def _byte_level_speller() -> Callable[[str], bytes]:
             return bytes([letters[letter] for letter in token])
         except KeyError:  # not written in the alphabet: an added token, as it is
             return token.encode()
+
+    return spell
+
+
+def _word_speller(prefix: str, *, cleanup: bool) -> Callable[[str], bytes]:
+    """Of tokens that are words, or go on with one where they begin with `prefix`; a text's first is no such."""
+
+    def spell(token: str) -> bytes:
+        if token.startswith(prefix):
+            return token.replace(prefix, "", 1).encode()
+        token = " " + token
+        for old, new in CLEANED if cleanup else ():
+            token = token.replace(old, new)
+        return token.encode()
 
     return spell
 

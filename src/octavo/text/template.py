@@ -7,6 +7,7 @@ template is untrusted code, see sandbox.py for what it may do. Does not know tok
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from octavo.core.errors import InvalidValue, ModelError, UserError
@@ -28,6 +29,9 @@ class ChatTemplate:
     one part, unless the template asks whether something `is string`. Otherwise the texts of a list are joined with
     newlines, as vLLM does. Only parts of type "text" are taken: octavo serves no images or sound.
 
+    The arguments of a call in `tool_calls` are given as an object, or as its JSON to a template that would write an
+    object's Python text or fails on one. `variables`: the names the template asks for.
+
     Thread-safe. Jinja is imported when the first template is made.
     """
 
@@ -47,6 +51,8 @@ class ChatTemplate:
                 raise ModelError(f"chat template, line {node.lineno}: other templates cannot be read")
             self._loops = _loops_over_content(tree)
             self._asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
+            self._spelled: bool | None = None  # whether arguments are given as JSON; None: not tried yet
+            self.variables = frozenset(node.name for node in tree.find_all(nodes.Name) if node.ctx == "load")
             self._template = self._sandbox.from_string(tree)
         except TemplateSyntaxError as error:
             raise ModelError(f"chat template, line {error.lineno}: {error.message}") from error
@@ -98,12 +104,45 @@ class ChatTemplate:
 
     def _shaped(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages with their content as the template expects it."""
-        return [
+        shaped = [
             {**message, "content": self._content(message["content"], f"messages[{i}].content")}
             if "content" in message
             else message
             for i, message in enumerate(messages)
         ]
+        if any(message.get("tool_calls") for message in shaped):
+            spelled = self._wants_json()
+            shaped = [
+                with_arguments(message, spelled=spelled, field=f"messages[{i}]") for i, message in enumerate(shaped)
+            ]
+        return shaped
+
+    def _wants_json(self) -> bool:
+        """Whether the template wants a call's arguments as JSON text: tried once."""
+        if self._spelled is None:
+            given, text = (self._tried(spelled=spelled) for spelled in (False, True))
+            self._spelled = text is not None and (given is None or "'octavo'" in given)
+        return self._spelled
+
+    def _tried(self, *, spelled: bool) -> str | None:
+        """A conversation with a call whose arguments are given in this form; None where it cannot be rendered."""
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"octavo": "x"}}}
+        messages = [
+            {"role": "user", "content": self._content("x", "")},
+            with_arguments({"role": "assistant", "content": "", "tool_calls": [call]}, spelled=spelled, field=""),
+        ]
+        given = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": False,
+            **self._special,
+        }
+        try:
+            self._sandbox.start(given.values())
+            return self._template.render(given)
+        except Exception:
+            return None
 
     def _content(self, content: Any, field: str) -> Any:
         if isinstance(content, str) and self._loops and not self._asks:
@@ -114,6 +153,27 @@ class ChatTemplate:
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
                 raise InvalidValue(f"{field}[{i}]", part, 'only parts {"type": "text", "text": "..."} are')
         return content if self._loops else "\n".join(part["text"] for part in content)
+
+
+def with_arguments(message: dict[str, Any], *, spelled: bool, field: str) -> dict[str, Any]:
+    """A message whose calls have their arguments as JSON, or as objects. Raises InvalidValue."""
+    calls = []
+    for place, call in enumerate(message.get("tool_calls") or ()):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            calls.append(call)
+            continue
+        value = function.get("arguments", {})
+        try:
+            value = (json.loads(value) if value.strip() else {}) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            where = f"{field}.tool_calls[{place}].function.arguments"
+            raise InvalidValue(where, function["arguments"], "the JSON text of an object")
+        given = json.dumps(value, ensure_ascii=False) if spelled else value
+        calls.append({**call, "function": {**function, "arguments": given}})
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def until_end_of(text: str, content: str | list[dict[str, str]]) -> str:

@@ -62,13 +62,40 @@ class Tokenizer:
         special: add what the model wants before and behind a text (bos, eos). A rendered chat template already holds
         them: encode it with special=False. Time is linear in the text. Raises UserError for text that is not Unicode.
         """
+        return self._encoded(text, special).ids
+
+    def encode_pair(self, text: str, second: str | None = None, *, limit: int | None = None) -> tuple[list[int], int]:
+        """Token ids of a text, or of two that are read together, with their marks; and where the second type begins.
+
+        That is 0 of a model that tells no types of tokens apart. limit: tokens at most, marks included; of what is too
+        long the end is left out, of two texts the longer one's first, as transformers does. Raises UserError.
+        """
+        first = self._encoded(text, False)
+        other = None if second is None else self._encoded(second, False)
+        if limit is not None:
+            room = max(0, limit - self._backend.num_special_tokens_to_add(second is not None))
+            if other is None:
+                first.truncate(room)
+            else:
+                for encoding, count in zip((first, other), _shared(len(first.ids), len(other.ids), room), strict=True):
+                    encoding.truncate(count)
+        whole = self._backend.post_process(first, other, True)
+        return whole.ids, whole.type_ids.index(1) if 1 in whole.type_ids else 0
+
+    def encode_pieces(self, text: str, limit: int) -> list[list[int]]:
+        """Token ids of a text, cut into pieces of at most `limit` tokens, each with its marks. Raises UserError."""
+        whole = self._encoded(text, False)
+        whole.truncate(max(1, limit - self._backend.num_special_tokens_to_add(False)))
+        return [self._backend.post_process(piece, None, True).ids for piece in (whole, *whole.overflowing)]
+
+    def _encoded(self, text: str, special: bool) -> tokenizers.Encoding:
         try:
             text.encode()  # of half characters the library's versions make different things
         except UnicodeEncodeError as error:
             half = f"U+{ord(text[error.start]):04X} at {error.start}"
             raise UserError(f"the text is not valid Unicode: {half} is half a character") from None
         # the batch call, unlike `encode`, computes no character offsets, which would take a third of the time
-        return self._backend.encode_batch_fast([text], add_special_tokens=special)[0].ids
+        return self._backend.encode_batch_fast([text], add_special_tokens=special)[0]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD. skip_special: leave special tokens out."""
@@ -88,9 +115,30 @@ class Tokenizer:
             data = self._spelled[id] = self._spell(token)
         return data
 
+    def marks(self, texts: Iterable[str]) -> frozenset[int]:
+        """The special tokens that spell these texts."""
+        ids = (self._backend.token_to_id(text) for text in texts)
+        return frozenset(i for i in ids if i is not None) & self.special_ids
+
+    def written(self, mark: str) -> str:
+        """A mark as a grammar writes it: a special token by its id, for no text spells it; else as text."""
+        ids = self.marks([mark])
+        return f"<[{next(iter(ids))}]>" if ids else json.dumps(mark, ensure_ascii=False)
+
     def token_text(self, id: int) -> str:
         """A token's bytes as text, with U+FFFD where a character is incomplete."""
         return self.token_bytes(id).decode("utf-8", errors="replace")
+
+
+def _shared(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many of `first` and `second` tokens stay where there is room for so many: the longer gives first."""
+    if first + second <= room:
+        return first, second
+    low, high = sorted((first, second))
+    high = low if low > room else max(low, room - low)
+    if low + high > room:
+        low, high = room // 2, room - room // 2
+    return (high, low) if first > second else (low, high)
 
 
 def load_tokenizer(source: Source) -> Tokenizer | None:

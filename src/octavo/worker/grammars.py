@@ -1,16 +1,18 @@
-"""Grammars, compiled once each and kept: from llguidance's text to a matcher of one sequence.
+"""Grammars, compiled once each: from llguidance's text to a matcher of one sequence.
 
-Invariant: a text compiles to the same matcher whoever asks, and what is refused raises InvalidValue and leaves nothing
-behind. Any thread may ask. llguidance and the tokenizer are loaded when the first grammar comes. Knows no sequence.
+Invariant: a text compiles to the same matcher whoever asks, and what is refused raises UserError and leaves nothing
+behind. What a request holds stays until it is released, so that no step compiles; besides, the last few are kept. Any
+thread may ask. llguidance and the tokenizer are loaded when the first grammar comes. Knows no sequence.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from octavo.core.request import Request
 from octavo.text.grammar import refused
 
 if TYPE_CHECKING:
@@ -19,49 +21,93 @@ if TYPE_CHECKING:
     from octavo.text.tokenizer import Tokenizer
 
 MAX_GRAMMAR = 1 << 18  # characters of one grammar
-KEPT = 64  # compiled grammars; each takes about a megabyte
+KEPT = 64  # grammars that no request holds any more
+SIZE_BYTES = 1 << 18  # of a compiled grammar, on average: SchemaStore's take 0.25 MB, the largest 8
+TOKEN_BYTES = 1024  # of the tokenizer and of llguidance's view of it, by token of the vocabulary
 # llguidance counts work in fuel, so a grammar is refused on every machine or on none; these take about a second.
 INITIAL_FUEL = 10_000_000  # for what is built before the first token; 50 000 a millisecond
 STEP_FUEL = 1_000_000  # for one token
 THEIR_ADVICE = ". Enable 'coerce_one_of' option to approximate oneOf with anyOf"  # an option callers do not have
-MAX_STATES = 100_000  # of the lexer; up to 2 KB each
+MAX_STATES = 20_000  # of the lexer of one sequence; half a kilobyte each
 
 
 class Grammars:
-    """`load` gives the model's tokenizer; `vocab` is the width of its logits; `eos` end a text."""
+    """`load` gives the model's tokenizer; `vocab` is the width of its logits; `eos` end a text.
 
-    def __init__(self, load: Callable[[], Tokenizer | None], vocab: int, eos: tuple[int, ...]) -> None:
+    `most`: how many different grammars requests hold at once before others that may wait do so.
+    """
+
+    def __init__(
+        self, load: Callable[[], Tokenizer | None], vocab: int, eos: tuple[int, ...], *, most: int = 64
+    ) -> None:
         self._load = load
         self._vocab = vocab
         self._eos = eos
-        self._lock = threading.Lock()  # of what is kept: never for long, for the loop asks too
+        self._most = most
+        self._lock = threading.Condition()  # of what is kept: never for long, for the loop asks too
         self._loading = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._held: dict[str, str] = {}  # grammars by request id
+        self._holders: Counter[str] = Counter()  # how many requests hold a grammar
 
-    @property
-    def words(self) -> int:
-        """Words of 32 bits in a mask."""
-        return (self._vocab + 31) // 32
+    @staticmethod
+    def size_bytes(most: int, vocab: int) -> int:
+        """Memory when as many grammars as may be are compiled, of usual size, over a vocabulary of `vocab`."""
+        return vocab * TOKEN_BYTES + (most + KEPT) * SIZE_BYTES
 
-    def kept(self, grammar: str) -> bool:
-        """Whether `matcher` would answer at once."""
+    def take(self, request: Request) -> bool:
+        """Hold the request's grammar where that takes no time; whether it is held."""
         with self._lock:
-            return grammar in self._kept
+            ready = request.grammar in self._kept and self._room(request.grammar)
+            if ready:
+                self._hold(request)
+            return ready or request.id in self._held
+
+    def hold(self, request: Request, *, wait: bool = False) -> None:
+        """Hold the request's grammar, compiled here if it must be. Raises UserError: it cannot be, and why.
+
+        wait: until there is room for one more.
+        """
+        with self._lock:
+            if wait:
+                self._lock.wait_for(lambda: self._room(request.grammar))
+            made = self._kept.get(request.grammar)
+        made = made or self._compile(request.grammar, request.grammar_field)
+        with self._lock:
+            self._kept[request.grammar] = made
+            self._hold(request)
+            self._forget()
+
+    def release(self, request_id: str) -> None:
+        """The request is gone."""
+        with self._lock:
+            grammar = self._held.pop(request_id, None)
+            if grammar is not None:
+                self._holders -= Counter([grammar])  # leaves none of count 0
+                self._kept.move_to_end(grammar)
+                self._forget()
+                self._lock.notify_all()
 
     def matcher(self, grammar: str, field: str) -> LLMatcher:
         """A matcher at its start, the caller's own. Raises UserError naming `field`: it cannot be compiled, and why."""
         with self._lock:
             found = self._kept.get(grammar)
-            if found is not None:
-                self._kept.move_to_end(grammar)
-                return found.deep_copy()
-        made = self._compile(grammar, field)
-        with self._lock:
-            self._kept[grammar] = made
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return made.deep_copy()
+        return (found or self._compile(grammar, field)).deep_copy()
+
+    def _room(self, grammar: str) -> bool:
+        return grammar in self._holders or len(self._holders) < self._most
+
+    def _hold(self, request: Request) -> None:
+        if request.id not in self._held:
+            self._held[request.id] = request.grammar
+            self._holders[request.grammar] += 1
+            self._kept.move_to_end(request.grammar)
+
+    def _forget(self) -> None:
+        idle = [grammar for grammar in self._kept if grammar not in self._holders]
+        for grammar in idle[: max(0, len(idle) - KEPT)]:
+            del self._kept[grammar]
 
     def _compile(self, grammar: str, field: str) -> LLMatcher:
         import llguidance

@@ -1,7 +1,7 @@
-"""What the grammars of running sequences allow next, and how they advance.
+"""What running sequences may draw next, by their grammars and allowed tokens, and how the grammars advance.
 
 Invariant: after `start` and after each `accept`, the mask of a guided slot is that of its next token. A sequence that
-begins again, after a preemption, replays its tokens. A token that the grammar alone decides is appended without being
+begins again, after a preemption, replays its tokens. A token that the mask alone decides is appended without being
 drawn: any draw would have given it. Knows no schedule and no executor.
 """
 
@@ -34,41 +34,55 @@ class Advance:
 
 
 class Guides:
-    """The matchers of `slots` slots. grammars None: no request has a grammar. jump: append forced tokens at once."""
+    """The masks of `slots` slots over a vocabulary of `vocab`.
 
-    def __init__(self, grammars: Grammars | None, slots: int, *, jump: bool = True) -> None:
+    grammars None: no request has a grammar. jump: append forced tokens at once.
+    """
+
+    def __init__(self, grammars: Grammars | None, slots: int, vocab: int, *, jump: bool = True) -> None:
         self.grammars = grammars
-        self._slots = slots
+        self._shape = slots, (vocab + 31) // 32
         self._jump = jump
         self._matchers: dict[int, LLMatcher] = {}
-        self._masks: Ints = NO_MASKS  # [slots, words] once there is a grammar
+        self._allowed: dict[int, Ints] = {}  # masks of slots whose request lists its tokens
+        self._masks: Ints = NO_MASKS  # [slots, words] once there is one
+
+    @staticmethod
+    def size_bytes(slots: int, vocab: int) -> int:
+        """Memory of the masks when each slot has both kinds."""
+        return 2 * 4 * slots * ((vocab + 31) // 32)
 
     @property
     def any(self) -> bool:
-        """Whether some sequence has a grammar."""
-        return bool(self._matchers)
+        """Whether some sequence has a mask."""
+        return bool(self._matchers or self._allowed)
 
     def start(self, start: Start) -> None:
         """A sequence takes a slot."""
-        request = start.request
-        if not request.grammar:
+        slot, request = start.slot, start.request
+        listed = request.sampling.allowed_token_ids
+        if not request.grammar and listed is None:
             return
-        assert self.grammars is not None, NO_GRAMMARS
-        matcher = self.grammars.matcher(request.grammar, request.grammar_field)
-        for token in start.tokens[len(request.prompt) :]:
-            matcher.consume_token(token)
         if not len(self._masks):
-            self._masks = np.full((self._slots, self.grammars.words), -1, np.int32)
-        self._matchers[start.slot] = matcher
-        self._fill(start.slot)
+            self._masks = np.full(self._shape, -1, np.int32)
+        if listed is not None:
+            self._masks[slot] = self._allowed[slot] = _bits(listed, self._shape[1])
+        if request.grammar:
+            assert self.grammars is not None, NO_GRAMMARS
+            matcher = self.grammars.matcher(request.grammar, request.grammar_field)
+            for token in start.tokens[len(request.prompt) :]:
+                matcher.consume_token(token)
+            self._matchers[slot] = matcher
+            self._fill(slot)
 
     def free(self, slot: int) -> None:
         """The slot's sequence is gone."""
         self._matchers.pop(slot, None)
+        self._allowed.pop(slot, None)
 
     def masked(self, head: HeadRows, rows: np.ndarray, slots: Ints) -> HeadRows:
         """The head with the masks of its drawn rows, which belong to `slots`."""
-        guided = np.isin(slots, list(self._matchers))
+        guided = np.isin(slots, [*self._matchers, *self._allowed])
         if not guided.any():
             return head
         mask = np.full(len(head.rows), -1, np.int32)
@@ -103,6 +117,15 @@ class Guides:
         """What may come next. A matcher that failed allows nothing; `accept` says so."""
         mask = self._masks[slot]
         self._matchers[slot].unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if slot in self._allowed:
+            mask &= self._allowed[slot]
+
+
+def _bits(tokens: list[int], words: int) -> Ints:
+    """The mask that allows these tokens."""
+    bits = np.zeros(words * 32, np.bool_)
+    bits[tokens] = True
+    return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 def _only(mask: Ints) -> int:

@@ -136,7 +136,7 @@ class Slots:
         self.repeat_last[slot] = sampling.repeat_last_n if sampling.repeat_last_n >= 0 else self.max_len
         self._step(start)
         bias = dict(sampling.logit_bias or {})
-        self.bias[slot] = self._bias(bias, sampling.allowed_token_ids)
+        self.bias[slot] = _bias(bias)
         self.biased[slot] = self.bias[slot] is not None
         self.bad_words[slot] = [np.array(word, np.int32) for word in request.bad_words]
         self.worded[slot] = bool(request.bad_words)
@@ -229,23 +229,13 @@ class Slots:
         ends = {token for token in ends if 0 <= token < self.vocab}
         wanted = sampling.min_tokens > 0 and bool(ends)
         self.masked_until[slot] = min(len(request.prompt) + sampling.min_tokens, 2**31 - 1) if wanted else 0
-        self.masked_bias[slot] = (
-            self._bias(bias | dict.fromkeys(ends, -np.inf), sampling.allowed_token_ids) if wanted else None
-        )
+        self.masked_bias[slot] = _bias(bias | dict.fromkeys(ends, -np.inf)) if wanted else None
 
-    def _bias(self, values: dict[int, float], allowed: list[int] | None) -> Bias | None:
-        """`values`, and -inf on all but the `allowed` tokens; None where there is nothing."""
-        ids = np.array(sorted(values), np.int32)
-        biases = np.array([values[token] for token in ids.tolist()], np.float32)
-        if allowed is not None:  # by arrays: it may be nearly all of the vocabulary, and others wait for the step
-            free = np.zeros(self.vocab, np.bool_)
-            free[allowed] = True
-            dense = np.where(free, np.float32(0), np.float32(-np.inf))
-            dense[ids] += biases
-            free[ids] = False
-            ids = np.flatnonzero(~free).astype(np.int32)
-            biases = dense[ids]
-        return Bias(ids, biases) if len(ids) else None
+
+def _bias(values: dict[int, float]) -> Bias | None:
+    """None where there is nothing."""
+    ids = np.array(sorted(values), np.int32)
+    return Bias(ids, np.array([values[token] for token in ids.tolist()], np.float32)) if len(ids) else None
 
 
 def _ends_with(tokens: Ints, wanted: Ints) -> bool:

@@ -46,7 +46,7 @@ class Worker:
         self._executor = executor
         self._pools = None if pooling is None else Pools(pooling)
         self.slots = Slots(slots, max_len, vocab, groups)
-        self.guides = Guides(grammars, slots, jump=jump)
+        self.guides = Guides(grammars, slots, vocab, jump=jump)
 
     def run(self, plan: Plan) -> StepResult:
         """One step. Whatever it raises is an engine fault: no run's request can cause it."""

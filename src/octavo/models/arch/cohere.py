@@ -36,7 +36,7 @@ def cohere2(c: Settings) -> ModelSpec:
 def _cohere(c: Settings, norm: Norm, head_norm: HeadNorm | None, sliding: list[int], *, turns_all: bool) -> ModelSpec:
     def change(index: int, layer: Layer) -> Layer:
         turned = layer.attn.rope if turns_all or sliding[index] else None
-        return replace(layer, attn=replace(layer.attn, rope=turned), parallel=True, shared=True)
+        return replace(layer, mixer=replace(layer.attn, rope=turned), parallel=True, shared=True)
 
     return decoder(
         c,

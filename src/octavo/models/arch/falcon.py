@@ -1,4 +1,8 @@
-"""Falcon: 7B's one key head and one norm for both halves, 40B's groups of heads and a norm for each half."""
+"""Falcon: 7B's one key head and one norm for both halves, 40B's groups of heads and a norm for each half.
+
+RefinedWeb 1B has keys for each head and ALiBi, added before scores are scaled. transformers rounds its numbers to
+bfloat16, position by position; here they are not rounded.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ from octavo.checkpoint.source import Source
 from octavo.models.arch.llama import activation, decoder
 from octavo.models.names import QKV, Architecture, Tensors, gguf_like, names_of, stacked
 from octavo.models.settings import Settings
-from octavo.models.spec import Mlp, ModelSpec, Norm
+from octavo.models.spec import Layer, Mlp, ModelSpec, Norm
 
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
-    c.only("alibi", False)
+    alibi = c.boolean("alibi")
     new = c.boolean("new_decoder_architecture")
     many = c.boolean("multi_query", True) and not new
     parallel = new or c.boolean("parallel_attn", True)
@@ -28,13 +32,20 @@ def spec(c: Settings) -> ModelSpec:
     )
     norms = c.integer("num_ln_in_parallel_attn", 2 if new else 1, high=2)
     bias = c.boolean("bias")
+
+    def change(index: int, layer: Layer) -> Layer:
+        attn = layer.attn
+        if alibi:
+            attn = replace(attn, rope=None, alibi=8.0, alibi_scale=attn.head_dim**-0.5)
+        return replace(layer, mixer=attn, parallel=parallel, shared=parallel and norms == 1)
+
     return decoder(
         c,
         norm=Norm(c.number("layer_norm_epsilon", 1e-5), "layer", bias=True),
         qkv_bias=bias,
         out_bias=bias,
         ffn=Mlp(c.integer("ffn_hidden_size", 4 * width), bias, activation(c, "gelu", name="activation"), gated=False),
-        change=lambda index, layer: replace(layer, parallel=parallel, shared=parallel and norms == 1),
+        change=change,
         tied=c.boolean("tie_word_embeddings", True),
     )
 
@@ -78,5 +89,5 @@ ARCHITECTURE = Architecture(
     title="Falcon",
     words={"layer_norm_eps": "layer_norm_epsilon"},
     more=_kind,
-    notes="7B, 40B, 180B and Falcon 2; not RefinedWeb 1B, whose ALiBi is scaled otherwise",
+    notes="7B, 40B, 180B, Falcon 2, RefinedWeb 1B and 7B",
 )

@@ -71,7 +71,7 @@ def _second(c: Settings, *, every: int, default_window: int, third: bool = False
         attn = replace(layer.attn, scale=scale, soft_cap=cap)
         if third and sliding[index]:
             attn = replace(attn, rope=rope_of_kind(local, "sliding_attention", attn.head_dim))
-        return replace(layer, attn=attn, post=norm)
+        return replace(layer, mixer=attn, post=norm)
 
     return decoder(
         c,

@@ -37,7 +37,7 @@ def spec(c: Settings) -> ModelSpec:
         out_bias=True,
         ffn=moe,
         turning=turned,
-        change=lambda index, layer: replace(layer, attn=replace(layer.attn, sinks=True)),
+        change=lambda index, layer: replace(layer, mixer=replace(layer.attn, sinks=True)),
         sliding=sliding,
         max_len=131072,
     )

@@ -15,7 +15,7 @@ def granite(c: Settings, moe: Moe | None = None) -> ModelSpec:
     scale, added = c.number("attention_multiplier", 1.0), c.number("residual_multiplier", 1.0)
 
     def change(index: int, layer: Layer) -> Layer:
-        return replace(layer, attn=replace(layer.attn, scale=scale), scale=added)
+        return replace(layer, mixer=replace(layer.attn, scale=scale), scale=added)
 
     return decoder(
         c,

@@ -20,7 +20,7 @@ def spec(c: Settings) -> ModelSpec:
         turns = c.each("no_rope_layers", count, 0, 1)
 
     def change(index: int, layer: Layer) -> Layer:
-        return layer if turns[index] else replace(layer, attn=replace(layer.attn, rope=None))
+        return layer if turns[index] else replace(layer, mixer=replace(layer.attn, rope=None))
 
     return decoder(c, change=change, sliding=sliding(c), max_len=32768, tied=c.boolean("tie_word_embeddings", True))
 

@@ -1,0 +1,150 @@
+"""How a chat's answers are read: which parsers, and what their events are in OpenAI's shapes.
+
+Invariant: the deltas of a streamed answer, joined, are the message of the whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import UNSET
+
+from octavo.core.errors import InvalidValue
+from octavo.protocol.calls import ONE, CallDelta, Called, CalledFunction, FunctionDelta
+from octavo.protocol.chat import Answer, AnswerDelta, ChatRequest
+from octavo.server.budget import Budget
+from octavo.server.config import ServerConfig
+from octavo.server.text import Language
+from octavo.text import forced
+from octavo.text.detok import Detokenizer
+from octavo.text.parsers import registry
+from octavo.text.parsers.calls import Calls
+from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Event, Parser, Plain, Reasoning
+from octavo.text.parsers.forced import Forced
+
+TAIL = 24  # tokens of the prompt that are looked at for a mark at its end
+
+
+class Reading:
+    """How the answers to one request are read, as the model's template or the server's flags have it.
+
+    prompt: its tokens. kept: special tokens that the parsers need to see. Raises InvalidValue.
+    """
+
+    def __init__(self, language: Language, config: ServerConfig, asked: ChatRequest, prompt: list[int]) -> None:
+        tokenizer = language.tokenizer
+        assert tokenizer is not None, "there is no chat without text"
+        self._tokenizer = tokenizer
+        self._asked = asked
+        self._prompt = prompt
+        template = tokenizer.chat_template
+        named = registry.chosen(registry.REASONING, config.reasoning_parser, template)
+        self._thought = None if named is None else registry.thought(named)
+        end = tokenizer.decode(prompt[-TAIL:], skip_special=False)
+        self._state = "after" if self._thought is None else self._thought.state(end)
+        self._forced = asked.choice != "none" and asked.choice != "auto"
+        self._family = None
+        if asked.tools and asked.choice == "auto":
+            named = registry.chosen(registry.TOOLS, config.tool_call_parser, template)
+            if named is None:
+                wanted = "no tools, or another tool_choice: --tool-call-parser names no parser that fits this model"
+                raise InvalidValue("tools", [tool.function.name for tool in asked.tools[:8]], wanted)
+            self._family = registry.family(named)
+        marks = () if self._thought is None else self._thought.marks
+        self.kept = tokenizer.marks(marks + (() if self._family is None else self._family.marks))
+
+    def parser(self) -> Parser:
+        """What reads one answer."""
+        rest: Parser = Forced() if self._forced else Plain()
+        if self._family is not None:
+            tools = {tool.function.name: tool.function.parameters or {} for tool in self._asked.tools}
+            rest = Calls(self._family, tools, parallel=self._asked.parallel_tool_calls)
+        return rest if self._thought is None else Chain(self._thought.parser(self._state), rest)
+
+    def grammar(self, given: str) -> str:
+        """What the answer follows, where the request's own grammar is `given`; empty: nothing. Raises UserError."""
+        given = self._said(given)
+        if not given or self._thought is None:
+            return given
+        return forced.behind(given, self._thought.rules(self._state, self._tokenizer.written))
+
+    def budget(self, given: str) -> Budget | None:
+        """How much it may reason, where the request's own grammar is `given`. Raises InvalidValue."""
+        tokens, thought, tokenizer = self._asked.thinking_token_budget, self._thought, self._tokenizer
+        if tokens is None:
+            return None
+        if thought is None:
+            wanted = "none given: --reasoning-parser names no parser that fits this model"
+            raise InvalidValue("thinking_token_budget", tokens, wanted)
+        return Budget(
+            tokens,
+            lambda: thought.parser(self._state),
+            lambda: Detokenizer(tokenizer, prompt=self._prompt, kept=self.kept),
+            tokenizer.encode(thought.cut, special=False),
+            self._said(given),
+        )
+
+    def _said(self, given: str) -> str:
+        """What the answer behind any reasoning follows."""
+        if self._forced:
+            given = _forced_calls(self._asked)
+        elif given and self._family is not None:
+            if self._family.leading or not self._family.opening:
+                wanted = "none where the answer must have a form: calls of this model look like an answer"
+                raise InvalidValue("tool_choice", "auto", wanted)
+            given = forced.or_calls(given, self._family.opening, self._tokenizer.written)
+        return given
+
+
+def _forced_calls(asked: ChatRequest) -> str:
+    """The grammar of the calls that `tool_choice` wants. Raises UserError."""
+    only = asked.choice.removeprefix(ONE) if asked.choice.startswith(ONE) else None
+    functions = [
+        (tool.function.name, tool.function.parameters, f"tools[{place}].function.parameters")
+        for place, tool in enumerate(asked.tools)
+        if only in (None, tool.function.name)
+    ]
+    return forced.of_calls(functions, several=only is None and asked.parallel_tool_calls)
+
+
+def read(parser: Parser, text: str) -> list[Event]:
+    """A whole text."""
+    return [*parser.push(text), *parser.finish()]
+
+
+def calls(events: Sequence[Event]) -> bool:
+    """Whether some call begins."""
+    return any(isinstance(event, CallBegun) for event in events)
+
+
+def message(events: Sequence[Event], *, reasoning: bool) -> Answer:
+    """The whole message; without what was thought unless `reasoning`."""
+    content = "".join(event.text for event in events if isinstance(event, Content))
+    thought = "".join(event.text for event in events if isinstance(event, Reasoning))
+    made = [Called(event.id, CalledFunction(event.name, "")) for event in events if isinstance(event, CallBegun)]
+    for event in events:
+        if isinstance(event, Arguments):
+            made[event.index].function.arguments += event.text
+    answer = Answer(content or (None if made or thought else ""))
+    if thought and reasoning:
+        answer.reasoning_content = answer.reasoning = thought
+    if made:
+        answer.tool_calls = made
+    return answer
+
+
+def deltas(events: Sequence[Event], *, reasoning: bool) -> list[AnswerDelta]:
+    """What events add to the message; without what was thought unless `reasoning`."""
+    made = []
+    for event in events:
+        if isinstance(event, Content):
+            made.append(AnswerDelta(content=event.text))
+        elif isinstance(event, Reasoning):
+            if reasoning:
+                made.append(AnswerDelta(reasoning_content=event.text, reasoning=event.text))
+        elif isinstance(event, CallBegun):
+            call = CallDelta(event.index, event.id, "function", FunctionDelta(event.name, ""))
+            made.append(AnswerDelta(tool_calls=[call]))
+        else:
+            made.append(AnswerDelta(tool_calls=[CallDelta(event.index, function=FunctionDelta(UNSET, event.text))]))
+    return made

@@ -1,0 +1,258 @@
+"""/v1/embeddings, /pooling, /classify, /score and /rerank: texts to token ids, vectors to answers.
+
+Invariant: leaving a call in any way leaves none of its requests in the engine; of a call of many texts no more than
+WINDOW are there at once, so that large batches fill the machine and not the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from octavo.core.errors import EngineFault, InvalidValue, Unavailable
+from octavo.core.plan import Output
+from octavo.core.request import PoolingParams, Request
+from octavo.core.status import EngineInfo, check_kind
+from octavo.protocol.pooling import (
+    Classifications,
+    Classified,
+    ClassifyRequest,
+    Document,
+    Embedding,
+    EmbeddingRequest,
+    Embeddings,
+    InputRequest,
+    PooledRequest,
+    PooledVectors,
+    PoolingRequest,
+    Ranked,
+    Ranking,
+    RerankRequest,
+    Score,
+    ScoreRequest,
+    Scores,
+    Vectors,
+)
+from octavo.protocol.usage import Usage
+from octavo.server.front import Front
+from octavo.text.pooled import Pooled, cosine, joined, pieces_of, shortened, tokens_of
+
+WINDOW = 128  # of one call's texts in the engine at once
+PIECE = PoolingParams(task="embed", use_activation=False)  # how a piece of a text is asked
+
+
+class PoolingCall:
+    """One call: it makes requests of texts, runs them, and names itself in the answer."""
+
+    def __init__(self, front: Front, info: EngineInfo, asked: PooledRequest, params: PoolingParams) -> None:
+        """Raises UserError where the model does not give what is asked."""
+        check_kind(Request(id="", prompt=[], pooling=params), info.pooling)
+        if asked.priority and not front.config.priorities:
+            raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
+        self.id = secrets.token_hex(12)
+        self.info = info
+        self.params = params
+        self.labels = info.pooling.labels if info.pooling else []
+        self._front = front
+        self._asked = asked
+        self._model = front.model(asked.model)
+        self._began = time.monotonic()
+        self._tokens = self._cached = 0
+
+    async def tokens(self, texts: Sequence[Any], made: Callable[[], list[Any]]) -> list[Any]:
+        """Token ids of texts, made in the loop or, where they are long, beside it. Raises UserError."""
+        self._front.language.check()
+        return await self._front.language.work(sum(map(len, texts)), made)
+
+    async def run(self, asked: Sequence[Pooled], params: PoolingParams) -> list[array[float]]:
+        """What the engine gives of each, in order. Raises what it raises."""
+        given: list[array[float]] = [array("f")] * len(asked)
+        waiting = iter(enumerate(asked))
+
+        async def work() -> None:
+            for number, pooled in waiting:
+                given[number] = await self._one(number, pooled, params)
+
+        tasks = [asyncio.ensure_future(work()) for _ in range(min(WINDOW, len(asked)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._front.meter.request_seconds.observe(time.monotonic() - self._began)
+        return given
+
+    async def _one(self, number: int, pooled: Pooled, params: PoolingParams) -> array[float]:
+        request = Request(
+            id=f"{self.id}-{number}",
+            prompt=pooled.ids,
+            second=pooled.second,
+            pooling=params,
+            priority=self._asked.priority,
+            salt=self._asked.cache_salt,
+        )
+        reason = "abort"
+        try:
+            async with aclosing(self._front.client.generate(request)) as outputs:
+                async for output in outputs:
+                    if output.finish is not None:
+                        reason = output.finish
+                        self._tokens += len(pooled.ids)
+                        self._cached += output.cached
+                        return _vector(output)
+            raise EngineFault("the engine gave no vector")
+        finally:
+            self._front.meter.finished(reason)
+
+    def named(self, prefix: str) -> dict[str, Any]:
+        """What every answer says of its call."""
+        return {
+            "id": f"{prefix}-{self._asked.request_id or self.id}",
+            "model": self._model,
+            "usage": Usage.of(self._tokens, 0, self._cached),
+        }
+
+
+def _vector(output: Output) -> array[float]:
+    """The numbers of a final output. Raises what it says where it is none."""
+    if output.finish == "error":
+        raise EngineFault(output.error or "the engine failed")
+    if output.finish == "abort":
+        raise Unavailable("the request was ended because the server is shutting down")
+    vector = array("f")
+    vector.frombytes(output.vector)
+    return vector
+
+
+async def embedded(front: Front, info: EngineInfo, asked: EmbeddingRequest) -> bytes:
+    """The JSON of embeddings. Raises UserError."""
+    asked.check()
+    call = PoolingCall(front, info, asked, asked.params("embed"))
+    texts, tokenizer = asked.input, front.language.tokenizer
+    if asked.enable_chunked_processing:
+        fields = _fields("input", texts)
+        pieces = await call.tokens(texts, lambda: [pieces_of(*each, tokenizer, info) for each in fields])
+        given = iter(await call.run([piece for each in pieces for piece in each], PIECE))
+        normal = (
+            call.params.activate if call.params.activate is not None else bool(info.pooling and info.pooling.normalize)
+        )
+        vectors = [
+            shortened(
+                joined([next(given) for _ in each], [len(piece.ids) for piece in each]),
+                call.params.dimensions,
+                normalize=normal,
+            )
+            for each in pieces
+        ]
+    else:
+        vectors = await _inputs(call, front, asked)
+    data = [Embedding(index, _shown(vector, asked.encoding_format)) for index, vector in enumerate(vectors)]
+    return msgspec.json.encode(Embeddings(**call.named("embd"), created=int(time.time()), data=data))
+
+
+async def pooled(front: Front, info: EngineInfo, asked: PoolingRequest) -> bytes:
+    """The JSON of whatever the model gives. Raises UserError."""
+    call = PoolingCall(front, info, asked, asked.params(asked.task))
+    vectors = await _inputs(call, front, asked)
+    width = 0
+    if (asked.task or "").startswith("token_"):
+        pooling = info.pooling
+        assert pooling is not None
+        width = len(pooling.labels) or min(asked.dimensions or pooling.width, pooling.width)
+    data = []
+    for index, vector in enumerate(vectors):
+        shown: Any = _shown(vector, asked.encoding_format)
+        if width and isinstance(shown, list):
+            shown = [shown[at : at + width] for at in range(0, len(shown), width)]
+        data.append(Vectors(index, shown))
+    return msgspec.json.encode(PooledVectors(**call.named("pool"), created=int(time.time()), data=data))
+
+
+async def classified(front: Front, info: EngineInfo, asked: ClassifyRequest) -> bytes:
+    """The JSON of labels. Raises UserError."""
+    call = PoolingCall(front, info, asked, asked.params("classify"))
+    data = []
+    for index, vector in enumerate(await _inputs(call, front, asked)):
+        best = max(range(len(vector)), key=vector.__getitem__)
+        data.append(Classified(index, call.labels[best], vector.tolist(), len(vector)))
+    return msgspec.json.encode(Classifications(**call.named("classify"), created=int(time.time()), data=data))
+
+
+async def scored(front: Front, info: EngineInfo, asked: ScoreRequest) -> bytes:
+    """The JSON of scores of pairs. Raises UserError."""
+    field, first, second = asked.pairs()
+    call, scores = await _scores(front, info, asked, field, first, second)
+    data = [Score(index, score) for index, score in enumerate(scores)]
+    return msgspec.json.encode(Scores(**call.named("score"), created=int(time.time()), data=data))
+
+
+async def ranked(front: Front, info: EngineInfo, asked: RerankRequest) -> bytes:
+    """The JSON of documents in order. Raises UserError."""
+    call, scores = await _scores(front, info, asked, "documents", [asked.query], asked.documents)
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    results = [
+        Ranked(place, scores[place], Document(asked.documents[place]) if asked.return_documents else None)
+        for place in order[: asked.top_n or None]
+    ]
+    return msgspec.json.encode(Ranking(**call.named("rerank"), results=results))
+
+
+async def _inputs(call: PoolingCall, front: Front, asked: InputRequest) -> list[array[float]]:
+    """What the engine gives of each text by itself."""
+    texts, tokenizer, special = asked.input, front.language.tokenizer, asked.add_special_tokens
+    made = await call.tokens(
+        texts,
+        lambda: [
+            tokens_of(field, text, tokenizer, call.info, call.params, special=special)
+            for field, text in _fields("input", texts)
+        ],
+    )
+    return await call.run(made, call.params)
+
+
+async def _scores(
+    front: Front, info: EngineInfo, asked: PooledRequest, field: str, first: list[str], second: list[str]
+) -> tuple[PoolingCall, list[float]]:
+    """How well texts go together; one alone in `first` goes with all."""
+    tokenizer, pairs = front.language.tokenizer, info.pooling is None or bool(info.pooling.labels)
+    call = PoolingCall(front, info, asked, asked.params("score" if pairs else "embed"))
+    if pairs:
+        firsts = first * (len(second) // len(first))
+
+        def made() -> list[Pooled]:
+            return [
+                tokens_of(place, one, tokenizer, info, call.params, second=other)
+                for one, (place, other) in zip(firsts, _fields(field, second), strict=True)
+            ]
+
+        vectors = await call.run(await call.tokens([*firsts, *second], made), call.params)
+        return call, [vector[0] for vector in vectors]
+    texts = [*first, *second]
+    fields = [("query", text) for text in first] + _fields(field, second)
+    tokens = await call.tokens(
+        texts, lambda: [tokens_of(place, text, tokenizer, info, call.params) for place, text in fields]
+    )
+    vectors = await call.run(tokens, call.params)
+    ahead, behind = vectors[: len(first)], vectors[len(first) :]
+    return call, [cosine(ahead[place % len(ahead)], vector) for place, vector in enumerate(behind)]
+
+
+def _fields(field: str, texts: list[Any]) -> list[tuple[str, Any]]:
+    """Each text with its name for errors."""
+    if len(texts) == 1:
+        return [(field, texts[0])]
+    return [(f"{field}[{place}]", text) for place, text in enumerate(texts)]
+
+
+def _shown(vector: array[float], form: str) -> list[float] | str:
+    """Numbers as the caller wants them."""
+    return base64.b64encode(vector.tobytes()).decode() if form == "base64" else vector.tolist()

@@ -1,0 +1,113 @@
+"""Texts of which a model gives vectors: their token ids before, and what becomes of the vectors of pieces behind.
+
+Serves `LLM` and the server's front, which has no numpy: a vector is an array of float32 here. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from octavo.core.errors import InvalidValue, UserError
+from octavo.core.request import PoolingParams
+from octavo.core.status import EngineInfo
+from octavo.text.tokenizer import Tokenizer
+
+MAX_PIECES = 1024  # of one text
+
+
+class Pooled(NamedTuple):
+    """Token ids of one request; of a pair, for a model that tells them apart, where the second text begins."""
+
+    ids: list[int]
+    second: int = 0
+
+
+def tokens_of(
+    field: str,
+    text: str | list[int],
+    tokenizer: Tokenizer | None,
+    info: EngineInfo,
+    params: PoolingParams,
+    *,
+    second: str | None = None,
+    special: bool = True,
+) -> Pooled:
+    """A text, or two that are read together. special: with the marks that the model wants. Raises UserError."""
+    limit = _limit(params, info.max_len)
+    if isinstance(text, list):
+        return _checked(field, Pooled(text[:limit]), info)
+    if tokenizer is None:
+        raise UserError(f"{field}: this model has no tokenizer; give token ids", field, "no_tokenizer")
+    if not special and second is None:
+        return _checked(field, Pooled(tokenizer.encode(text, special=False)[:limit]), info)
+    ids, begin = tokenizer.encode_pair(text, second, limit=limit)
+    told_apart = info.pooling is not None and info.pooling.types > 1
+    return _checked(field, Pooled(ids, begin if told_apart else 0), info)
+
+
+def pieces_of(field: str, text: str | list[int], tokenizer: Tokenizer | None, info: EngineInfo) -> list[Pooled]:
+    """A text cut into pieces that the model takes, each with its marks; of token ids as they are. Raises UserError."""
+    longest = info.max_len
+    if isinstance(text, list):
+        pieces = [text[at : at + longest] for at in range(0, len(text), longest)]
+    elif tokenizer is None:
+        raise UserError(f"{field}: this model has no tokenizer; give token ids", field, "no_tokenizer")
+    else:
+        pieces = tokenizer.encode_pieces(text, longest)
+    if len(pieces) > MAX_PIECES:
+        raise InvalidValue(field, f"a text of {len(pieces)} pieces", f"one of at most {MAX_PIECES} of {longest} tokens")
+    return [_checked(field, Pooled(piece), info) for piece in pieces]
+
+
+def joined(vectors: Sequence[array[float]], counts: Sequence[int]) -> array[float]:
+    """The mean of the vectors of a text's pieces, each as often as it has tokens."""
+    total = sum(counts)
+    columns = zip(*vectors, strict=True)
+    return array("f", (sum(map(operator.mul, column, counts)) / total for column in columns))
+
+
+def shortened(vector: array[float], dimensions: int | None, *, normalize: bool) -> array[float]:
+    """The first numbers of an embedding, of length 1 if `normalize`."""
+    vector = vector[:dimensions]
+    if not normalize:
+        return vector
+    length = max(math.sqrt(math.fsum(number * number for number in vector)), 1e-12)
+    return array("f", (number / length for number in vector))
+
+
+def cosine(first: array[float], second: array[float]) -> float:
+    """How alike two embeddings are, from -1 to 1."""
+    lengths = math.sqrt(_product(first, first) * _product(second, second))
+    return _product(first, second) / max(lengths, 1e-12)
+
+
+def _product(first: array[float], second: array[float]) -> float:
+    return math.fsum(map(operator.mul, first, second))
+
+
+def _limit(params: PoolingParams, longest: int) -> int | None:
+    """Tokens of a text at most, None: it is not cut."""
+    limit = params.truncate_prompt_tokens
+    if limit is not None and limit > longest:
+        raise InvalidValue("truncate_prompt_tokens", limit, f"at most {longest}, which the model takes, or -1 for it")
+    return longest if limit == -1 else limit
+
+
+def _checked(field: str, made: Pooled, info: EngineInfo) -> Pooled:
+    """What was made, if the model takes it."""
+    count = len(made.ids)
+    if not count:
+        raise InvalidValue(field, "", "a text of at least one token")
+    if count > info.max_len:
+        told = (
+            f"{field}: {count} tokens do not fit; the model takes {info.max_len}. truncate_prompt_tokens=-1 cuts texts"
+        )
+        raise UserError(told, field, "context_length_exceeded")
+    if max(made.ids) >= info.vocab:
+        place = next(place for place, token in enumerate(made.ids) if token >= info.vocab)
+        raise InvalidValue(f"{field}[{place}]", made.ids[place], f"token ids from 0 to {info.vocab - 1}")
+    return made
