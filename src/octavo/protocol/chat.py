@@ -125,6 +125,8 @@ class ChatRequest(GenerationRequest):
     """Variables for the chat template, such as enable_thinking."""
     include_reasoning: bool = True
     """Whether what the model thinks is given beside its answer, or dropped."""
+    thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
+    """The most tokens of reasoning; then its end is written for the model. Not with log-probabilities."""
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -149,6 +151,9 @@ class ChatRequest(GenerationRequest):
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidValue("top_logprobs", self.top_logprobs, "only together with logprobs=true")
         check_tools(self.tools, self.choice)
+        if self.thinking_token_budget is not None and (self.logprobs or self.prompt_logprobs is not None):
+            wanted = "only without log-probabilities, which the end that is written has not"
+            raise InvalidValue("thinking_token_budget", self.thinking_token_budget, wanted)
         if self.choice not in ("auto", "none") and (form := self.structured()) is not None:
             raise InvalidValue(form.field, "given", 'only where tool_choice is "auto" or "none"')
         tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

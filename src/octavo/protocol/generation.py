@@ -27,7 +27,6 @@ NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
     "logprob_token_ids": ([],),
     "return_tokens_as_token_ids": (False,),
     "skip_reading_prefix_cache": (False,),
-    "thinking_token_budget": (),
     "repetition_detection": (),
     "kv_transfer_params": (),
     "vllm_xargs": ({},),
