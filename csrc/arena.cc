@@ -107,8 +107,8 @@ struct Executor::Sizes {
     const size_t attend = TILE * BLOCK + (TILE + ITEM_ROWS + (c.kv_float32 ? 0 : 2 * BLOCK)) * D;
     const size_t most = BLOCK_TILES * TILE, head = most * SPAN + size_t(c.head_rows) * MOST_TOP_K;
     const size_t ranking = 3 * mixed.stride();
-    scratch = lines(4 * std::max({TILE * std::max(size_t(c.width), gated), 2 * most * unit_cols, most * D, attend, head,
-                                  ranking, query}));
+    const size_t row = std::max({size_t(c.width), gated, attended});  // one more than a tile's: room to arrange one
+    scratch = lines(4 * std::max({(TILE + 1) * row, 2 * most * unit_cols, most * D, attend, head, ranking, query}));
     const size_t mixture = scores + gate + 4 * pairs + experts + chosen + gathered + 5 * gathered_sums;
     arena = x + q + y + 2 * (data + 5 * sums) + partials + logits + 5 * spans + candidates + bounds + mixture +
             scratch * c.threads;

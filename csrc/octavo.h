@@ -51,6 +51,7 @@ typedef struct {
 // The form of a projection's input: bits 32 (float32), 16 (bfloat16) or 8 (int8 in groups).
 typedef struct {
   int32_t bits, group;
+  const int32_t* order;  // [inputs] which of what a norm or attention gives is read in each place; or null: as it lies
 } octavo_act;
 
 // A norm over n values. weight, bias: [n], or null: all ones, all zeros.

@@ -333,8 +333,8 @@ static void close_up(float* row, int heads, int D, int dims) {
     __builtin_memmove(row + head * dims, row + head * D, dims * sizeof(float));
 }
 
-// What attention gave to the tile of tokens that begins at row0, in the form that is read.
-static void give_tile(const octavo_op& op, const Context& context, const Tile& tile, const Rows& out) {
+// What attention gave to the tile of tokens that begins at row0, in the form that is read. room: a row
+static void give_tile(const octavo_op& op, const Context& context, const Tile& tile, const Rows& out, float* room) {
   const int heads = context.config->heads, D = context.config->head_dim, row = heads * D;
   float* values = context.memory->q + size_t(tile.row0) * row;
   if (op.apart) {
@@ -343,7 +343,10 @@ static void give_tile(const octavo_op& op, const Context& context, const Tile& t
       store_rows(part_of(out, head * tokens, tokens), tile.row0, tile.mr, 0, out.cols, values + head * D, row);
     return;
   }
-  for (int m = 0; m < tile.mr; ++m) close_up(values + m * row, heads, D, op.head_dim);
+  for (int m = 0; m < tile.mr; ++m) {
+    close_up(values + m * row, heads, D, op.head_dim);
+    arrange(values + m * row, out.act.order, out.cols, room);
+  }
   store_rows(out, tile.row0, tile.mr, 0, out.cols, values, row);
 }
 
@@ -381,7 +384,7 @@ static void attend(const octavo_op& op, const Context& context, Rows& out, int t
   }
   const int tokens = step.batch.tokens;
   while (context.pool->claim(tid, tiles_of(tokens), &first, &last)) {
-    for (int index = first; index < last; ++index) give_tile(op, context, tile_at(tokens, index), out);
+    for (int index = first; index < last; ++index) give_tile(op, context, tile_at(tokens, index), out, memory);
   }
   context.pool->meet(tid);
 }

@@ -134,6 +134,13 @@ static void norm_row(const octavo_norm& norm, const float* x, int n, int count, 
   }
 }
 
+// Puts a row of n values in the order in which they are read, where there is one. room: [n]
+static void arrange(float* row, const int32_t* order, int n, float* room) {
+  if (order == nullptr) return;
+  __builtin_memcpy(room, row, n * sizeof(float));
+  for (int i = 0; i < n; ++i) row[i] = room[order[i]];
+}
+
 // Norm of the given rows of x (row i of `out` is row rows[i] of x, or row i where rows is null).
 static void norm_rows(const Context& context, const octavo_norm& norm, const int32_t* rows, Rows& out, int tid) {
   const int width = context.config->width;
@@ -144,7 +151,9 @@ static void norm_rows(const Context& context, const octavo_norm& norm, const int
       const Tile tile = tile_at(out, index);
       for (int m = 0; m < tile.mr; ++m) {
         const int row = rows ? rows[tile.row0 + m] : tile.row0 + m;
-        norm_row(norm, context.memory->x + size_t(row) * width, width, width, normed + m * size_t(width));
+        float* to = normed + m * size_t(width);
+        norm_row(norm, context.memory->x + size_t(row) * width, width, width, to);
+        arrange(to, out.act.order, width, normed + TILE * size_t(width));
       }
       store_rows(out, tile.row0, tile.mr, 0, width, normed, width);
     }

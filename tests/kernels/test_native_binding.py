@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from octavo.core.layout import KvLayout
 from octavo.kernels import native
 from octavo.kernels.weight import Weight
 from octavo.program.cpu import Cpu
-from octavo.program.ops import Act, FfnIn, Head, Norm, Norming, Program, Proj
+from octavo.program.ops import Act, FfnIn, Head, Norm, Norming, Op, Program, Proj
 
 
 def tiny() -> Program:
@@ -145,6 +146,31 @@ def test_inputs_in_another_form_than_the_weights_read_are_refused(wrote: Act, re
         broken = program(np.ones((9, 64), np.float32), ops, identity_head(64), KvLayout(1, 1, 32), 1)
         with pytest.raises(ModelError, match=r"reads its input as|cannot read inputs"):
             Cpu(broken, 1)
+
+
+def test_orders_of_inputs_that_no_kernel_gives_are_refused() -> None:
+    ones, eye = Norming("rms", np.ones(64, np.float32)), np.eye(64, dtype=np.float32)
+    back, short, twice = (np.array(o, np.int32).tobytes() for o in (range(63, -1, -1), range(32), [0] * 64))
+
+    def ffn(given: bytes, read: bytes, weights: bytes, out: bytes = b"") -> tuple[Op, ...]:
+        weight, act = dataclasses.replace(Weight.float32(eye), order=weights), Act(32, order=out)
+        up = FfnIn(None, weight, None, None, "relu", Act(32, order=read), act)
+        return Norm(ones, Act(32, order=given)), up, Proj(dataclasses.replace(weight, order=out), None, act, source=1)
+
+    def made(*orders: bytes) -> Program:
+        return program(np.ones((9, 64), np.float32), ffn(*orders), identity_head(64), KvLayout(1, 1, 32), 1)
+
+    Cpu(made(back, back, back), 1).close()
+    for orders, words in (
+        ((back, b"", b""), "reads its input as"),
+        ((b"", back, back), "reads its input as"),
+        ((back, back, b""), "inputs lie in another order"),
+        ((short, short, short), "an order of 32 inputs where each of 64"),
+        ((twice, twice, twice), "an order of 64 inputs where each of 64"),
+        ((b"", b"", b"", back), "gives its outputs in order"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            Cpu(made(*orders), 1)
 
 
 def test_more_threads_than_processors_and_idle_pools() -> None:

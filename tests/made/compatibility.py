@@ -140,7 +140,8 @@ ROWS = (
     row("reasoning_effort", f"{CALLS}::test_a_conversation_with_calls_is_rendered",
         "exact; only where the chat template reads it", where="C", others="vlo"),
     row("include_reasoning", f"{CALLS}::test_reasoning_may_be_left_out", where="C"),
-    row("thinking_token_budget", NEUTRAL, "refused"),
+    row("thinking_token_budget", "server/test_thinking_budget.py::test_reasoning_ends_at_its_budget",
+        "not with log-probabilities", where="C", llama="thinking_budget_tokens"),
     *(row(name, NEUTRAL, "refused", where="C", others="o") for name in (
         "functions", "function_call", "modalities", "audio", "prediction", "verbosity", "service_tier", "store",
         "web_search_options", "prompt_cache_retention")),

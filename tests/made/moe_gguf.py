@@ -198,5 +198,10 @@ FILES = {
     "deepseek_v2-lite": ("deepseek2", {"attention.key_length": 42, "attention.value_length": 64}, {}),
     "deepseek_v3": ("deepseek2", LATENT | YARN | DEEP | {"expert_gating_func": 2}, {}),
     "lfm2_moe": ("lfm2moe", {"attention.head_count_kv": [0, 2, 0], "expert_gating_func": 2}, {}),
+    "glm4_moe": (
+        "glm4moe",
+        {"rope.dimension_count": 12, "expert_gating_func": 2, "block_count": 3, "nextn_predict_layers": 1},
+        {"ffn_norm.weight": "post_attention_norm.weight"},
+    ),
     "gpt_oss": ("gpt-oss", YARN, {"ffn_norm.weight": "post_attention_norm.weight"}),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from octavo.bench.cases import FORMS, HEADS, VOCAB, Shape, make_program
 from octavo.core.layout import PAGE, pages_for
 from octavo.kernels.weight import FLOATS, QUANTIZED, Layout
 from octavo.program.batch import Batch, HeadRows
-from octavo.program.ops import Program
+from octavo.program.ops import Attend, FfnIn, Head, Norm, Op, Program, Proj, Qkv
 
 SHORT = (1, 2, 31, 32, 33, 65)  # lengths of a case's sequences: around one page
 LONG = (511, 512, 513, 33, 7)  # around the split of 512 tokens
@@ -196,6 +196,42 @@ def _forms() -> Iterator[Case]:
         yield make_case(f"odd/{layout.name}", Shape(layout, 50, 3, 1, 32, 75, bias=True), "eafh", (1, 5, 34))
 
 
+def in_order(rng: np.random.Generator, program: Program) -> Program:
+    """A program each of whose norms and attentions gives what is read of it in a random order."""
+
+    def ordered(op: Op, size: int, *names: str) -> Op:
+        order = rng.permutation(size).astype(np.int32).tobytes() if size else orders[-1]
+        orders.append(order)
+        weights = {name: replace(getattr(op, name), order=order) for name in names}
+        return replace(op, act=replace(op.act, order=order), **weights)
+
+    ops: list[Op] = []
+    orders: list[bytes] = []
+    for op in program.ops:
+        match op:
+            case Norm():
+                ops.append(ordered(op, program.width))
+            case Attend():
+                ops.append(ordered(op, program.heads * (op.head_dim or program.kv.head_dim)))
+            case Qkv():
+                ops.append(ordered(op, 0, "q", "k", "v"))
+            case FfnIn():
+                ops.append(ordered(op, 0, "gate", "up"))
+            case Proj(source=0):
+                ops.append(ordered(op, 0, "weight"))
+            case Head():
+                ops.append(ordered(op, program.width, "weight"))
+            case _:
+                ops.append(op)
+    return replace(program, ops=tuple(ops))
+
+
+def _orders() -> Iterator[Case]:
+    for layout in Layout:
+        case = make_case(f"order/{layout.name}", Shape(layout, layers=2, kv_dtype="bfloat16"), "eafh")
+        yield replace(case, program=in_order(np.random.default_rng(layout), case.program))
+
+
 def cases() -> list[Case]:
     """All cases, each with its own name."""
-    return [*_layouts(), *_heads(), *_forms()]
+    return [*_layouts(), *_heads(), *_forms(), *_orders()]

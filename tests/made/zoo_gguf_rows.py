@@ -118,6 +118,33 @@ def one_norm(tensors: Arrays, c: dict[str, Any]) -> Arrays:
     return tensors
 
 
+def unpacked(tensors: Arrays, c: dict[str, Any]) -> Arrays:
+    """Baichuan 2's projections apart, and the rows of its head of length 1, as its makers say to do before."""
+    for key in [key for key in tensors if "W_pack" in key]:
+        for name, rows in zip("qkv", np.split(tensors.pop(key), 3), strict=True):
+            tensors[key.replace("W_pack", f"{name}_proj")] = rows
+    head = tensors["lm_head.weight"]
+    return tensors | {"lm_head.weight": head / np.linalg.norm(head, axis=1, keepdims=True)}
+
+
+def window(c: dict[str, Any]) -> dict[str, Any]:
+    """That of all layers."""
+    return {"attention.sliding_window": c["sliding_window"]}
+
+
+def olmo3_keys(c: dict[str, Any]) -> dict[str, Any]:
+    """Which layers slide, and the stretching of those that do not."""
+    full = c["rope_parameters"]["full_attention"]
+    return {
+        "attention.sliding_window": c["sliding_window"],
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in c["layer_types"]],
+        "rope.freq_base": full["rope_theta"],
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": full["factor"],
+        "rope.scaling.original_context_length": full["original_max_position_embeddings"],
+    }
+
+
 def flat_taps(tensors: Arrays, c: dict[str, Any]) -> Arrays:
     """LFM2's convolutions without the axis of the one input that each output has."""
     return {key: value[:, 0] if "conv.conv.weight" in key else value for key, value in tensors.items()}
@@ -201,7 +228,7 @@ ROWS = {
         "layer",
         keys=partial,
     ),
-    "phi3": Row("phi3", LAYERS | PHI3, OUTER, keys=lambda c: {"attention.sliding_window": c["sliding_window"]}),
+    "phi3": Row("phi3", LAYERS | PHI3, OUTER, keys=window),
     "phi3-long": Row("phi3", LAYERS | PHI3, OUTER, keys=long_rope, change=with_factors),
     "gpt2": Row(
         "gpt2",
@@ -278,12 +305,15 @@ ROWS = {
         LAYERS | {"ffn_up": "model.layers.{i}.mlp.c_fc", "ffn_down": "model.layers.{i}.mlp.c_proj"},
         OUTER,
         "layer",
-        keys=lambda c: {"attention.sliding_window": c["sliding_window"]},
+        keys=window,
     ),
     "stablelm": Row("stablelm", LAYERS, OUTER, "layer", keys=partial),
     "stablelm-2-12b": Row("stablelm", LAYERS | PER_HEAD, OUTER, "layer", keys=partial, change=one_norm),
     "olmo": Row("olmo", LAYERS, OUTER, "layer", turned=True, keys=lambda c: {"attention.clamp_kqv": c["clip_qkv"]}),
     "olmo2": Row("olmo2", BEHIND, OUTER),
+    "olmo3": Row("olmo2", BEHIND, OUTER, keys=olmo3_keys),
+    "baichuan2-7b": Row("baichuan", LAYERS, OUTER, turned=True, change=unpacked),
+    "mistral": Row("llama", LAYERS, OUTER, turned=True, keys=window),
     "granite": Row(
         "granite",
         LAYERS,

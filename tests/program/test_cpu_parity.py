@@ -45,6 +45,7 @@ def test_every_instruction_set_computes_what_the_reference_does(name: str) -> No
     [
         *(f"{kind}/{layout.name}" for kind in ("whole", "everything") for layout in Layout),
         *(f"groups/{layout.name}/16" for layout in HALVES),
+        "order/W4M",
     ],
 )
 def test_a_row_is_the_same_bits_whatever_runs_beside_it(name: str, isa: str) -> None:

@@ -39,6 +39,14 @@ def weight_of(path, dtype="auto", name="x.weight"):
         return weight
 
 
+def arranged_of(path):
+    """The packed weight of a folder's module with its inputs sorted by group, and their order."""
+    with open_source(path) as source:
+        tensor = plain_tensors(source)["x.weight"].arranged
+        weight = pack(format_of(tensor.dtype, "auto"), tensor.read(), tensor.shape[1])
+        return weight, np.frombuffer(tensor.order, np.int32)
+
+
 def integers(rows, cols, groups, bits, seed, symmetric, columns=None):
     """Codes, float16 scales, zeros, the group of each input, and the numbers exactly (float64)."""
     random = np.random.default_rng(seed)
@@ -115,6 +123,18 @@ def test_gptq_in_act_order_is_exact(tmp_path, bits, symmetric):
     path = folder(tmp_path, made.gptq(codes, scale, zero, columns, bits), gptq_config(bits, desc_act=True))
     check(weight_of(path), exact, Layout.BF16)
     assert np.array_equal(weight_of(path, "float32").dequantize(), exact.astype(np.float32))
+    order = np.argsort(columns, kind="stable")
+    weight, found = arranged_of(path)
+    assert np.array_equal(found, order)
+    check(weight, exact[:, order], layout_of(bits, symmetric), scale, zero, columns[order])
+
+
+def test_act_order_of_groups_of_no_multiple_of_32_stays_plain(tmp_path):
+    columns = np.random.default_rng(1).permutation(np.arange(96) // 16)
+    codes, scale, zero, columns, _ = integers(32, 96, 6, 4, 1, True, columns)
+    path = folder(tmp_path, made.gptq(codes, scale, zero, columns, 4), gptq_config(4, desc_act=True))
+    with open_source(path) as source:
+        assert plain_tensors(source)["x.weight"].arranged is None
 
 
 def test_a_zero_of_0_borrows_from_its_neighbour_as_gptqmodel_writes_it(tmp_path):
@@ -174,7 +194,10 @@ def test_compressed_tensors_in_act_order_is_exact(tmp_path, symmetric):
     columns = np.random.default_rng(1).permutation(np.arange(128) // 32)
     codes, scale, zero, columns, exact = integers(32, 128, 4, 4, 1, symmetric, columns)
     tensors = made.compressed(codes, scale, None if symmetric else zero, columns, 4)
-    check(weight_of(folder(tmp_path, tensors, compressed_config(4))), exact, Layout.BF16)
+    path = folder(tmp_path, tensors, compressed_config(4))
+    check(weight_of(path), exact, Layout.BF16)
+    weight, order = arranged_of(path)
+    check(weight, exact[:, order], layout_of(4, symmetric), scale, zero, columns[order])
 
 
 @pytest.mark.parametrize("kind", ["tensor", "channel", "channels", "group", "asymmetric"])

@@ -20,7 +20,7 @@ EXACT = {"fp8-block", "fp8-dynamic", "gptq-act-order", "gptq-v2"}
 FORMS = {
     "fp8-block": {("F8", 128, 8.25)},
     "fp8-dynamic": {("F8", 128, 8.25), ("F8", 256, 8.125)},  # a scale for all 128 or 256 inputs of an output
-    "gptq-act-order": {("BF16", 0, 16)},
+    "gptq-act-order": {("W4", 32, 4.5)},
     "gptq-v2": {("W8", 64, 8.25)},
     "gptq-zeros": {("W4M", 32, 5)},
     "w4a16-static": {("W4", 128, 4.125)},

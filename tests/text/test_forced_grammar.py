@@ -8,8 +8,10 @@ import pytest
 import tokenizers
 
 from octavo.core.errors import UserError
-from octavo.core.request import StructuredOutputsParams
+from octavo.core.plan import Output
+from octavo.core.request import SamplingParams, StructuredOutputsParams
 from octavo.text import forced
+from octavo.text.assemble import Assembler
 from octavo.text.grammar import grammar_of
 from octavo.text.parsers import registry
 from octavo.text.tokenizer import Tokenizer
@@ -44,6 +46,14 @@ def allows(request):
         return all(matcher.consume_token(token) for token in made.encode(text)) and matcher.is_accepting()
 
     return allowed
+
+
+def test_the_marks_of_a_parser_stay_in_the_text():
+    made = tokenizer(special=True)
+    output = Output(id="a", tokens=made.encode("<think>é</think><end>[THINK]b<tool_call>"))
+    kept = made.marks(["<think>", "</think>", "<tool_call>", "é"])
+    assert Assembler(made, SamplingParams(), (), kept).push(output).text == "<think>é</think>b<tool_call>"
+    assert Assembler(made, SamplingParams()).push(output).text == "éb"
 
 
 def test_calls(allows):

@@ -55,35 +55,130 @@ def line(name, **arguments):
     return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
 
 
-FORMS = {  # parser: (text, content, calls)
+OSLO_CODE = {"city": 'Oslo </parameter> "é" }]', "days": 2, "exact": True}
+GPT = "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+V3 = "<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>"
+V3_CALL = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n{}\n```<｜tool▁call▁end｜>"
+V31_CALL = "<｜tool▁call▁begin｜>{}<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
+ARGUMENTS = json.dumps(OSLO, ensure_ascii=False)
+XML = """<tool_call>
+<function=weather>
+<parameter=city>
+Oslo </parameter> "é" }]
+</parameter>
+<parameter=days>
+2
+</parameter>
+<parameter=exact>True</parameter>
+</function>
+</tool_call>"""
+
+
+def listing(*calls):
+    """A JSON list of calls."""
+    return "[" + ", ".join(calls) + "]"
+
+
+FORMS = {  # family: (text, content, calls)
     "hermes": [
         (f"<tool_call>\n{line('weather', **OSLO)}\n</tool_call>", "", [("weather", OSLO)]),
         (f"I look.\n<tool_call>{line('weather', days=1)}</tool_call>\n<tool_call>{line('time')}</tool_call>\n",
          "I look.", [("weather", {"days": 1}), ("time", {})]),
         ('<tool_call>\n{"name": "time"}', "", [("time", {})]),
-        ("<tool_call>{\"name\": \"time\", \"arguments\": \"{}\"}</tool_call>", "", [("time", {})]),
+        ('<tool_call>{"name": "time", "arguments": "{}"}</tool_call>', "", [("time", {})]),
+    ],
+    "llama3_json": [
+        (line("weather", **OSLO).replace("arguments", "parameters"), "", [("weather", OSLO)]),
+        (f"{line('time')}; {line('weather', days=1)}", "", [("time", {}), ("weather", {"days": 1})]),
+        (f"<|python_tag|>{line('time')}", "", [("time", {})]),
+        (f"Here: {line('time')} is it.", "Here: is it.", [("time", {})]),
+        ('{"type": "function", "name": "time", "parameters": {}}', "", [("time", {})]),
+    ],
+    "pythonic": [
+        ("""[weather(city='Oslo </tool_call> "é" }]', days=2), time()]""", "", [("weather", OSLO), ("time", {})]),
+        ("<|python_start|>[time()]<|python_end|>", "", [("time", {})]),
+        ("Well. <|tool_call_start|>[time(a={'b': [None, true, -1.5, (1, 2)]})]<|tool_call_end|> So.", "Well. So.",
+         [("time", {"a": {"b": [None, True, -1.5, [1, 2]]}})]),
+        (r"[weather(city='\d\'s\\')]", "", [("weather", {"city": "\\d's\\"})]),
+    ],
+    "mistral": [
+        (f"[TOOL_CALLS] {listing(line('weather', **OSLO), line('time'))}", "", [("weather", OSLO), ("time", {})]),
+        (f"Hm.[TOOL_CALLS]weather[ARGS]{ARGUMENTS}[TOOL_CALLS]time{{}}", "Hm.", [("weather", OSLO), ("time", {})]),
+        ("[TOOL_CALLS]time[CALL_ID]abcdefghi[ARGS]{}", "", [("time", {})]),
+    ],
+    "qwen3_coder": [
+        (XML, "", [("weather", OSLO_CODE)]),
+        ("I look.\n<function=time>\n</function>\n</tool_call>", "I look.", [("time", {})]),
+        ("<tool_call><function=time><parameter=a>1</parameter></function></tool_call>\n\n" + XML, "",
+         [("time", {"a": "1"}), ("weather", OSLO_CODE)]),
+        ("<tool_call><function=weather><parameter=days>null</parameter><parameter=city>null</parameter>", "",
+         [("weather", {"days": None, "city": "null"})]),
+    ],
+    "deepseek_v3": [
+        ("Hm.\n" + V3.format(V3_CALL.format("weather", ARGUMENTS) + "\n" + V3_CALL.format("time", "{}")), "Hm.",
+         [("weather", OSLO), ("time", {})]),
+        (V3.format(V31_CALL.format("weather", ARGUMENTS) + V31_CALL.format("time", "{}")), "",
+         [("weather", OSLO), ("time", {})]),
+    ],
+    "granite": [
+        (f"<|tool_call|>{listing(line('weather', **OSLO), line('time'))}", "", [("weather", OSLO), ("time", {})]),
+        (f"<tool_call> {listing(line('time'))}", "", [("time", {})]),
+        (f"<function_call> {line('time')}<function_call> {line('weather', days=3)}", "",
+         [("time", {}), ("weather", {"days": 3})]),
+        (listing(line("time")), "", [("time", {})]),
+    ],
+    "phi4_mini_json": [
+        (f"functools{listing(line('weather', **OSLO), line('time'))}", "", [("weather", OSLO), ("time", {})]),
+    ],
+    "gemma4": [
+        ('Hm. <|tool_call>call:weather{city:<|"|>Oslo </tool_call> "é" }]<|"|>,days:2}<tool_call|>', "Hm.",
+         [("weather", OSLO)]),
+        ("<start_function_call>call:weather{city:<escape>a,<end_function_call>}<escape>}<end_function_call>"
+         "<start_function_call>call:time{a:[true,{b:null,<escape>c d<escape>:1.5}],e:[]}<end_function_call>", "",
+         [("weather", {"city": "a,<end_function_call>}"}), ("time", {"a": [True, {"b": None, "c d": 1.5}], "e": []})]),
+        ("<|tool_call>call:time{}<tool_call|><|tool_call>call:time{a:b c}", "", [("time", {}), ("time", {"a": "b c"})]),
+    ],
+    "openai": [
+        (f"{GPT}{ARGUMENTS}<|call|>", "", [("weather", OSLO)]),
+        ("<|channel|>commentary to=functions.time<|message|>{}", "", [("time", {})]),
     ],
 }  # fmt: skip
-BROKEN = {  # parser: texts without any call in them, all of which are content
-    "hermes": [
-        "Plain text, with < and <tool and {braces}. ",
-        "<tool_call>{\"name\": \"weather\", \"arguments\": {\"days\": }}</tool_call>",
-        "<tool_call>{\"name\": \"nobody\", \"arguments\": {}}</tool_call> and so on",
-        "<tool_call>{\"name\": \"time\", \"arguments\": [1]}</tool_call>",
-        "<tool_call>{\"name\": \"time\", \"arguments\": {\"a\": NaN}}</tool_call>",
-        "<tool_call>{\"name\": \"time\", \"arguments\": {\"a\": 1e999}}</tool_call>",
-        "<tool_call>[]</tool_call>",
-        "<tool_call>\n{\"name\": \"time\", \"argu",
-        "<tool_call",
-        "<tool_call>" + "[" * 100_000 + "</tool_call>",
-    ],
+BAD_CALLS = [line("nobody"), '{"name": "time", "arguments": [1]}', '{"name": "time", "arguments": {"a": NaN}}',
+             '{"name": "time", "arguments": {"a": 1e999}}', '{"name": "time", "arguments": {"a": }}', "[" * 100_000,
+             '{"name": "time", "arguments": {"a', '{"name": 5}', "{}", "5", ""]  # fmt: skip
+BROKEN = {  # family: texts without any call in them, all of which are content
+    "hermes": ["<tool_call", "Text with < and <tool and {braces}. ",
+               *(f"<tool_call>{bad}</tool_call>" for bad in BAD_CALLS)],
+    "llama3_json": ['{"a": 1}', "{ and [", '{"name": "time"}', "<|python_tag|>time.call()", *BAD_CALLS[:6]],
+    "pythonic": ["[1] and [2]", "[time(1)]", "[time(**{})]", "[nobody()]", "[time(a=b'c')]", "[time(a=1e999)]",
+                 "[time(a=f())]", "[time(a=", "[]", "[[1, 2], 'x']", "<|python_start|>time(<|python_end|>",
+                 "[time(a={1: 2})]", "[time(" + "[" * 100_000],
+    "mistral": ["[TOOL_CALLS", "[TOOL_CALLS] not JSON", "[TOOL_CALLS]time[ARGS]{", "[TOOL_CALLS]nobody[ARGS]{} so",
+                "[TOOL_CALLS]time[ARGS]{a}", "[TOOL_CALLS]time[ARGS][1]",
+                *(f"[TOOL_CALLS][{bad}]" for bad in BAD_CALLS)],
+    "qwen3_coder": ["<function", "<tool_call>a</tool_call>", XML.replace("weather", "nobody"),
+                    "<tool_call><function=time> text </function></tool_call>",
+                    "<tool_call><function=time><parameter=a>1"],
+    "deepseek_v3": ["<｜tool▁calls▁begin", V3.format(""), V3.format("time"), V3.format(V31_CALL.format("nobody", "{}")),
+                    V3.format(V3_CALL.format("time", "{")), V3.format(V31_CALL.format("time", "{}") + "and")],
+    "granite": ["<|tool_call|>", "[1]", *(f"<|tool_call|>[{bad}" for bad in BAD_CALLS)],
+    "phi4_mini_json": ["functools are", "functools[1]", *(f"functools[{bad}]" for bad in BAD_CALLS)],
+    "gemma4": ["<|tool_call>call:time{a:}<tool_call|>", "<|tool_call>time{}<tool_call|>",
+               "<|tool_call>call:nobody{}<tool_call|>", '<|tool_call>call:time{a:<|"|>b', "<|tool_call>call:time{a b}",
+               "<|tool_call>call:time{a:1 b:2}<tool_call|>", "<|tool_call>call:time{}x<tool_call|>",
+               "<|tool_call>call:time{a:<b>}<tool_call|>", "<|tool_call>call:time{a:" + "[" * 10_000 + "<tool_call|>"],
+    "openai": ["<|channel|>comm", f"{GPT}{{<|call|>", f"{GPT}[1]<|call|>", GPT.replace("weather", "nobody") + "{}",
+               "<|channel|>commentary to=browser.search<|message|>{}<|call|>"],
 }  # fmt: skip
+SAME = {"deepseek_v31": "deepseek_v3", "functiongemma": "gemma4", "granite-20b-fc": "granite",
+        "llama4_pythonic": "pythonic", "lfm2": "pythonic"}  # fmt: skip
 CASES = [(name, *form) for name, forms in FORMS.items() for form in forms]
 ALL_BROKEN = [(name, text) for name, texts in BROKEN.items() for text in texts]
 
 
 def test_every_parser_is_tested():
-    assert FORMS.keys() == BROKEN.keys() == {row.name for row in registry.TOOLS}
+    assert FORMS.keys() == BROKEN.keys() == {row.name for row in registry.TOOLS} - SAME.keys()
+    assert all(registry.family(name) is registry.family(other) for name, other in SAME.items())
 
 
 @pytest.mark.parametrize(("name", "text", "content", "made"), CASES)
@@ -176,6 +271,7 @@ THOUGHTS = [  # parser, end of the prompt, text, (reasoning, content)
     ("mistral", "", "[THINK]Well.[/THINK]Yes", ("Well.", "Yes")),
     ("granite", "", "Here is my thought process:\n\nWell. Here\n\nHere is my response:\nYes", ("Well. Here", "Yes")),
     ("granite", "", "Here's my thought process: Well. Here's my response: Yes", ("Well.", "Yes")),
+    ("gemma4", "", "<|channel>thought\nWell.<channel|>Yes", ("Well.", "Yes")),
     ("granite", "", "Here is my answer", ("", "Here is my answer")),
 ]
 
@@ -201,6 +297,27 @@ def test_any_cut_of_any_thought_gives_the_same(parts, sizes):
         assert fed(thinking("qwen3", prompt), *cut(text, sizes)) == fed(thinking("qwen3", prompt), text)
 
 
+GPT_ANSWERS = [  # end of the prompt, text, (reasoning, content, calls)
+    ("", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>",
+     ("Hm.", "Yes.", [])),
+    ("", f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+     f"<|start|>assistant{GPT}{ARGUMENTS}", ("Hm.", "I look.", [("weather", OSLO)])),
+    ("", " to=functions.time<|channel|>commentary json<|message|>{}<|call|><|start|>assistant to=functions.time"
+     "<|channel|>commentary<|message|>{}<|call|>", ("", "", [("time", {}), ("time", {})])),
+    ("<|channel|>analysis<|message|>", "Hm.", ("Hm.", "", [])),
+    ("<|channel|>final<|message|>", "Yes <|th", ("", "Yes <|th", [])),
+    ("", "Plain <text>.", ("", "Plain <text>.", [])),
+    ("", "<|channel|>anal", ("", "<|channel|>anal", [])),
+    ("", GPT + '{"city": ', ("", GPT.replace(" <|constrain|>json", "") + '{"city": ', [])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("prompt", "text", "made"), GPT_ANSWERS)
+def test_channels_are_read_whole_and_cut_anywhere(prompt, text, made):
+    for pieces in ([text], [*text], *([text[:cut], text[cut:]] for cut in range(len(text)))):
+        assert fed(Chain(thinking("openai_gptoss", prompt), calls("openai")), *pieces) == made
+
+
 def test_reasoning_comes_before_calls():
     call = f"<tool_call>{line('time')}</tool_call>"
     text = f"<think>I would {call}.</think>\n\n{call}"
@@ -215,7 +332,18 @@ def test_without_parsers_everything_is_content():
 
 TEMPLATES = {  # what stands in a template, and what it chooses
     "{{ '<tool_call>' }} </think>": ("hermes", "qwen3"),
-    "[THINK]": (None, "mistral"),
+    "<tool_call> <function=example> </think>": ("qwen3_coder", "qwen3"),
+    "[TOOL_CALLS] [ARGS] [THINK]": ("mistral", "mistral"),
+    "<|channel|>analysis<|message|>": ("openai", "openai_gptoss"),
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜> </think>": ("deepseek_v3", "qwen3"),
+    "<|tool_call|> Here is my thought process: ": ("granite", "granite"),
+    '{"name": function name, "parameters": dictionary of argument name and its value} <|python_tag|>':
+        ("llama3_json", None),
+    "<|python_start|>": ("llama4_pythonic", None),
+    "List of tools: <|tool_list_start|> <|tool_call_start|>": ("lfm2", None),
+    "<|tool|> <|/tool|>": ("phi4_mini_json", None),
+    "<start_function_call>": ("functiongemma", None),
+    "<|tool_call> <|channel>": ("gemma4", "gemma4"),
     "plain": (None, None),
 }  # fmt: skip
 

@@ -89,7 +89,8 @@ class Tensor:
 class Derived:
     """A tensor that `build` makes of its parts. `dtype`, of quant/format.py, tells what its bytes mean.
 
-    `build` raises ModelError or ValueError, each of one line, for parts that make no tensor.
+    `build` raises ModelError or ValueError, each of one line, for parts that make no tensor. arranged: the same in
+    a better form, its last axis in another `order`: int32 for each place, which place of this one it is.
     """
 
     name: str
@@ -97,6 +98,8 @@ class Derived:
     shape: tuple[int, ...]
     parts: tuple[Tensor, ...]
     build: Callable[[], Bytes] = field(repr=False)
+    arranged: Derived | None = field(default=None, repr=False)
+    order: bytes = field(default=b"", repr=False)
 
     @property
     def nbytes(self) -> int:

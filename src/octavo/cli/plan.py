@@ -14,7 +14,9 @@ from octavo.engine.launch import memory_plan
 from octavo.engine.limits import MemoryLimit, memory_limit
 from octavo.engine.memory import MemoryPlan
 from octavo.models.load import footprint
+from octavo.models.load import plan as entries_of
 from octavo.models.registry import read_spec
+from octavo.models.widened import told
 
 MEANING = {
     "weights": "packed weights",
@@ -31,8 +33,9 @@ def run(args: argparse.Namespace) -> int:
     launch = resolve.launch(args, model)
     plan = memory_plan(launch)
     with open_source(model) as source:
-        parts = footprint(source, read_spec(source, launch.exec.runner), launch.exec.dtype, launch.exec.quantization)
-    found = {"model": args.model, "path": str(model), "weights": parts}
+        asked = read_spec(source, launch.exec.runner), launch.exec.dtype, launch.exec.quantization
+        parts, widened = footprint(source, *asked), told(entries_of(source, *asked))
+    found = {"model": args.model, "path": str(model), "weights": parts, "widened": widened}
     found |= described(plan, memory_limit(), launch.scheduler.max_seqs)
     print(json.dumps(found, indent=2) if args.json else show(found))
     return 0
@@ -74,6 +77,8 @@ def show(found: dict[str, Any]) -> str:
         f"{count(found['full_sequences'], 'sequence')} of {found['max_model_len']} tokens (--max-model-len), or "
         f"up to {found['max_num_seqs']} (--max-num-seqs) shorter ones.",
     ]
+    if found["widened"]:
+        lines.append(f"Note: {found['widened']}.")
     if any(found["cache_groups"]):
         lines.append(_windows(found["cache_groups"], found["sequence_pages"]))
     return "\n".join(lines)

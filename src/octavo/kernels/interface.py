@@ -25,7 +25,7 @@ class CWeight(ctypes.Structure):
 class CAct(ctypes.Structure):
     """octavo_act"""
 
-    _fields_ = [("bits", c_int32), ("group", c_int32)]
+    _fields_ = [("bits", c_int32), ("group", c_int32), ("order", c_void_p)]
 
 
 class CNorm(ctypes.Structure):

@@ -123,6 +123,15 @@ def measure(threads: int, isa_name: str | None = None) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class ActArgs:
+    """octavo_act. order: int32, as long as the inputs"""
+
+    bits: int = 32
+    group: int = 0
+    order: Array | None = None
+
+
+@dataclass(frozen=True)
 class NormArgs:
     """A norm over the last axis: octavo_norm. weight, bias: as long as that axis."""
 
@@ -171,8 +180,8 @@ class OpArgs:
     group: int = 0
     source: int = 0
     out: int = 0
-    act: tuple[int, int] = (32, 0)
-    act_out: tuple[int, int] = (32, 0)
+    act: ActArgs = ActArgs()
+    act_out: ActArgs = ActArgs()
     scale: float = 1.0
     soft_cap: float = 0.0
     clip: float = 0.0
@@ -218,7 +227,7 @@ def _pack(op: OpArgs) -> COp:
         "limit",
     ):
         setattr(out, name, getattr(op, name))
-    out.act, out.act_out = CAct(*op.act), CAct(*op.act_out)
+    out.act, out.act_out = _act(op.act), _act(op.act_out)
     for i, weight in enumerate(op.weights):
         out.weight[i] = _weight(weight)
     for i, vec in enumerate(op.vecs):
@@ -237,6 +246,11 @@ def _pack(op: OpArgs) -> COp:
     if op.experts:
         out.expert = (CExpert * len(op.experts))(*map(_expert, op.experts))
     return out
+
+
+def _act(act: ActArgs) -> CAct:
+    order = None if act.order is None else _pointer("act, order", act.order, np.int32)
+    return CAct(act.bits, act.group, order)
 
 
 def _weight(weight: Weight) -> CWeight:

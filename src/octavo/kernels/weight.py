@@ -108,13 +108,17 @@ def read_as(layout: Layout, group: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
-    """A packed matrix. `data` is uint8, on a cache line; `group` counts the inputs that share a scale (0: none)."""
+    """A packed matrix. `data` is uint8, on a cache line; `group` counts the inputs that share a scale (0: none).
+
+    order: int32 for each column, which of the inputs it multiplies; none: they lie in order.
+    """
 
     layout: Layout
     rows: int
     cols: int
     group: int
     data: npt.NDArray[np.uint8]
+    order: bytes = b""
 
     @property
     def panels(self) -> int:
@@ -198,7 +202,7 @@ class Weight:
         return Weight(Layout.F4, rows, cols, group, _joined(once, body))
 
     def dequantize(self) -> npt.NDArray[np.float32]:
-        """The matrix the codes stand for, in float32. [rows, cols]"""
+        """The matrix the codes stand for, in float32, its columns as they are packed. [rows, cols]"""
         if self.layout is Layout.F32:
             full = self.data.view(np.float32).reshape(-1, self.cols, PANEL).transpose(0, 2, 1)
             return np.ascontiguousarray(full).reshape(-1, self.cols)[: self.rows]

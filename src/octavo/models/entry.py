@@ -27,7 +27,8 @@ class Entry:
     `rows`: which stored rows (of a vector: elements) it consists of, see models/rows.py. transposed: stored
     [inputs, outputs]. plus: added to every stored number of a vector. unit: rows of a matrix are
     divided by their lengths. index: which of the parts that lie in one tensor, one after the other; -1: it is whole.
-    exact: never in codes. blocks: of so many blocks of rows each is stored the other way round; 0: none.
+    exact: never in codes. blocks: of so many blocks of rows each is stored the other way round; 0: none. order: see
+    Weight.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Entry:
     index: int = -1
     exact: bool = False
     blocks: int = 0
+    order: bytes = b""
 
     @property
     def stored(self) -> tuple[int, ...]:

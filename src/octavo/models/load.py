@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -22,6 +22,7 @@ from octavo.checkpoint.tensor import Bytes, Derived, Tensor, shown
 from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.memory import Advice, advise, block
 from octavo.kernels.weight import Layout, Weight, read_as
+from octavo.models import order
 from octavo.models.entry import Entry, read
 from octavo.models.names import Tensors
 from octavo.models.parts import Part, parts
@@ -38,6 +39,7 @@ from octavo.models.rows import (
     projection_stored,
 )
 from octavo.models.spec import ModelSpec, Moe
+from octavo.models.widened import warn
 from octavo.quant.folder import plain_tensors
 from octavo.quant.format import SUPPORTED, format_of, regrouped, widened
 from octavo.quant.online import online_format
@@ -58,7 +60,7 @@ PAIRS = (("gate", "up"), ("expert_gate", "expert_up"))  # that files may have in
 CONV = ("conv_b", "conv_c", "conv_z")  # that they have in one, one below the other
 LATENT = ("q", "q_b", "kv_a", "k_b", "v_b")  # that latent attention arranges
 READ_TOGETHER = {"q": ("q", "k", "v"), **{pair[0]: pair for pair in PAIRS}}  # matrices that read one input
-READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q"), "conv_b": CONV}
+READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q"), "conv_b": CONV, "expert_down": ("expert_down",)}
 
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
 
@@ -77,6 +79,7 @@ def load(
     "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
     entries = plan(source, spec, dtype, quantization)
+    warn(source, entries)
     packed, at = block(block_bytes(entries)), 0
     advise(packed, Advice.HUGEPAGE)
     for part in packed_parts(entries, progress):
@@ -119,7 +122,7 @@ def views(entries: Sequence[Entry], packed: Bytes) -> Weights:
             weights[entry.key] = data.view(np.float32).reshape(entry.shape)
         else:
             rows, cols = entry.shape
-            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data)
+            weights[entry.key] = Weight(entry.form.layout, rows, cols, entry.form.group, data, entry.order)
         at += entry.room
     return weights
 
@@ -150,10 +153,11 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
     extra = [name for name in held if name not in shared and name not in head and not harmless.fullmatch(name)]
     faults: dict[str, None] = {}
     entries = []
+    ordered = order.arranged({part.key: (part, held[name]) for name, part in wanted if name in held})
     for name, part in wanted:
         if name not in held:
             continue
-        tensor = held[name]
+        tensor = ordered.get(part.key) or held[name]
         alone = tensor.shape[0] if _indexed(part, tensor) else 1
         fused = tensors.fused.get(part.name, "" if part.expert < 0 else "stacked") if shared[name] > alone else ""
         entry = _entry(part, tensor, tensors, dtype, fused)
@@ -168,7 +172,7 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
         raise ModelError(f"{source.path}: tensors do not fit the model: " + "; ".join(filter(None, problems)))
     if checked(quantization) != "none":
         entries = _quantized(source, entries, quantization, len(spec.layers))
-    return agreed(entries)
+    return agreed(order.written(entries))
 
 
 def _quantized(source: Source, entries: list[Entry], quantization: str, layers: int) -> list[Entry]:
@@ -193,9 +197,7 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
     beside codes of floats, become plain numbers: rounded once.
     """
     forms = {entry.key: entry.form for entry in entries}
-    for key in forms:
-        at, _, part = key.rpartition(".")
-        together = [name for each in READ_TOGETHER.get(part, ()) if forms.get(name := f"{at}.{each}")]
+    for together in _together([key for key, form in forms.items() if form]):
         found = [form for name in together if (form := forms[name])]
         reads = [read_as(form.layout, form.group) for form in found]
         if len(set(reads)) < 2:
@@ -208,6 +210,18 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
             else:
                 forms[name] = widened(form, Layout.BF16 if bits == 16 else Layout.F32)
     return [replace(entry, form=forms[entry.key]) for entry in entries]
+
+
+def _together(keys: Sequence[str]) -> Iterable[list[str]]:
+    """The matrices that read one input: those of a layer, and of a mixture those of all its experts."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        at, _, part = key.rpartition(".")
+        at = at.rpartition(".")[0] if part.startswith("expert_") else at
+        for first, names in READ_TOGETHER.items():
+            if part in names:
+                found.setdefault((at, first), []).append(key)
+    return found.values()
 
 
 def _indexed(part: Part, tensor: Tensor | Derived) -> bool:
@@ -225,7 +239,10 @@ def _entry(part: Part, tensor: Tensor | Derived, tensors: Tensors, dtype: str, f
     transposed = part.name in tensors.transposed and not part.is_vector and (part.expert < 0 or tensor.dtype in PLAIN)
     plus = 1.0 if part.name in tensors.plus_one and not part.key.endswith("_bias") else 0.0
     index = part.expert if _indexed(part, tensor) else -1
-    return Entry(part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact, blocks)
+    given = tensor.order if isinstance(tensor, Derived) else b""
+    return Entry(
+        part.key, tensor, form, part.shape, None, transposed, plus, part.unit, index, part.exact, blocks, given
+    )
 
 
 def _stored(part: Part, tensors: Tensors, fused: str, transposed: bool) -> tuple[int, ...]:

@@ -59,9 +59,13 @@ class Named:
 
     def act(self, *names: str) -> Act:
         """The form in which all these matrices read one input: int8 in groups as the weights' scales want them."""
-        if self._exact:
-            return Act(32)
         matrices = [weight for name in names if isinstance(weight := self._weights[name], Weight)]
+        orders = {weight.order for weight in matrices}
+        if len(orders) > 1:
+            raise ModelError(f"{_listed(names)}: stored with their inputs in {len(orders)} orders, which must be one")
+        order = orders.pop()
+        if self._exact:
+            return Act(32, order=order)
         forms = {read_as(weight.layout, weight.group) for weight in matrices}
         if len({bits for bits, _ in forms}) > 1:
             stored = _listed([weight.layout.name for weight in matrices])
@@ -69,7 +73,7 @@ class Named:
         if len(forms) > 1:
             shown = ", ".join(str(group) for _, group in sorted(forms))
             raise ModelError(f"{_listed(names)}: stored in groups of {shown}, which do not read one form of input")
-        return Act(*forms.pop())
+        return Act(*forms.pop(), order)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from octavo.kernels.weight import FORMS
 from octavo.models.entry import Entry
 from octavo.models.load import Weights, block_bytes, load, packed_parts, plan, views
 from octavo.models.spec import ModelSpec
+from octavo.models.widened import warn
 from octavo.quant.folder import settings_of
 
 logger = logging.getLogger("octavo.models")
@@ -43,6 +44,7 @@ def load_kept(
     Raises ModelError as `load` does.
     """
     entries = plan(source, spec, dtype, quantization)
+    warn(source, entries)
     kind = dtype if quantization == "none" else f"{dtype} {quantization}"
     head, size = identity(source, kind, entries), block_bytes(entries)
     path = folder / file_name(source, kind)

@@ -6,6 +6,8 @@ they do not look themselves. Knows the ops, and nothing of the library.
 
 from __future__ import annotations
 
+import numpy as np
+
 from octavo.core.errors import ModelError
 from octavo.kernels.weight import Weight, read_as
 from octavo.program.ops import (
@@ -52,9 +54,11 @@ def check(program: Program) -> None:
         _check_vectors(op, program)
         match op:
             case Norm():
+                _check_order(op.act, program.width)
                 written[op.out] = op.act, program.width, 1
             case Attend():
                 dims = op.head_dim or places
+                _check_order(op.act, dims if op.apart else program.heads * dims, possible=not op.apart)
                 written[op.out] = (op.act, dims, program.heads) if op.apart else (op.act, program.heads * dims, 1)
             case Qkv():
                 _check_reads(op, (op.q, op.k, op.v), written[op.source])
@@ -94,6 +98,7 @@ def check(program: Program) -> None:
                 _check_routed(op, len(op.weights), routed)
                 _check_reads(op, op.weights, written[op.source], op.top)
             case Head():
+                _check_order(op.act, program.width)
                 _check_reads(op, (op.weight,), (op.act, program.width, 1))
 
 
@@ -142,6 +147,8 @@ def _check_routed(op: MoeIn | MoeOut, experts: int, routed: Route | None) -> Non
 def _check_apart(op: FfnIn | MoeIn | Latent | PerHead | Conv) -> None:
     if op.source == op.out:
         raise ModelError(f"{type(op).__name__}: reads and writes h[{op.out}]; it takes two different ones")
+    if op.act_out.order:
+        raise ModelError(f"{type(op).__name__}: gives its outputs in order; only a norm and attention take another")
 
 
 def _check_route(op: Route) -> None:
@@ -163,6 +170,15 @@ def _check_act(name: str, weight: Weight, act: Act) -> None:
             f"{name}: {weight.layout.name} weights in groups of {weight.group} cannot read inputs of {act.bits} bits "
             f"in groups of {act.group}; all weights of one operation must have the same kind of layout"
         )
+    if act.order != weight.order:
+        raise ModelError(f"{name}: weights whose inputs lie in another order than the inputs that they read")
+
+
+def _check_order(act: Act, size: int, possible: bool = True) -> None:
+    """An order names each of `size` inputs once."""
+    order = np.frombuffer(act.order, np.int32)
+    if act.order and not (possible and np.array_equal(np.sort(order), np.arange(size))):
+        raise ModelError(f"an order of {len(order)} inputs where each of {size} is read once, side by side")
 
 
 def _check_vectors(op: Op, program: Program) -> None:

@@ -375,5 +375,5 @@ def _head_norm(norm: HeadNorm | None, places: int) -> native.HeadNormArgs | None
     return native.HeadNormArgs(_norm(norm.norm), norm.whole, places if apart else 0)
 
 
-def _act(act: Act) -> tuple[int, int]:
-    return act.bits, act.group
+def _act(act: Act) -> native.ActArgs:
+    return native.ActArgs(act.bits, act.group, np.frombuffer(act.order, np.int32) if act.order else None)

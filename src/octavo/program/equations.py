@@ -24,6 +24,8 @@ def rounded(values: Floats, dtype: str) -> Floats:
 
 def form(values: Floats, act: Act) -> Floats:
     """Values as a projection reads them. values, result  # [rows, inputs]"""
+    if act.order:
+        values = values[:, np.frombuffer(act.order, np.int32)]
     if act.bits == 32:
         return values
     if act.bits == 16:

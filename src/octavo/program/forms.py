@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,12 @@ class Act:
 
     bits 32: float32. 16: rounded to bfloat16. 8: int8 codes in groups of `group` inputs, symmetric: s = amax / 127,
     code = round_half_even(value * (127 / amax)) clamped to +-127, value ~ s * code; a group of zeros has s = 0.
+    order: int32 for each input, which of the values it is: they are put in order before all else; none: as they are.
     """
 
     bits: int
     group: int = 0
+    order: bytes = field(default=b"", repr=False)
 
 
 FLOAT32 = Act(32)

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from octavo.checkpoint.tensor import Bytes, Derived
+from octavo.checkpoint.tensor import Derived
 from octavo.core.errors import ModelError
 from octavo.quant import fp8
 from octavo.quant.bits import word_by_word
-from octavo.quant.grouped import Columns, Integers, blocks_of, form_of, rows_of
+from octavo.quant.grouped import Columns, Integers, blocks_of, weight_of
 from octavo.quant.module import Declared, Module, Stored, floats, group_index, raw_bytes, words
 from octavo.quant.plain import PLAIN
 
@@ -55,13 +55,12 @@ def packed_weight(module: Module, declared: Declared) -> Derived:
     groups = _groups(module, rows)
     columns = _columns(module, cols, groups)
     zero = _zero_part(module, rows, groups, bits)
-    form = form_of(bits, zero is None, columns)
 
-    def build() -> Bytes:
+    def read() -> Integers:
         codes = word_by_word(words(packed), bits)[:, :cols]
-        return rows_of(form, Integers(codes, _scale(module, rows), _zeros(zero, rows, groups, bits)), bits, columns)
+        return Integers(codes, _scale(module, rows), _zeros(zero, rows, groups, bits))
 
-    return Derived(f"{module.name}.weight", form, (rows, cols), module.parts, build)
+    return weight_of(module, (rows, cols), bits, zero is None, columns, read)
 
 
 def weight(module: Module, declared: Declared) -> Derived | None:
@@ -73,13 +72,12 @@ def weight(module: Module, declared: Declared) -> Derived | None:
     groups = _groups(module, rows)
     columns = _columns(module, cols, groups)
     zero = _zero_part(module, rows, groups, 8)
-    form = form_of(8, zero is None, columns)
 
-    def build() -> Bytes:
+    def read() -> Integers:
         codes = raw_bytes(stored) ^ np.uint8(128)
-        return rows_of(form, Integers(codes, _scale(module, rows), _zeros(zero, rows, groups, 8)), 8, columns)
+        return Integers(codes, _scale(module, rows), _zeros(zero, rows, groups, 8))
 
-    return Derived(f"{module.name}.weight", form, (rows, cols), module.parts, build)
+    return weight_of(module, (rows, cols), 8, zero is None, columns, read)
 
 
 def _shape(module: Module) -> tuple[int, int]:

@@ -5,9 +5,8 @@
     scales       [groups, rows]
     g_idx    I32 [cols]                        the group of each input; absent: groups side by side
 
-value = scale * (code - zero). In act-order g_idx is no sequence of whole groups, and the matrix is kept as plain
-numbers: see grouped.py. What the first version took away is given back as GPTQModel took it: word by word, where a zero
-of 0 borrowed from its neighbour.
+value = scale * (code - zero). In act-order g_idx is no sequence of whole groups: see grouped.py. What the first version
+took away is given back as GPTQModel took it: word by word, where a zero of 0 borrowed from its neighbour.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from octavo.checkpoint.tensor import Bytes, Derived
+from octavo.checkpoint.tensor import Derived
 from octavo.core.errors import ModelError
 from octavo.quant.bits import run_of_bits, words_in_run
-from octavo.quant.grouped import Columns, Integers, blocks_of, form_of, rows_of
+from octavo.quant.grouped import Columns, Integers, blocks_of, weight_of
 from octavo.quant.module import Declared, Module, floats, group_index, words
 from octavo.quant.plain import PLAIN
 
@@ -41,14 +40,12 @@ def weight(module: Module, declared: Declared) -> Derived:
     module.part(".qzeros", ("I32",), groups, rows * bits // 32)
     columns = _columns(module, declared, cols, groups)
     symmetric = bool((_zeros(module, bits, ones) == 1 << (bits - 1)).all())
-    form = form_of(bits, symmetric, columns)
 
-    def build() -> Bytes:
+    def read() -> Integers:
         codes = run_of_bits(np.ascontiguousarray(words(packed).T), bits)
-        scale = floats(module.stored[".scales"]).T
-        return rows_of(form, Integers(codes, scale, _zeros(module, bits, ones)), bits, columns)
+        return Integers(codes, floats(module.stored[".scales"]).T, _zeros(module, bits, ones))
 
-    return Derived(f"{module.name}.weight", form, (rows, cols), module.parts, build)
+    return weight_of(module, (rows, cols), bits, symmetric, columns, read)
 
 
 def _bits(module: Module, declared: Declared) -> int:

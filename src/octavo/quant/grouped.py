@@ -8,19 +8,21 @@ a byte for each code. The names tell form and group: "W4M/128". The exact number
     W4M  scale * code + minimum            codes 0..15, minimum = -scale * zero rounded once to float16
     W8M  scale * code + minimum            codes -128..127, 128 less than stored, and the zero likewise
 
-Where a matrix has no form, since its groups do not lie side by side, it is kept as plain numbers ("F32").
+Where a matrix has no form, since its groups do not lie side by side (act-order), it is given as plain numbers ("F32"),
+and beside them in the form that it has with its inputs sorted by group: who reads it so puts its inputs in that order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from octavo.checkpoint.tensor import Bytes
+from octavo.checkpoint.tensor import Bytes, Derived
 from octavo.kernels.weight import Array, Layout, Weight
+from octavo.quant.module import Module
 
 SPANS = (128, 96, 64, 32)  # of a form's groups: finer than a file's where those are larger, so inputs lose less
 LAYOUTS = {"W8": Layout.W8, "W4": Layout.W4, "W4M": Layout.W4M, "W8M": Layout.W8M}
@@ -48,6 +50,25 @@ def form_of(bits: int, symmetric: bool, columns: Columns) -> str:
     span = _span(columns)
     name = ("W4" if bits <= 4 else "W8") + ("" if symmetric else "M")
     return f"{name}/{span}" if span else "F32"
+
+
+def weight_of(
+    module: Module, shape: tuple[int, int], bits: int, symmetric: bool, columns: Columns, read: Callable[[], Integers]
+) -> Derived:
+    """The weight of a module of integers. columns: the group of each input."""
+    form = form_of(bits, symmetric, columns)
+    name, arranged = f"{module.name}.weight", None
+    if form == "F32":
+        order = np.argsort(columns, kind="stable")
+        better = form_of(bits, symmetric, columns[order])
+        if better != "F32":
+
+            def build() -> Bytes:
+                found = read()
+                return rows_of(better, replace(found, codes=found.codes[:, order]), bits, columns[order])
+
+            arranged = Derived(name, better, shape, module.parts, build, order=order.astype(np.int32).tobytes())
+    return Derived(name, form, shape, module.parts, lambda: rows_of(form, read(), bits, columns), arranged)
 
 
 def rows_of(form: str, integers: Integers, bits: int, columns: Columns) -> Bytes:

@@ -21,6 +21,7 @@ from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams, check_sampling_tokens, choice_seed, last_tokens
 from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.generation import GenerationRequest
+from octavo.server.budget import Budget, within
 from octavo.server.front import Front
 from octavo.server.metrics import Meter
 from octavo.text.assemble import Assembler, Delta
@@ -61,6 +62,7 @@ class Call:
         self.requests: list[Request] = []
         self.totals: dict[int, Assembler] = {}
         self.kept: frozenset[int] = frozenset()  # special tokens that stay in the text
+        self.budget: Budget | None = None  # of reasoning
         self._client: EngineClient = front.client
         self._meter: Meter = front.meter
         self._tokenizer: Tokenizer | None = front.language.tokenizer
@@ -159,7 +161,8 @@ class Call:
             self._meter.finished(reason)
 
     def _outputs(self, request: Request) -> AsyncGenerator[Output, None]:
-        outputs = self._client.generate(request)
+        generate = self._client.generate
+        outputs = generate(request) if self.budget is None else within(self.budget, generate, request)
         return outputs if self._deadline is None else _until(self._deadline, outputs, request.id)
 
 

@@ -6,16 +6,21 @@ Experts are chosen as DeepSeek-V3 has it: by a sigmoid with a correction, from t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from octavo.checkpoint.source import Source
 from octavo.models.arch.llama import LAYERS, activation, decoder, experts_of
-from octavo.models.names import Architecture, experts_like, llama_like
+from octavo.models.names import Architecture, experts_like, gguf_like, llama_like
 from octavo.models.rope_settings import rope
 from octavo.models.settings import Settings
 from octavo.models.spec import HeadNorm, Layer, Mlp, ModelSpec, Moe, Norm
 
+SIGMOID = 2  # a GGUF file's expert_gating_func
+
 
 def spec(c: Settings) -> ModelSpec:
     """Raises ModelError for what is malformed or not supported."""
+    c.only("expert_gating_func", SIGMOID)
     moe = mixture(c.over(num_local_experts=c.value("n_routed_experts", c.value("num_local_experts"))))
     first = c.integer("first_k_dense_replace", 1, low=0, high=LAYERS)
 
@@ -62,18 +67,35 @@ def mixture(c: Settings) -> Moe:
     )
 
 
+def _layers(c: Settings, source: Source) -> dict[str, Any]:
+    """GGUF counts the layers that predict more than one token among the others."""
+    ahead = c.integer("num_nextn_predict_layers", 0, low=0)
+    return {
+        "num_hidden_layers": c.integer("num_hidden_layers", low=ahead + 1) - ahead,
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in source.tensors,
+    }
+
+
+# What predicts more than one token, behind the last layer of Air and of the full model.
+AHEAD = r"(46|92)\..*"
+GGUF = gguf_like({"ffn_norm": "post_attention_norm"})
 ARCHITECTURE = Architecture(
     names=("Glm4MoeForCausalLM",),
-    gguf=(),
+    gguf=("glm4moe",),
     tensors={
         "safetensors": llama_like(
             {part: f"mlp.{part}_proj|mlp.shared_experts.{part}_proj" for part in ("gate", "up", "down")},
-            # What predicts more than one token, behind the last layer.
-            harmless=(r"model\.layers\.(46|92)\..*",),
+            harmless=(r"model\.layers\." + AHEAD,),
             whole=experts_like("mlp") | {"correction": "mlp.gate.e_score_correction_bias"},
-        )
+        ),
+        "gguf": replace(
+            GGUF,
+            names={**GGUF.names, "layers.{i}.correction": "blk.{i}.exp_probs_b.bias"},
+            harmless=(*GGUF.harmless, r"blk\." + AHEAD),
+        ),
     },
     spec=spec,
     title="GLM-4.5, GLM-4.6",
     notes="Air and full, as text, one token at a time",
+    more=_layers,
 )

@@ -48,6 +48,7 @@ def _hybrid(c: Settings, ffn: Mlp, more: Callable[[int, Layer], Layer]) -> Model
     """more: what is changed of a layer beside its convolution."""
     attends = attending(c)
     width, norm = c.integer("hidden_size"), Norm(c.number("norm_eps", 1e-5))
+    c.only("sliding_window", 0)
     for name in ("conv_dim", "conv_dim_out", "block_dim"):
         c.only(name, width)
     conv = Conv(c.integer("conv_L_cache", 3), c.boolean("conv_bias"))
@@ -145,7 +146,7 @@ TENSORS = {
 }
 WORDS = {"rms_norm_eps": "norm_eps", "first_k_dense_replace": "num_dense_layers"}
 LFM2 = Architecture(
-    names=("Lfm2ForCausalLM",),
+    names=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
     gguf=("lfm2",),
     tensors=TENSORS,
     spec=dense,
@@ -160,7 +161,7 @@ LFM2_MOE = Architecture(
     tensors=TENSORS,
     spec=mixed,
     title="LFM2-MoE",
-    notes="8B-A1B",
+    notes="8B-A1B, 24B-A2B",
     words=WORDS,
     more=_layers,
 )

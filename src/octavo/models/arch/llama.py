@@ -68,6 +68,7 @@ def experts_of(c: Settings) -> tuple[int, int]:
 
 def refuse_variations(c: Settings, head_dim: int, *names: str) -> None:
     """Raise for the mathematics that files may ask for and that is declared nowhere: `names` beside the usual ones."""
+    c.only("causal", True)
     c.only("num_local_experts", 0)
     c.only("value_head_dim", head_dim)
     for name in names:
@@ -130,17 +131,21 @@ def decoder(
 
 
 def spec(c: Settings) -> ModelSpec:
-    """The model that these settings describe. Raises ModelError for what is malformed or not supported."""
+    """The model that these settings describe. Raises ModelError for what is malformed or not supported.
+
+    `mistral_window` is that of a GGUF file; transformers' Llama has none and looks past the word for it.
+    """
     c.only("partial_rotary_factor", 1, 1.0)
     ffn = None
     if c.integer("num_local_experts", 0, low=0):  # Mixtral as GGUF
         ffn = Moe(*experts_of(c), c.integer("intermediate_size"), renormalise=True)
-    made = decoder(c.over(num_local_experts=None), ffn=ffn)
+    sliding = [c.integer("mistral_window", 0, low=0)] * c.integer("num_hidden_layers", high=LAYERS)
+    made = decoder(c.over(num_local_experts=None), ffn=ffn, sliding=sliding)
     turned, head_dim = made.layers[0].attn.rope, made.layers[0].attn.head_dim
     if turned and turned.dims:
         name = "rotary_dim" if c.has("rotary_dim") else "rope_parameters"
         raise c.refused(name, f"{head_dim}, all dims of a head")
-    window = c.value("sliding_window", made.max_len)
+    window = made.max_len if c.has("mistral_window") else c.value("sliding_window", made.max_len)
     if type(window) is not int or 0 < window < made.max_len:
         raise c.refused("sliding_window", f"none, or at least the context, which is {made.max_len}")
     kinds = c.value("layer_types", [])
@@ -156,4 +161,5 @@ ARCHITECTURE = Architecture(
     spec=spec,
     title="Llama 1 to 3.x",
     notes="also Yi, SmolLM2, TinyLlama, Vicuna, DeepSeek-LLM, older Mistral and Mixtral as GGUF",
+    words={"sliding_window": "mistral_window"},
 )

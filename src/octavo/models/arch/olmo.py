@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from octavo.checkpoint.source import Source
+from octavo.core.errors import ModelError
 from octavo.models.arch.llama import LAYERS, decoder, windows
 from octavo.models.names import GGUF, LLAMA, LLAMA_GGUF, Architecture, llama_like
 from octavo.models.rope_settings import rope_of_kind
@@ -22,7 +25,9 @@ def olmo(c: Settings) -> ModelSpec:
 
 
 def olmo2(c: Settings) -> ModelSpec:
-    """Raises ModelError for what is malformed or not supported."""
+    """Raises ModelError for what is malformed or not supported. OLMo 3 is of the same name as GGUF."""
+    if c.boolean("slides"):
+        return olmo3(c)
     return _behind(c, [0] * c.integer("num_hidden_layers", high=LAYERS))
 
 
@@ -59,6 +64,16 @@ def _behind(c: Settings, sliding: list[int]) -> ModelSpec:
     )
 
 
+def _windows(c: Settings, source: Source) -> dict[str, Any]:
+    """Whether a GGUF file is of OLMo 3, and which of its layers slide; without a word, all but every fourth."""
+    key = "olmo2.attention.sliding_window_pattern"
+    found = source.metadata.get(key)
+    if found is not None and not isinstance(found, list):
+        raise ModelError(f"{source.path}: {key} {found!r}; expected an array, whether each layer slides")
+    kinds = found and ["sliding_attention" if slides else "full_attention" for slides in found]
+    return {"slides": bool(c.integer("sliding_window", 0, low=0)), "layer_types": kinds}
+
+
 BEHIND = llama_like({"attn_post": "post_attention_layernorm", "ffn_post": "post_feedforward_layernorm"})
 OLMO = Architecture(
     names=("OlmoForCausalLM",),
@@ -73,6 +88,7 @@ OLMO2 = Architecture(
     tensors={"safetensors": BEHIND, "gguf": GGUF},
     spec=olmo2,
     title="OLMo 2",
+    more=_windows,
 )
 OLMO3 = Architecture(
     names=("Olmo3ForCausalLM",),
@@ -80,4 +96,5 @@ OLMO3 = Architecture(
     tensors={"safetensors": BEHIND},
     spec=olmo3,
     title="OLMo 3",
+    notes="GGUF files are of the architecture olmo2",
 )

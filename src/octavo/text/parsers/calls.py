@@ -1,7 +1,7 @@
 """Calls of tools within a text: found by the marks of a family, read when whole, given out or left as content.
 
 Invariant: only calls of known tools with a JSON object as arguments are given out; whatever else stands between the
-marks is content, as it is written. White space beside a call is dropped.
+marks is content, as it is written. White space behind a call is dropped, and that before one where no content follows.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Calls:
         else:
             self._say(text, events)
         space, self._space = self._space, ""
-        if space:
+        if space and not self._after_call:
             events.append(Content(space))
         return events
 
@@ -118,7 +118,7 @@ class Calls:
         if not calls or any(name not in self._tools for name, _ in calls):
             self._say(text, events)
             return
-        self._space, self._after_call = "", True
+        self._space, self._after_call = self._space if self._said else "", True
         for name, arguments in calls:
             if self._parallel or not self._count:
                 events.append(CallBegun(self._count, new_id(), name))

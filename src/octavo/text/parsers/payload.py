@@ -26,16 +26,19 @@ def behind(text: str, mark: str, seen: int) -> int:
     return -1
 
 
-def balanced(text: str, start: int, seen: int) -> int:
-    """Where the brackets that open behind `start` are all closed; -1 if they are not yet. `seen`: as in Family.end."""
+def balanced(text: str, start: int, seen: int, parts: re.Pattern[str] = _PARTS) -> int:
+    """Where the brackets that open behind `start` are all closed; -1 if they are not yet. `seen`: as in Family.end.
+
+    parts: what finds brackets, and strings, so that those within are not counted.
+    """
     if not any(closer in text[seen:] for closer in "]}"):
         return -1
     depth = 0
-    for part in _PARTS.finditer(text, start):
+    for part in parts.finditer(text, start):
         letter = part.group()
-        if letter in "[{":
+        if letter in "([{":
             depth += 1
-        elif letter in "]}":
+        elif letter in ")]}":
             depth -= 1
             if depth <= 0:
                 return part.end()
@@ -53,9 +56,11 @@ def _refused(name: str) -> Any:
 
 def dumped(value: Any) -> str:
     """JSON of a value. Raises ValueError."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()
+    except TypeError as error:
+        raise ValueError(f"not JSON: {error}") from None
     except UnicodeEncodeError:  # half characters, which JSON spells \ud800
         text = json.dumps(value)
     return text

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from octavo.text.parsers.calls import Family
+    from octavo.text.parsers.harmony import Harmony
     from octavo.text.parsers.thinking import Thought
 
 
@@ -25,12 +26,30 @@ class Row:
     marks: tuple[str, ...] = ()
 
 
-TOOLS = (Row("hermes", "hermes", marks=("<tool_call>",)),)
+TOOLS = (
+    Row("openai", "harmony", marks=("<|channel|>", "<|message|>")),
+    Row("mistral", "mistral", marks=("[TOOL_CALLS]",)),
+    Row("deepseek_v3", "deepseek", marks=("<｜tool▁calls▁begin｜>",)),
+    Row("deepseek_v31", "deepseek"),
+    Row("functiongemma", "gemma", marks=("<start_function_call>",)),
+    Row("gemma4", "gemma", marks=("<|tool_call>",)),
+    Row("phi4_mini_json", "phi", marks=("<|/tool|>",)),
+    Row("granite", "granite", marks=("<|tool_call|>",)),
+    Row("granite-20b-fc", "granite"),
+    Row("lfm2", "pythonic", marks=("<|tool_call_start|>",)),
+    Row("qwen3_coder", "qwen_coder", marks=("<function=",)),
+    Row("hermes", "hermes", marks=("<tool_call>",)),
+    Row("llama3_json", "llama", marks=('"parameters": dictionary',)),
+    Row("llama4_pythonic", "pythonic", marks=("<|python_start|>",)),
+    Row("pythonic", "pythonic"),
+)
 REASONING = (
-    Row("deepseek_r1", "thinking", "THINK"),
+    Row("openai_gptoss", "harmony", "HARMONY", ("<|channel|>", "<|message|>")),
     Row("granite", "thinking", "GRANITE", ("Here is my thought process:",)),
     Row("mistral", "thinking", "MISTRAL", ("[THINK]",)),
+    Row("gemma4", "thinking", "GEMMA", ("<|channel>",)),
     Row("qwen3", "thinking", "THINK", ("</think>",)),
+    Row("deepseek_r1", "thinking", "THINK"),
 )
 
 
@@ -53,9 +72,9 @@ def family(name: str) -> Family:
     return found
 
 
-def thought(name: str) -> Thought:
+def thought(name: str) -> Thought | Harmony:
     """The reasoning parser of this name."""
-    found: Thought = _value(REASONING, name)
+    found: Thought | Harmony = _value(REASONING, name)
     return found
 
 
