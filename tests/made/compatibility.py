@@ -142,7 +142,7 @@ ROWS = (
         "exact; only where the chat template reads it", where="C", others="vlo"),
     row("include_reasoning", f"{CALLS}::test_reasoning_may_be_left_out", where="C"),
     row("thinking_token_budget", "server/test_thinking_budget.py::test_reasoning_ends_at_its_budget",
-        "in chats, not with log-probabilities; elsewhere refused", llama="thinking_budget_tokens"),
+        "not with log-probabilities", where="C", llama="thinking_budget_tokens"),
     *(row(name, NEUTRAL, "refused", where="C", others="o") for name in (
         "functions", "function_call", "modalities", "audio", "prediction", "verbosity", "service_tier", "store",
         "web_search_options", "prompt_cache_retention")),

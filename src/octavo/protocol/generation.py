@@ -58,18 +58,30 @@ class GenerationRequest(BaseModel):
 
     model_config = STRICT
 
-    model: str | None = None  # None: the model that is served
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    model: str | None = None
+    """One of the names the server goes by; left out: the model that is served."""
+    n: int = Field(1, json_schema_extra={"minimum": 1, "maximum": 128})
+    """Choices of each prompt, each with a seed of its own."""
+    temperature: float = Field(1.0, json_schema_extra={"minimum": 0, "maximum": 100})
+    """0: always the likeliest token; above 1 the unlikely ones gain."""
+    top_p: float = Field(1.0, json_schema_extra={"exclusiveMinimum": 0, "maximum": 1})
+    """Draw among the likeliest tokens whose chances together reach this."""
+    presence_penalty: float = Field(0.0, json_schema_extra={"minimum": -2, "maximum": 2})
+    """Subtracted from the logits of tokens that were generated."""
+    frequency_penalty: float = Field(0.0, json_schema_extra={"minimum": -2, "maximum": 2})
+    """The same, times how often they were generated."""
     logit_bias: dict[str, float] | None = None
+    """Added to the logits of tokens, by their ids; from -100 to 100."""
     seed: int | None = None
+    """Makes the draw repeatable, whatever else runs."""
     stop: Annotated[Any, WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT}]})] = None
+    """Texts that end the answer, which is given without them."""
     stream: bool = False
+    """Give the answer piece by piece, as server-sent events."""
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
+    """What a stream holds beside the answer."""
+    max_tokens: int | None = Field(None, json_schema_extra={"minimum": 0})
+    """Tokens to generate at most; 0, of completions with echo: none."""
 
     response_format: ResponseFormat | None = None
     """What the answer is: text, any JSON object, or JSON of a schema."""
@@ -116,21 +128,35 @@ class GenerationRequest(BaseModel):
 
     # labels
     user: str | None = None
+    """A name for the caller's own purposes; changes nothing."""
     metadata: dict[str, str] | None = None
+    """For the caller's own purposes; changes nothing."""
 
     # of vLLM
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    top_k: int = Field(0, json_schema_extra={"minimum": -1})
+    """Draw among so many of the likeliest tokens; 0 or -1: all."""
+    min_p: float = Field(0.0, json_schema_extra={"minimum": 0, "maximum": 1})
+    """Draw among tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = Field(1.0, json_schema_extra={"exclusiveMinimum": 0, "maximum": 100})
+    """Logits of tokens of prompt and answer are divided by this, or multiplied where negative."""
     stop_token_ids: list[int] | None = None
+    """Tokens that end the answer."""
     ignore_eos: bool = False
-    min_tokens: int = 0
+    """Go on where the model would end."""
+    min_tokens: int = Field(0, json_schema_extra={"minimum": 0})
+    """The model ends the answer no sooner."""
     include_stop_str_in_output: bool = False
+    """Give the stop text too."""
     skip_special_tokens: bool = True
-    prompt_logprobs: int | None = None
+    """Leave special tokens out of the text."""
+    prompt_logprobs: int | None = Field(None, json_schema_extra={"minimum": 0, "maximum": 20})
+    """Log-probabilities of the prompt's tokens, each with so many alternatives."""
     priority: int = Field(0, ge=-(2**31), lt=2**31)
+    """Lower goes first, where the server allows it."""
     cache_salt: str = Field("", max_length=256)
+    """Prompts share what was computed of their beginnings only under the same salt."""
     return_token_ids: bool = False
+    """Give the token ids of prompt and answer too."""
     structured_outputs: StructuredOutputs | None = None
     """What the answer must look like: exactly one form."""
     allowed_token_ids: list[int] | None = None
