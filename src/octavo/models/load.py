@@ -218,8 +218,8 @@ def _together(keys: Sequence[str]) -> Iterable[list[str]]:
     for key in keys:
         at, _, part = key.rpartition(".")
         at = at.rpartition(".")[0] if part.startswith("expert_") else at
-        for first, parts in READ_TOGETHER.items():
-            if part in parts:
+        for first, names in READ_TOGETHER.items():
+            if part in names:
                 found.setdefault((at, first), []).append(key)
     return found.values()
 
