@@ -12,9 +12,11 @@ from msgspec import UNSET
 from octavo.core.errors import InvalidValue
 from octavo.protocol.calls import ONE, CallDelta, Called, CalledFunction, FunctionDelta
 from octavo.protocol.chat import Answer, AnswerDelta, ChatRequest
+from octavo.server.budget import Budget
 from octavo.server.config import ServerConfig
 from octavo.server.text import Language
 from octavo.text import forced
+from octavo.text.detok import Detokenizer
 from octavo.text.parsers import registry
 from octavo.text.parsers.calls import Calls
 from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Event, Parser, Plain, Reasoning
@@ -34,6 +36,7 @@ class Reading:
         assert tokenizer is not None, "there is no chat without text"
         self._tokenizer = tokenizer
         self._asked = asked
+        self._prompt = prompt
         template = tokenizer.chat_template
         named = registry.chosen(registry.REASONING, config.reasoning_parser, template)
         self._thought = None if named is None else registry.thought(named)
@@ -60,6 +63,29 @@ class Reading:
 
     def grammar(self, given: str) -> str:
         """What the answer follows, where the request's own grammar is `given`; empty: nothing. Raises UserError."""
+        given = self._said(given)
+        if not given or self._thought is None:
+            return given
+        return forced.behind(given, self._thought.rules(self._state, self._tokenizer.written))
+
+    def budget(self, given: str) -> Budget | None:
+        """How much it may reason, where the request's own grammar is `given`. Raises InvalidValue."""
+        tokens, thought, tokenizer = self._asked.thinking_token_budget, self._thought, self._tokenizer
+        if tokens is None:
+            return None
+        if thought is None:
+            wanted = "none given: --reasoning-parser names no parser that fits this model"
+            raise InvalidValue("thinking_token_budget", tokens, wanted)
+        return Budget(
+            tokens,
+            lambda: thought.parser(self._state),
+            lambda: Detokenizer(tokenizer, prompt=self._prompt, kept=self.kept),
+            tokenizer.encode(thought.cut, special=False),
+            self._said(given),
+        )
+
+    def _said(self, given: str) -> str:
+        """What the answer behind any reasoning follows."""
         if self._forced:
             given = _forced_calls(self._asked)
         elif given and self._family is not None:
@@ -67,9 +93,7 @@ class Reading:
                 wanted = "none where the answer must have a form: calls of this model look like an answer"
                 raise InvalidValue("tool_choice", "auto", wanted)
             given = forced.or_calls(given, self._family.opening, self._tokenizer.written)
-        if not given or self._thought is None:
-            return given
-        return forced.behind(given, self._thought.rules(self._state, self._tokenizer.written))
+        return given
 
 
 def _forced_calls(asked: ChatRequest) -> str:

@@ -132,6 +132,7 @@ class ChatCall:
             effort=asked.reasoning_effort,
         )
         reading = call._reading = Reading(front.language, front.config, asked, tokens)
+        call._call.budget = reading.budget(call._call.grammar)
         call._call.kept, call._call.grammar = reading.kept, reading.grammar(call._call.grammar)
         if asked.choice not in ("auto", "none"):
             call._call.grammar_field = "tools"

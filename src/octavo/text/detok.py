@@ -64,6 +64,11 @@ class Detokenizer:
         self._rest = data[used:]
         return text
 
+    @property
+    def begun(self) -> bool:
+        """Whether the text so far ends within a character."""
+        return bool(self._rest or self._begun)
+
     def finish(self) -> str:
         """What is left: U+FFFD if the text ends within a character."""
         rest, self._rest = self._rest, b""

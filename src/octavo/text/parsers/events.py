@@ -56,6 +56,14 @@ class Parser(Protocol):
         """What is left at the end."""
 
 
+class Thinker(Parser, Protocol):
+    """Reads what a model thinks; the rest it gives as Content."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the text so far ends within reasoning."""
+
+
 class Plain:
     """Everything is content."""
 

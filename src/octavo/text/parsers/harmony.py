@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from octavo.text.parsers.calls import Call, Family
-from octavo.text.parsers.events import Content, Event, Parser, Reasoning, Tools
+from octavo.text.parsers.events import Content, Event, Reasoning, Thinker, Tools
 from octavo.text.parsers.marks import ANYTHING, Written, begun, first_of
 from octavo.text.parsers.payload import arguments, behind, loaded
 
@@ -30,7 +30,7 @@ class Harmony:
     """The form, as thinking.Thought has that of other models."""
 
     marks = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS[:3])
-    closing = (f"<|end|>{START}assistant{CHANNEL}final{MESSAGE}",)
+    cut = f"<|end|>{START}assistant{CHANNEL}final{MESSAGE}"
 
     def state(self, prompt: str) -> str:
         """Where an answer begins behind a prompt of this end."""
@@ -38,7 +38,7 @@ class Harmony:
             return "before"
         return "inside" if prompt.endswith(f"{CHANNEL}analysis{MESSAGE}") else "after"
 
-    def parser(self, state: str) -> Parser:
+    def parser(self, state: str) -> Thinker:
         """What reads an answer that begins in this state."""
         return Channels(state)
 
@@ -64,6 +64,11 @@ class Channels:
         self._head = state == "before"  # of a message; else its body
         self._thinks = state == "inside"
         self._to = ""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the text so far ends within reasoning."""
+        return self._thinks and not self._head
 
     def push(self, text: str) -> list[Event]:
         """What is certain with this text."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from octavo.text.parsers.events import Content, Event, Parser, Reasoning
+from octavo.text.parsers.events import Content, Event, Reasoning, Thinker
 from octavo.text.parsers.marks import ANYTHING, Written, begun, first_of
 
 
@@ -19,6 +19,7 @@ class Thought:
 
     opening: tuple[str, ...]
     closing: tuple[str, ...]
+    cut: str  # what ends reasoning that goes on for too long
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -30,7 +31,7 @@ class Thought:
         end = prompt.rstrip()
         return "inside" if end.endswith(self.opening) else "after" if end.endswith(self.closing) else "before"
 
-    def parser(self, state: str) -> Parser:
+    def parser(self, state: str) -> Thinker:
         """What reads an answer that begins in this state."""
         return Thinking(self, state)
 
@@ -46,11 +47,13 @@ class Thought:
         return [f"start: {begin} @answer", *thinks, "SPACE: /[ \\n]{0,4}/"]
 
 
-THINK = Thought(("<think>",), ("</think>",))
-MISTRAL = Thought(("[THINK]",), ("[/THINK]",))
-GEMMA = Thought(("<|channel>thought",), ("<channel|>",))
+THINK = Thought(("<think>",), ("</think>",), "\n</think>\n\n")
+MISTRAL = Thought(("[THINK]",), ("[/THINK]",), "[/THINK]")
+GEMMA = Thought(("<|channel>thought",), ("<channel|>",), "<channel|>")
 GRANITE = Thought(
-    ("Here is my thought process:", "Here's my thought process:"), ("Here is my response:", "Here's my response:")
+    ("Here is my thought process:", "Here's my thought process:"),
+    ("Here is my response:", "Here's my response:"),
+    "\n\nHere is my response: ",
 )
 
 
@@ -62,6 +65,11 @@ class Thinking:
         self._state = state
         self._held = ""
         self._bare = state == "inside"  # nothing but white space since the mark
+
+    @property
+    def inside(self) -> bool:
+        """Whether the text so far ends within reasoning."""
+        return self._state == "inside"
 
     def push(self, text: str) -> list[Event]:
         """What is certain with this text."""

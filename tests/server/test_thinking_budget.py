@@ -1,0 +1,125 @@
+"""Reasoning that is ended for the model: where, with what behind it, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+import tiny_llama
+from scripted_engine import ScriptedEngine
+from served import served, until
+from tool_chat import CHAT, MESSAGES, TEMPLATE, both
+
+from octavo.checkpoint.source import open_source
+from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
+from octavo.engine.client import ProcessClient
+from octavo.engine.config import LaunchConfig
+from octavo.text.tokenizer import load_tokenizer
+
+CLOSING = "\n</think>\n\n"
+OPENED = {
+    "messages": [*MESSAGES, {"role": "assistant", "content": "<think>"}],
+    "extra_body": {"add_generation_prompt": False, "continue_final_message": True},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_llama.write_folder(tmp_path_factory.mktemp("tiny"), tokenizer=True)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    with open_source(folder) as source:
+        made = load_tokenizer(source)
+    made.chat_template = TEMPLATE
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(tokenizer):
+    def says(request):
+        ended = tokenizer.decode(request.prompt, skip_special=False).endswith(CLOSING)
+        return [*tokenizer.encode("Yes." if ended else "<think>abcdéfgh</think>No."), 2]
+
+    return ScriptedEngine(says)
+
+
+@pytest.fixture(scope="module")
+def server(engine, tokenizer):
+    with served(engine, lambda: tokenizer) as made:
+        until(made.front.ready)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("budget", "thought", "said"),
+    [(0, "", "Yes."), (3, "abc", "Yes."), (5, "abcdé", "Yes."), (6, "abcdé", "Yes."), (20, "abcdéfgh", "No.")],
+)
+def test_reasoning_ends_at_its_budget(client, engine, budget, thought, said):
+    assert both(client, extra_body={"thinking_token_budget": budget}) == (thought, said, [], "stop")
+    assert not engine.live
+
+
+def test_a_budget_of_nothing_where_the_template_opened_the_reasoning(client, engine):
+    extra = OPENED["extra_body"] | {"thinking_token_budget": 0}
+    before = len(engine.requests)
+    assert both(client, **OPENED | {"extra_body": extra}) == ("", "Yes.", [], "stop")
+    assert len(engine.requests) == before + 2  # whole and streamed, one each
+
+
+def test_tokens_are_counted_and_limited_over_both_parts(server, tokenizer, engine):
+    tokens = [*tokenizer.encode("<think>abc" + CLOSING + "Yes."), 2]
+    asked = {"messages": MESSAGES, "thinking_token_budget": 3, "return_token_ids": True}
+    for most in (4, 12, 20, len(tokens) - 2, len(tokens), 100):
+        answer = server.post(CHAT, **asked, max_tokens=most).json
+        [choice] = answer["choices"]
+        assert choice["finish_reason"] == ("stop" if most >= len(tokens) else "length")
+        assert choice["token_ids"] == (tokens[:most] if most >= 10 else tokenizer.encode("<think>")[:most])
+        assert answer["usage"]["completion_tokens"] == len(choice["token_ids"])
+
+
+def test_the_rest_waits_where_the_queue_is_full(server, engine):
+    asked = {"messages": MESSAGES, "thinking_token_budget": 3}
+    slots, queued = engine.slots, engine.max_queued
+    try:
+        engine.slots, engine.max_queued = 2, 0
+        answers = [server.post(CHAT, **asked, n=2).json for _ in range(2)]
+    finally:
+        engine.slots, engine.max_queued = slots, queued
+    assert {choice["message"]["content"] for answer in answers for choice in answer["choices"]} == {"Yes."}
+
+
+@pytest.mark.parametrize("fields", [{"logprobs": True}, {"prompt_logprobs": 1}])
+def test_what_is_refused(server, fields):
+    answer = server.post(CHAT, messages=MESSAGES, thinking_token_budget=5, **fields)
+    assert (answer.status, answer.error["param"]) == (400, "thinking_token_budget")
+
+
+def test_a_model_that_does_not_reason_has_no_budget(tokenizer):
+    with served(ScriptedEngine(), lambda: tokenizer, reasoning_parser="none") as server:
+        until(server.front.ready)
+        answer = server.post(CHAT, messages=MESSAGES, thinking_token_budget=5)
+        assert (answer.status, answer.error["param"]) == (400, "thinking_token_budget")
+
+
+def test_a_real_model_answers_in_the_form_behind_what_was_cut(folder, tokenizer):
+    launch = LaunchConfig(
+        model=str(folder),
+        name="tiny",
+        scheduler=SchedulerConfig(max_seqs=4, max_step_tokens=16, max_queued=8),
+        cache=CacheConfig(memory_bytes=2**29),
+        exec=ExecConfig(executor="cpu", threads=1),
+    )
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["up"]}}}
+    with served(ProcessClient(launch), lambda: tokenizer) as server:
+        until(lambda: server.ask("GET", "/ready").status == 200, 60)
+        asked = OPENED | {"extra_body": OPENED["extra_body"] | {"thinking_token_budget": 9}}
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+            thought, said, _, finish = both(client, **asked, response_format=form, seed=3, max_tokens=60)
+            assert thought and (said, finish) == ('"up"', "stop")
