@@ -182,6 +182,7 @@ class LLM(Pools):
                     seed=choice_seed(seed, choice),
                     bad_words=bad_words,
                     dry_breakers=breakers,
+                    after=f"{self._count + index}-0" if choice else "",
                     grammar=grammar,
                     grammar_field="structured_outputs" if grammar else "",
                 )

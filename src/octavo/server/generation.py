@@ -1,8 +1,9 @@
 """One API call turned into sequences, and their outputs into one flow of pieces.
 
 Invariant: leaving `run` in any way (end, error, cancellation) leaves no sequence of the call in the engine.
-Each choice of each prompt is one engine request with an id of our own; the prefix cache shares the prompt. A choice's
-seed is the call's plus the choice's number, so a prompt's choices do not depend on what else the call asks.
+Each choice of each prompt is one engine request with an id of our own. The choices of one prompt wait for the first to
+have computed it, and find it in the prefix cache: all but its last, begun page. A choice's seed is the call's plus the
+choice's number, so a prompt's choices do not depend on what else the call asks.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Call:
         if len(self.requests) + self._sampling.n > MAX_CHOICES:
             raise UserError(f"prompts times n may be at most {MAX_CHOICES}", "n", "too_many_choices")
         eos = sorted({*self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())})
+        first = len(self.requests)
         for choice in range(self._sampling.n):
             request = Request(
                 id=f"{self.id}-{len(self.requests)}",
@@ -112,6 +114,7 @@ class Call:
                 grammar=self.grammar,
                 grammar_field=self.grammar_field,
                 bad_words=self._bad_words,
+                after=f"{self.id}-{first}" if choice else "",
             )
             self.requests.append(request)
         return prompt
