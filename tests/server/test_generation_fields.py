@@ -86,6 +86,21 @@ def test_samplers_of_llama_cpp(client, engine, tokenizer):
     refused(lambda: complete(client, samplers=["top_k", "infill"]), "samplers")
 
 
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("top_k", {"top_k": 5}),
+        ("logit_bias", {"logit_bias": {"5": 1}}),
+        ("n", {"n": 11}),
+        ("use_beam_search", {"stream": True}),
+        ("deadline_ms", {"deadline_ms": 1000}),
+    ],
+)
+def test_what_beam_search_cannot_heed(client, field, fields):
+    for ask in (complete, chat):
+        refused(lambda ask=ask: ask(client, use_beam_search=True, **fields), field)
+
+
 def test_truncate_prompt_tokens(client, engine, tokenizer):
     whole = tokenizer.encode("Hello, wide world")
     answer = complete(client, "Hello, wide world", truncate_prompt_tokens=3, echo=True)
@@ -193,7 +208,7 @@ def test_what_is_unknown_is_ignored_only_where_the_server_was_told_to_and_is_nam
     streamed = server.post("/v1/chat/completions", messages=MESSAGES, stream=True, max_tokens=2, foo=1)
     assert streamed.headers["x-octavo-ignored"] == "foo"
     assert "x-octavo-ignored" not in server.post("/v1/completions", prompt="a").headers
-    assert server.post("/v1/completions", prompt="a", use_beam_search=True).error["param"] == "use_beam_search"
+    assert server.post("/v1/completions", prompt="a", flat_logprobs=True).error["param"] == "flat_logprobs"
 
 
 def test_add_special_tokens(engine, tmp_path):

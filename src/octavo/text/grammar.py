@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octavo.core.errors import UserError
 from octavo.core.request import StructuredOutputsParams
 from octavo.text.tags import Tags
-from octavo.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from octavo.text.tokenizer import Tokenizer
 
 MAX_TEXT = 1 << 17  # characters of a schema, pattern or grammar as the caller wrote it
 MAX_CHOICES = 4096
