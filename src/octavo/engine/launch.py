@@ -73,8 +73,10 @@ def memory_plan(launch: LaunchConfig) -> MemoryPlan:
         source.close()
 
 
-def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tuple[Engine, EngineInfo]:
-    """Load the model and make ready to serve; all memory of the plan is taken and touched.
+def build_engine(
+    launch: LaunchConfig, progress: Progress | None = None, *, jump: bool = True
+) -> tuple[Engine, EngineInfo]:
+    """Load the model and make ready to serve; all memory of the plan is taken and touched. jump: see Worker.
 
     Raises ModelError for a model that cannot be served and InvalidValue for a setting that cannot be met, both before
     any memory is taken where headers tell; MemoryError where the plan was too hopeful.
@@ -103,15 +105,8 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     reuse = launch.cache.prefix_cache and spec.causal and (pooling is None or pooling.kind == "last")
     scheduler = Scheduler(config, BlockPool(plan.pages, reuse), cost, plan.windows, whole=not spec.causal)
     grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=config.max_seqs)
-    worker = Worker(
-        executor,
-        slots=config.max_seqs,
-        max_len=plan.max_len,
-        vocab=spec.vocab,
-        groups=len(plan.windows),
-        pooling=pooling,
-        grammars=grammars,
-    )
+    size: dict[str, int] = {"slots": config.max_seqs, "max_len": plan.max_len, "vocab": spec.vocab}
+    worker = Worker(executor, **size, groups=len(plan.windows), pooling=pooling, grammars=grammars, jump=jump)
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,
         max_len=plan.max_len,
