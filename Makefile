@@ -11,8 +11,9 @@ pip = $(1)/bin/python -m pip --disable-pip-version-check -qq
 say = @echo "octavo: $(1)"
 fail = { echo "octavo: $(1)" >&2; exit 1; }
 
-# Versions the committed fixtures were made with: torch exactly, the others within the range known to agree.
-oracles := torch==2.13.0 "transformers>=5.20,<6" "gguf>=0.17,<1" "compressed-tensors>=0.12" bitsandbytes
+# Versions the committed fixtures were made with: torch and sentence-transformers exactly, the others within the range
+# known to agree.
+oracles := torch==2.13.0 "transformers>=5.20,<6" sentence-transformers==6.2.0 "gguf>=0.17,<1" "compressed-tensors>=0.12" bitsandbytes
 
 .PHONY: help serve test test-slow test-oracle lint format clean
 

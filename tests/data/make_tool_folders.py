@@ -51,6 +51,8 @@ def recipes() -> dict[str, Any]:
         "w8a8": GPTQModifier(scheme="W8A8", **PLAIN),
         "fp8-dynamic": QuantizationModifier(scheme="FP8_DYNAMIC", **PLAIN),
         "fp8-block": QuantizationModifier(scheme="FP8_BLOCK", **PLAIN),
+        "nvfp4": QuantizationModifier(scheme="NVFP4A16", **PLAIN),
+        "mxfp4": QuantizationModifier(scheme="MXFP4A16", **PLAIN),
     }
 
 

@@ -31,6 +31,7 @@ CLIENT = "server/test_openai_client.py"
 POOLING = "server/test_pooling.py"
 LABEL = f"{BODIES}::test_neutral_values_and_labels_change_nothing"
 NEUTRAL = "server/test_openapi.py::test_known_fields_that_are_not_supported_take_only_what_changes_nothing"
+STEPS = "program/test_samplers.py::test_what_is_left_equals_lists_sorted_in_float64"
 DRAWN = "program/test_cpu_draw.py::test_every_row_draws_what_the_reference_draws"
 
 
@@ -153,10 +154,18 @@ ROWS = (
         "the same rules; beam_width at most 10, no temperature; not over HTTP",
         "engine/test_beam_search.py::test_beams_of_a_model_are_those_of_a_plain_search"),
     row("suffix", f"{BODIES}::test_what_completions_refuse", "refused", where="T", others="vo"),
-    *(row(name, REFUSED, "refused", others="l") for name in (
-        "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base",
-        "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta",
-        "dynatemp_range", "dynatemp_exponent", "repeat_last_n")),
+    *(row(name, STEPS, note, others="l") for name, note in (
+        ("typical_p", "exact"), ("top_n_sigma", "exact"), ("xtc_probability", "exact"), ("xtc_threshold", "exact"),
+        ("dynatemp_range", "exact"), ("dynatemp_exponent", "exact"), ("mirostat", "exact; penalties still apply"),
+        ("mirostat_tau", "exact"), ("mirostat_eta", "exact"),
+        ("samplers", "a list of names; penalties and dry come first; by default temperature is first, not last"))),
+    *(row(name, "worker/test_dry.py::test_penalties_equal_those_of_loops", others="l") for name in (
+        "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n")),
+    row("dry_sequence_breakers", "text/test_breakers.py::test_a_longer_breaker_is_what_begins_it_and_the_rest",
+        others="l"),
+    row("repeat_last_n", "worker/test_gather_property.py::test_gather_equals_the_slow_one",
+        "-1 by default; presence and frequency count generated tokens only", others="l"),
+    row("repeat_penalty", f"{FIELDS}::test_samplers_of_llama_cpp", "repetition_penalty's other name", others="l"),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from scripted_engine import MAX_LEN, VOCAB, ScriptedEngine, scripted
 from served import served, until
 
 from octavo.checkpoint.source import open_source
+from octavo.text.breakers import Breakers
 from octavo.text.tokenizer import load_tokenizer
 
 MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good mor"}]
@@ -66,6 +67,23 @@ def test_bad_words_are_spelled_alone_and_behind_a_space(client, engine, tokenize
     lists = engine.requests[-1].bad_words
     assert [word for word in bare if word in lists] == bare
     assert all(tokenizer.decode(word).strip() in ("b", "cd") for word in lists)
+
+
+def test_samplers_of_llama_cpp(client, engine, tokenizer):
+    fields = {"typical_p": 0.9, "top_n_sigma": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.2, "mirostat": 2,
+              "mirostat_tau": 4.0, "mirostat_eta": 0.2, "dynatemp_range": 0.3, "dynatemp_exponent": 1.2,
+              "dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": 64,
+              "dry_sequence_breakers": ["the"], "repeat_last_n": 32,
+              "samplers": ["dry", "top_k", "temperature"]}  # fmt: skip
+    for ask in (complete, chat):
+        ask(client, **fields, repeat_penalty=1.2)
+        request = engine.requests[-1]
+        assert {name: getattr(request.sampling, name) for name in fields} == fields
+        assert request.sampling.repetition_penalty == 1.2
+        assert request.dry_breakers == Breakers(tokenizer).of(["the"])
+    complete(client, repeat_penalty=1.2, repetition_penalty=1.2)
+    refused(lambda: complete(client, repeat_penalty=1.2, repetition_penalty=1.3), "repeat_penalty")
+    refused(lambda: complete(client, samplers=["top_k", "infill"]), "samplers")
 
 
 def test_truncate_prompt_tokens(client, engine, tokenizer):

@@ -111,6 +111,28 @@ def test_every_field_says_what_fits_it():
     ]
 
 
+def test_every_field_of_a_request_is_described():
+    asked = {operation.asks.__name__ for operation in OPERATIONS if operation.asks}
+    assert not [(name, field) for name in asked for field, told in SCHEMAS[name]["properties"].items()
+                if not told.get("description")]  # fmt: skip
+
+
+BEYOND = {"minimum": -1, "exclusiveMinimum": 0, "maximum": 1, "exclusiveMaximum": 0}
+RANGES = [
+    (field, limit, schema[limit])
+    for field, told in SCHEMAS["CompletionRequest"]["properties"].items()
+    for schema in (told, *told.get("anyOf", ()))
+    for limit in BEYOND.keys() & schema.keys()
+]
+
+
+@pytest.mark.parametrize(("field", "limit", "value"), sorted(RANGES, key=str))
+def test_ranges_are_those_that_are_kept(server, field, limit, value):
+    body = BODIES["/v1/completions"][0] | {field: value + BEYOND[limit]}
+    answer = server.ask("POST", "/v1/completions", body)
+    assert (answer.status, answer.json["error"]["param"]) == (400, field)
+
+
 @pytest.mark.parametrize("operation", [kind for kind in OPERATIONS if kind.asks], ids=lambda kind: kind.path)
 def test_what_is_asked_and_given_fits(server, pooling, operation):
     server = pooling if operation.path in POOLED else server

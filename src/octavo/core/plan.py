@@ -18,6 +18,7 @@ class Start(msgspec.Struct, frozen=True):
     slot: int
     request: Request
     tokens: tuple[int, ...]  # prompt and what was generated before a preemption
+    mu: float | None = None  # of mirostat, where it was drawn from before
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -59,7 +60,8 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
     `tokens`: the drawn token and those that follow it by force, empty where nothing was sampled. `stopped`: behind the
     last of them the request's grammar is at its end. `prompt_logprobs`: for prompt positions first+1 ..
     first+count, where the request asked. `vector`: of a request that pools and whose last token was computed, what it
-    is given: float32 numbers, as bytes. `failed`: why this sequence cannot go on (non-finite logits), or None.
+    is given: float32 numbers, as bytes. `failed`: why this sequence cannot go on (non-finite logits), or None. `mu`: of
+    mirostat, behind these tokens.
     """
 
     tokens: tuple[int, ...] = ()
@@ -68,6 +70,7 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
     vector: bytes = b""
     failed: str | None = None
     stopped: bool = False
+    mu: float | None = None
 
 
 class StepResult(msgspec.Struct, frozen=True):

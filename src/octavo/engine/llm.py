@@ -22,6 +22,7 @@ from octavo.engine.prompts import Prompt, for_each, several, written
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
 from octavo.text.bad_words import spelled
+from octavo.text.breakers import Breakers, required
 from octavo.text.grammar import grammar_of
 from octavo.text.template import ChatTemplate, until_end_of
 
@@ -169,6 +170,7 @@ class LLM(Pools):
             grammar = grammar_of(sampling.structured_outputs, self.tokenizer)
             ids = last_tokens(ids, sampling.truncate_prompt_tokens, self.info.max_len - (sampling.max_tokens or 1))
             bad_words, ends = spelled(sampling.bad_words, self.tokenizer), self._ends()
+            breakers = Breakers(required(self.tokenizer)).of(sampling.dry_sequence_breakers) if sampling.dry else []
             for choice in range(sampling.n):
                 total = Assembler(self.tokenizer, sampling, ids)
                 request_id = f"{self._count + index}-{choice}"
@@ -179,6 +181,7 @@ class LLM(Pools):
                     eos_ids=ends,
                     seed=choice_seed(seed, choice),
                     bad_words=bad_words,
+                    dry_breakers=breakers,
                     grammar=grammar,
                     grammar_field="structured_outputs" if grammar else "",
                 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -60,7 +60,7 @@ PAIRS = (("gate", "up"), ("expert_gate", "expert_up"))  # that files may have in
 CONV = ("conv_b", "conv_c", "conv_z")  # that they have in one, one below the other
 LATENT = ("q", "q_b", "kv_a", "k_b", "v_b")  # that latent attention arranges
 READ_TOGETHER = {"q": ("q", "k", "v"), **{pair[0]: pair for pair in PAIRS}}  # matrices that read one input
-READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q"), "conv_b": CONV}
+READ_TOGETHER |= {"kv_a": ("kv_a", "q_a", "q"), "conv_b": CONV, "expert_down": ("expert_down",)}
 
 Weights = dict[str, Weight | npt.NDArray[np.float32]]
 
@@ -197,9 +197,7 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
     beside codes of floats, become plain numbers: rounded once.
     """
     forms = {entry.key: entry.form for entry in entries}
-    for key in forms:
-        at, _, part = key.rpartition(".")
-        together = [name for each in READ_TOGETHER.get(part, ()) if forms.get(name := f"{at}.{each}")]
+    for together in _together([key for key, form in forms.items() if form]):
         found = [form for name in together if (form := forms[name])]
         reads = [read_as(form.layout, form.group) for form in found]
         if len(set(reads)) < 2:
@@ -212,6 +210,18 @@ def agreed(entries: Sequence[Entry]) -> list[Entry]:
             else:
                 forms[name] = widened(form, Layout.BF16 if bits == 16 else Layout.F32)
     return [replace(entry, form=forms[entry.key]) for entry in entries]
+
+
+def _together(keys: Sequence[str]) -> Iterable[list[str]]:
+    """The matrices that read one input: those of a layer, and of a mixture those of all its experts."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        at, _, part = key.rpartition(".")
+        at = at.rpartition(".")[0] if part.startswith("expert_") else at
+        for first, names in READ_TOGETHER.items():
+            if part in names:
+                found.setdefault((at, first), []).append(key)
+    return found.values()
 
 
 def _indexed(part: Part, tensor: Tensor | Derived) -> bool:

@@ -61,8 +61,11 @@ class Message(BaseModel):
     model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
+    """Who speaks; a developer speaks as the system."""
     content: Annotated[Any, WithJsonSchema({"anyOf": [*CONTENT["anyOf"], {"type": "null"}]})] = None
+    """What is said."""
     name: str | None = None
+    """Of the speaker, for templates that show it."""
     tool_call_id: str | None = None
     """Of a message of role tool: the call that it answers."""
     tool_calls: list[PastCall] | None = Field(None, max_length=MAX_CALLS)
@@ -73,18 +76,26 @@ class Message(BaseModel):
     """The same, by its newer name."""
     # what an assistant message of an earlier answer carries; only empty is honoured
     refusal: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    """Of an earlier answer; only empty is accepted."""
     annotations: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    """Of an earlier answer; only empty is accepted."""
     audio: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    """Of an earlier answer; only empty is accepted."""
     function_call: Annotated[Any, WithJsonSchema(EMPTY)] = None
+    """Of an earlier answer; only empty is accepted."""
 
 
 class ChatRequest(GenerationRequest):
     """A conversation to continue. `max_completion_tokens` is the newer name of `max_tokens`."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    """The conversation so far, oldest first."""
     logprobs: bool = False
+    """Give the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """And those of so many alternatives."""
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    """The newer name of max_tokens."""
 
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
     """What the model may call."""
@@ -97,16 +108,21 @@ class ChatRequest(GenerationRequest):
 
     # labels
     safety_identifier: str | None = None
+    """A name for the caller's own purposes; changes nothing."""
     prompt_cache_key: str | None = None
+    """A name for the caller's own purposes; changes nothing."""
 
     # of vLLM
     add_generation_prompt: bool = True
+    """Let the template begin the answer."""
     continue_final_message: bool = False
     """Go on with the last message as if it were not at its end. Only with add_generation_prompt false."""
     chat_template: str | None = Field(None, min_length=1)
     """Jinja, instead of the model's own. Only where the server was told to trust such."""
     add_special_tokens: bool = False
+    """Add the marks of a plain text around what the template wrote."""
     chat_template_kwargs: dict[str, Any] = {}
+    """Variables for the chat template, such as enable_thinking."""
     include_reasoning: bool = True
     """Whether what the model thinks is given beside its answer, or dropped."""
     thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)

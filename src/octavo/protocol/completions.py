@@ -29,12 +29,16 @@ PROMPT = {"anyOf": [TEXT, TOKENS, _SEVERAL | {"items": TEXT}, _SEVERAL | {"items
 class CompletionRequest(GenerationRequest):
     """A text to continue. `max_tokens` 0 needs `echo`: it scores the prompt."""
 
-    prompt: Annotated[Any, WithJsonSchema(PROMPT)]  # list[str | list[int]] once checked
+    prompt: Annotated[Any, WithJsonSchema(PROMPT)]
+    """A text, a list of token ids, or a list of either."""
     echo: bool = False
+    """Give the prompt before what continues it."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Log-probabilities of each token and of so many alternatives."""
     best_of: int | None = Field(None, ge=1, le=MAX_N)
     """Generate so many choices, and give the n of the largest cumulative log-probability. Not with stream."""
     add_special_tokens: bool = True
+    """Add the marks that the model wants before a text."""
 
     @field_validator("prompt")
     @classmethod

@@ -32,22 +32,6 @@ NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
     "vllm_xargs": ({},),
     "extra_args": ({},),
     "length_penalty": (1, 1.0),
-    # of llama.cpp, with its defaults
-    "typical_p": (1, 1.0),
-    "top_n_sigma": (-1, -1.0),
-    "xtc_probability": (0, 0.0),
-    "xtc_threshold": (0.1,),
-    "dry_multiplier": (0, 0.0),
-    "dry_base": (1.75,),
-    "dry_allowed_length": (2,),
-    "dry_penalty_last_n": (-1,),
-    "dry_sequence_breakers": (),
-    "mirostat": (0,),
-    "mirostat_tau": (5, 5.0),
-    "mirostat_eta": (0.1,),
-    "dynatemp_range": (0, 0.0),
-    "dynatemp_exponent": (1, 1.0),
-    "repeat_last_n": (-1,),
 }
 NAME = re.compile(r"[!-~]{1,128}")  # of a request: visible ASCII, so that it can stand in a header and a line of a log
 
@@ -74,18 +58,30 @@ class GenerationRequest(BaseModel):
 
     model_config = STRICT
 
-    model: str | None = None  # None: the model that is served
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    model: str | None = None
+    """One of the names the server goes by; left out: the model that is served."""
+    n: int = Field(1, json_schema_extra={"minimum": 1, "maximum": 128})
+    """Choices of each prompt, each with a seed of its own."""
+    temperature: float = Field(1.0, json_schema_extra={"minimum": 0, "maximum": 100})
+    """0: always the likeliest token; above 1 the unlikely ones gain."""
+    top_p: float = Field(1.0, json_schema_extra={"exclusiveMinimum": 0, "maximum": 1})
+    """Draw among the likeliest tokens whose chances together reach this."""
+    presence_penalty: float = Field(0.0, json_schema_extra={"minimum": -2, "maximum": 2})
+    """Subtracted from the logits of tokens that were generated."""
+    frequency_penalty: float = Field(0.0, json_schema_extra={"minimum": -2, "maximum": 2})
+    """The same, times how often they were generated."""
     logit_bias: dict[str, float] | None = None
+    """Added to the logits of tokens, by their ids; from -100 to 100."""
     seed: int | None = None
+    """Makes the draw repeatable, whatever else runs."""
     stop: Annotated[Any, WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT}]})] = None
+    """Texts that end the answer, which is given without them."""
     stream: bool = False
+    """Give the answer piece by piece, as server-sent events."""
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
+    """What a stream holds beside the answer."""
+    max_tokens: int | None = Field(None, json_schema_extra={"minimum": 0})
+    """Tokens to generate at most; 0, of completions with echo: none."""
 
     response_format: ResponseFormat | None = None
     """What the answer is: text, any JSON object, or JSON of a schema."""
@@ -95,24 +91,72 @@ class GenerationRequest(BaseModel):
     """GBNF, or Lark: the answer is a text of this grammar."""
     json_schema: Annotated[Any, WithJsonSchema(SCHEMA)] = None
     """The answer is JSON of this schema."""
+    typical_p: float = 1.0
+    """Above 0 up to 1: only the tokens whose surprise is nearest to the expected one, up to this share; 1: all."""
+    top_n_sigma: float = -1.0
+    """From -1 to 1000: only tokens at most so many standard deviations of the logits below the best; 0 or less: all."""
+    xtc_probability: float = 0.0
+    """0 to 1: how often, of the tokens above xtc_threshold, all but the least likely are left out."""
+    xtc_threshold: float = 0.1
+    """0 to 1: see xtc_probability; above 0.5 it does nothing."""
+    dry_multiplier: float = 0.0
+    """0 to 100: how much less likely what continues a repetition becomes; 0: no less."""
+    dry_base: float = 1.75
+    """1 to 100: the penalty grows by this factor with each token of the repetition."""
+    dry_allowed_length: int = 2
+    """Repetitions of fewer tokens are not penalized."""
+    dry_penalty_last_n: int = -1
+    """Only so many of the last tokens are looked at for repetitions; -1: all, 0: none."""
+    dry_sequence_breakers: list[str] | None = None
+    """Texts that no repetition reaches over, 1 to 64; by default newline, colon, quotation mark and asterisk."""
+    mirostat: int = 0
+    """1 or 2: mirostat of that version in place of the samplers behind temperature; 0: off."""
+    mirostat_tau: float = 5.0
+    """0 to 100: the surprise of a token, in bits, that mirostat aims at."""
+    mirostat_eta: float = 0.1
+    """0 to 1: how fast mirostat comes nearer to it."""
+    dynatemp_range: float = 0.0
+    """0 to 100: the temperature goes with the entropy, from so much below `temperature` to so much above it."""
+    dynatemp_exponent: float = 1.0
+    """0 to 100: of the entropy, as a part of the largest possible one, before it is mapped to that range."""
+    repeat_last_n: int = -1
+    """Only so many of the last tokens are penalized for being repeated; -1: all, 0: none."""
+    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    """Another name of repetition_penalty."""
+    samplers: list[str] | None = None
+    """The order of samplers, penalties and dry first; those that are not named do not take part: docs/samplers.md."""
 
     # labels
     user: str | None = None
+    """A name for the caller's own purposes; changes nothing."""
     metadata: dict[str, str] | None = None
+    """For the caller's own purposes; changes nothing."""
 
     # of vLLM
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    top_k: int = Field(0, json_schema_extra={"minimum": -1})
+    """Draw among so many of the likeliest tokens; 0 or -1: all."""
+    min_p: float = Field(0.0, json_schema_extra={"minimum": 0, "maximum": 1})
+    """Draw among tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = Field(1.0, json_schema_extra={"exclusiveMinimum": 0, "maximum": 100})
+    """Logits of tokens of prompt and answer are divided by this, or multiplied where negative."""
     stop_token_ids: list[int] | None = None
+    """Tokens that end the answer."""
     ignore_eos: bool = False
-    min_tokens: int = 0
+    """Go on where the model would end."""
+    min_tokens: int = Field(0, json_schema_extra={"minimum": 0})
+    """The model ends the answer no sooner."""
     include_stop_str_in_output: bool = False
+    """Give the stop text too."""
     skip_special_tokens: bool = True
-    prompt_logprobs: int | None = None
+    """Leave special tokens out of the text."""
+    prompt_logprobs: int | None = Field(None, json_schema_extra={"minimum": 0, "maximum": 20})
+    """Log-probabilities of the prompt's tokens, each with so many alternatives."""
     priority: int = Field(0, ge=-(2**31), lt=2**31)
+    """Lower goes first, where the server allows it."""
     cache_salt: str = Field("", max_length=256)
+    """Prompts share what was computed of their beginnings only under the same salt."""
     return_token_ids: bool = False
+    """Give the token ids of prompt and answer too."""
     structured_outputs: StructuredOutputs | None = None
     """What the answer must look like: exactly one form."""
     allowed_token_ids: list[int] | None = None
@@ -178,6 +222,10 @@ class GenerationRequest(BaseModel):
         if self.deadline_ms is not None and prompt_logprobs is not None:
             raise InvalidValue("deadline_ms", self.deadline_ms, "only without log-probabilities of the prompt")
         given = {name: getattr(self, name) for name in AS_GIVEN}
+        if self.repeat_penalty is not None:
+            if self.repetition_penalty not in (1, self.repeat_penalty):
+                raise InvalidValue("repeat_penalty", self.repeat_penalty, "the value of repetition_penalty")
+            given["repetition_penalty"] = self.repeat_penalty
         return SamplingParams(
             **given,
             logit_bias=_biases(self.logit_bias),

@@ -20,14 +20,21 @@ class TokenizeRequest(BaseModel):
     model_config = STRICT
 
     model: str | None = None
+    """One of the names the server goes by; left out: the model that is served."""
     prompt: str | None = None
+    """A text."""
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    """Or a conversation, which the chat template writes."""
     add_special_tokens: bool | None = None
+    """Add the model's marks; left out: around a prompt, not around a conversation."""
     add_generation_prompt: bool = True
+    """Let the template begin the answer."""
     chat_template_kwargs: dict[str, Any] = {}
+    """Variables for the chat template."""
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
     """What the chat template shows the model as tools."""
     return_token_strs: bool = False
+    """Give the text of each token too."""
 
     @field_validator("prompt")
     @classmethod
@@ -53,7 +60,9 @@ class DetokenizeRequest(BaseModel):
     model_config = STRICT
 
     model: str | None = None
+    """One of the names the server goes by; left out: the model that is served."""
     tokens: Annotated[Any, WithJsonSchema(TOKENS | {"minItems": 0})]
+    """Token ids."""
 
     @field_validator("tokens")
     @classmethod

@@ -316,7 +316,7 @@ class Scheduler:
             if self.pool.prefix_cache and not sequence.whole:
                 self._tally.prefix_queries += len(sequence.tokens)
                 self._tally.prefix_hits += sequence.cached
-        step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens)))
+        step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens), sequence.mu))
         step.run(sequence, sequence.blocks)
         return True
 
@@ -331,6 +331,7 @@ class Scheduler:
         """Append the drawn tokens, up to the one that ends the sequence."""
         assert news.tokens, f"nothing was drawn for {sequence.request.id}"
         first = not sequence.generated
+        sequence.mu = news.mu
         kept, finish = 0, None
         while finish is None and kept < len(news.tokens):
             finish = sequence.append(news.tokens[kept])

@@ -26,6 +26,7 @@ from octavo.server.front import Front
 from octavo.server.metrics import Meter
 from octavo.text.assemble import Assembler, Delta
 from octavo.text.bad_words import spelled
+from octavo.text.breakers import required
 from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import Tokenizer
 
@@ -76,6 +77,10 @@ class Call:
         if asked.priority and not front.config.priorities:
             raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
         self._deadline = None if asked.deadline_ms is None else self._began + asked.deadline_ms / 1000
+        self._breakers = front.language.breakers
+        if sampling.dry:
+            required(self._tokenizer)
+        self._work = front.language.work
         self._bad_words = spelled(sampling.bad_words, self._tokenizer)
         check_sampling_tokens(sampling, info.vocab)
 
@@ -132,11 +137,20 @@ class Call:
 
         Raises QueueFull, InvalidValue and Unavailable as the engine does, EngineFault where it fails.
         """
+        if self._sampling.dry:
+            await self._break()
         if len(self.requests) == 1:
             await self._one(0, take)
         else:
             await _together([self._one(index, take) for index in range(len(self.requests))])
         self._meter.request_seconds.observe(time.monotonic() - self._began)
+
+    async def _break(self) -> None:
+        """Give the requests their sequence breakers, which takes reading the vocabulary."""
+        breakers, texts = self._breakers, self._sampling.dry_sequence_breakers
+        assert breakers is not None
+        tokens = await self._work(self._info.vocab, lambda: breakers.of(texts), inline=0)
+        self.requests = [msgspec.structs.replace(request, dry_breakers=tokens) for request in self.requests]
 
     async def _one(self, index: int, take: Take) -> None:
         """One choice to its end."""
