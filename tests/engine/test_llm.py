@@ -9,6 +9,7 @@ import threading
 import pytest
 import tiny_llama
 import tool_chat
+from msgspec import structs
 
 from octavo import LLM, SamplingParams
 from octavo.core.errors import InvalidValue, ModelError, Unavailable, UserError
@@ -276,3 +277,19 @@ def test_what_is_forbidden_is_not_generated_and_the_next_request_does_not_notice
         generated(allowed_token_ids=[10**6])
     with pytest.raises(InvalidValue, match="bad_words"):
         generated(bad_words=[""])
+
+
+def test_choices_compute_their_prompt_once_and_equal_separate_requests(llm):
+    prompt = list(range(3, 103))
+    sampling = SamplingParams(n=4, seed=11, max_tokens=9, ignore_eos=True, logprobs=1)
+    before = llm._engine.stats().prefix_hits
+    together = llm.generate([prompt], sampling, use_tqdm=False)[0].outputs
+    hits = llm._engine.stats().prefix_hits - before
+    assert hits == 3 * 96
+    alone = [
+        llm.generate([prompt[:]], structs.replace(sampling, n=1, seed=11 + choice), use_tqdm=False)[0].outputs[0]
+        for choice in range(4)
+    ]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert [one.logprobs for one in together] == [one.logprobs for one in alone]
+    assert len({tuple(one.token_ids) for one in together}) > 1

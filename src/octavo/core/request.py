@@ -310,6 +310,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     tokens: the last of each is not drawn where those before it are the last that were generated. The answer is a text
     of `grammar` (llguidance's form, see text/grammar.py), unless that is empty; `grammar_field` is where the caller
     wrote it. `second`: how many tokens are of the first type, 0: all. `dry_breakers`: see worker/dry.py.
+    `after`: the id of another request of this prompt, which comes first; this one waits until that has computed it.
     """
 
     id: str
@@ -326,6 +327,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     grammar_field: str = ""
     bad_words: list[list[int]] = []
     dry_breakers: list[list[int]] = []
+    after: str = ""
 
 
 def check_sampling_tokens(sampling: SamplingParams, vocab: int) -> None:

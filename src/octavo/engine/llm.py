@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
+from octavo.core.beam import BeamSearchOutput, BeamSearchParams, search
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import Request, SamplingParams, choice_seed, last_tokens
-from octavo.engine.beam import BeamSearchOutput, BeamSearchParams, search
 from octavo.engine.offline import Receiver
 from octavo.engine.pools import Pools
 from octavo.engine.prompts import Prompt, for_each, several, written
@@ -115,10 +115,9 @@ class LLM(Pools):
             if not ids or len(ids) + params.max_tokens > self.info.max_len:
                 wanted = f"1 to {self.info.max_len - params.max_tokens} tokens, so that max_tokens fit behind them"
                 raise InvalidValue(f"prompts[{index}]", f"{len(ids)} tokens", wanted)
-        one = SamplingParams(temperature=0, max_tokens=1, logprobs=2 * params.beam_width, detokenize=False)
 
         def likely(beams: list[list[int]]) -> list[dict[int, float]]:
-            results = self._run([(None, beam) for beam in beams], one, False)
+            results = self._run([(None, beam) for beam in beams], params.one_token(), False)
             return [
                 {token: each.logprob for token, each in (r.outputs[0].logprobs or [{}])[0].items()} for r in results
             ]
@@ -182,6 +181,7 @@ class LLM(Pools):
                     seed=choice_seed(seed, choice),
                     bad_words=bad_words,
                     dry_breakers=breakers,
+                    after=f"{self._count + index}-0" if choice else "",
                     grammar=grammar,
                     grammar_field="structured_outputs" if grammar else "",
                 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import SamplingParams, StructuredOutputsParams
@@ -21,7 +21,6 @@ from octavo.protocol.wire import STRICT, TEXT, brief, unicode
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
 NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
-    "use_beam_search": (False,),
     "spaces_between_special_tokens": (True,),
     "flat_logprobs": (False,),
     "logprob_token_ids": ([],),
@@ -31,7 +30,6 @@ NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "vllm_xargs": ({},),
     "extra_args": ({},),
-    "length_penalty": (1, 1.0),
 }
 NAME = re.compile(r"[!-~]{1,128}")  # of a request: visible ASCII, so that it can stand in a header and a line of a log
 
@@ -159,6 +157,10 @@ class GenerationRequest(BaseModel):
     """Give the token ids of prompt and answer too."""
     structured_outputs: StructuredOutputs | None = None
     """What the answer must look like: exactly one form."""
+    use_beam_search: bool = False
+    """The choices are the `n` best beams, at most 10; not with stream, nor with fields that shape or report draws."""
+    length_penalty: float = Field(1.0, ge=-100, le=100)
+    """Of a beam search: a beam's log-probability is divided by its length, prompt included, to this power."""
     allowed_token_ids: list[int] | None = None
     """Nothing but these tokens is drawn."""
     bad_words: list[str] | None = None
@@ -182,6 +184,11 @@ class GenerationRequest(BaseModel):
             raise InvalidValue("stop", brief(value), "a string or a list of strings")
         return [unicode(f"stop[{place}]", item) for place, item in enumerate(value[:100])]
 
+    @field_validator("bad_words", "dry_sequence_breakers")
+    @classmethod
+    def _texts(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return [unicode(f"{info.field_name}[{place}]", item) for place, item in enumerate(value)]
+
     @field_validator("cache_salt")
     @classmethod
     def _salt(cls, value: str) -> str:
@@ -198,6 +205,12 @@ class GenerationRequest(BaseModel):
         """Refuse what has no meaning without, or with, a stream."""
         if self.stream_options is not None and not self.stream:
             raise InvalidValue("stream_options", "given", "only together with stream=true")
+        if self.stream and self.use_beam_search:
+            raise InvalidValue("use_beam_search", True, "only without stream")
+        if self.length_penalty != 1 and not self.use_beam_search:
+            raise InvalidValue("length_penalty", self.length_penalty, "only with use_beam_search")
+        if self.use_beam_search and self.deadline_ms is not None:
+            raise InvalidValue("deadline_ms", self.deadline_ms, "only without use_beam_search")
         if self.stream and self.prompt_logprobs is not None:
             raise InvalidValue("prompt_logprobs", self.prompt_logprobs, "only without stream")
 
