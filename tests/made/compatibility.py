@@ -156,7 +156,9 @@ ROWS = (
         "the same rules (LLM.beam_search too); n at most 10; temperature has no part; refused with stream and with "
         "fields that shape draws"),
     row("length_penalty", f"{WHOLE}::test_beam_search_gives_the_beams_of_llm"),
-    row("suffix", f"{BODIES}::test_what_completions_refuse", "refused", where="T", others="vo"),
+    row("suffix", f"{FIELDS}::test_suffix",
+        "of models with tokens to fill in, see text/infill.py; not with echo; elsewhere an error", where="T",
+        others="o"),
     *(row(name, STEPS, note, others="l") for name, note in (
         ("typical_p", "exact"), ("top_n_sigma", "exact"), ("xtc_probability", "exact"), ("xtc_threshold", "exact"),
         ("dynatemp_range", "exact"), ("dynatemp_exponent", "exact"), ("mirostat", "exact; penalties still apply"),

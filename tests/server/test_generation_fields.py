@@ -101,6 +101,46 @@ def test_what_beam_search_cannot_heed(client, field, fields):
         refused(lambda ask=ask: ask(client, use_beam_search=True, **fields), field)
 
 
+MARKS = {
+    "qwen": ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"),
+    "starcoder": ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>"),
+    "deepseek": ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<|endoftext|>"),
+    "code llama": ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"),
+}
+
+
+@pytest.mark.parametrize("kind", MARKS)
+def test_suffix(engine, tmp_path, kind):
+    folder = tiny_llama.write_folder(tmp_path, tokenizer=True)
+    path = folder / "tokenizer.json"
+    written = json.loads(path.read_text())
+    for mark in MARKS[kind]:
+        if mark not in written["model"]["vocab"]:
+            id = len(written["model"]["vocab"])
+            written["model"]["vocab"][mark] = id
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            written["added_tokens"].append({"id": id, "content": mark, "special": kind != "qwen", **flags})
+    path.write_text(json.dumps(written))
+    with open_source(folder) as source:
+        tokenizer = load_tokenizer(source)
+    before, behind, middle, end = (tokenizer.id_of(mark) for mark in MARKS[kind])
+    with served(engine, lambda: tokenizer) as running:
+        until(running.front.ready)
+        with openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0) as client:
+            client.completions.create(model="tiny", prompt="def f(x):", suffix="return y", max_tokens=4)
+            plain = client.completions.create(model="tiny", prompt="def f(x):", suffix="", max_tokens=4)
+    request, last = engine.requests
+    text = [tokenizer.encode(part, special=False) for part in ("def f(x):", "return y")]
+    assert request.prompt == [before, *text[0], behind, *text[1], middle]
+    assert {before, behind, middle, end} <= set(request.eos_ids)
+    assert last.prompt == tokenizer.encode("def f(x):")
+    assert plain.usage.prompt_tokens == len(last.prompt)
+
+
+def test_a_suffix_is_refused_where_the_model_cannot_fill_in(client):
+    refused(lambda: client.completions.create(model="tiny", prompt="a", suffix="b"), "suffix")
+
+
 def test_truncate_prompt_tokens(client, engine, tokenizer):
     whole = tokenizer.encode("Hello, wide world")
     answer = complete(client, "Hello, wide world", truncate_prompt_tokens=3, echo=True)
@@ -175,6 +215,27 @@ def test_continue_final_message(client, engine, tokenizer):
     blank = [{"role": "assistant", "content": " "}]
     fields = {"add_generation_prompt": False, "continue_final_message": True}
     refused(lambda: chat(client, blank, **fields), "continue_final_message")
+
+
+def test_tokenize_reads_a_conversation_as_the_chat_does(client, engine, server):
+    for fields in (
+        {},
+        {"chat_template": TEMPLATE},
+        {"add_generation_prompt": False},
+        {"chat_template": TEMPLATE, "add_generation_prompt": False, "continue_final_message": True},
+    ):
+        chat(client, **fields)
+        given = server.post("/tokenize", messages=MESSAGES, **fields).json
+        assert given["tokens"] == engine.requests[-1].prompt
+        assert given["count"] == len(given["tokens"])
+    for path, fields, param in (
+        ("/tokenize", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "chat_template": "x"}, "chat_template"),
+        ("/tokenize", {"messages": MESSAGES, "chat_template": "{% for %}"}, "chat_template"),
+    ):
+        answer = server.post(path, **fields)
+        assert (answer.status, answer.error["param"]) == (400, param)
 
 
 def test_a_chat_template_of_the_request(client, engine, tokenizer):

@@ -79,6 +79,13 @@ async def chat_tokens(
     return await language.work(size, encoded)
 
 
+def check_template(front: Front, written: str | None) -> None:
+    """Refuse a request's template where the server was not told to trust it."""
+    if written is not None and not front.config.trust_request_chat_template:
+        wanted = "only a server started with --trust-request-chat-template takes it"
+        raise InvalidValue("chat_template", brief(written), wanted)
+
+
 def _with_effort(template: ChatTemplate, effort: str) -> dict[str, Any]:
     """What tells the template how much to think. Raises InvalidValue."""
     if "reasoning_effort" in template.variables:
@@ -117,9 +124,7 @@ class ChatCall:
     async def open(cls, front: Front, info: EngineInfo, asked: ChatRequest) -> ChatCall:
         """Check the request and make its prompt ready. Raises UserError."""
         call = cls(front, info, asked)
-        if asked.chat_template is not None and not front.config.trust_request_chat_template:
-            wanted = "only a server started with --trust-request-chat-template takes it"
-            raise InvalidValue("chat_template", brief(asked.chat_template), wanted)
+        check_template(front, asked.chat_template)
         tokens = await chat_tokens(
             front.language,
             asked.messages,

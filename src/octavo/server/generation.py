@@ -66,6 +66,7 @@ class Call:
         self.requests: list[Request] = []
         self.totals: dict[int, Assembler] = {}
         self.kept: frozenset[int] = frozenset()  # special tokens that stay in the text
+        self.ends: frozenset[int] = frozenset()  # tokens that end the text, beside the model's own
         self.budget: Budget | None = None  # of reasoning
         self._client: EngineClient = front.client
         self._meter: Meter = front.meter
@@ -107,7 +108,9 @@ class Call:
             raise InvalidValue("use_beam_search", True, "only where no tools or reasoning shape the answer")
         if len(self.requests) + self._sampling.n > MAX_CHOICES:
             raise UserError(f"prompts times n may be at most {MAX_CHOICES}", "n", "too_many_choices")
-        eos = sorted({*self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())})
+        eos = sorted(
+            {*self.ends, *self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())}
+        )
         first = len(self.requests)
         for choice in range(self._sampling.n):
             request = Request(
@@ -222,6 +225,8 @@ async def _until(deadline: float, outputs: AsyncGenerator[Output, None], id: str
 
 def _check_end(delta: Delta) -> None:
     """Raise what an output says that is not the end of an answer."""
+    if delta.finish == "error" and delta.stop_reason == "grammar":
+        raise UserError(delta.error or "", None, "invalid_grammar")
     if delta.finish == "error":
         raise EngineFault(delta.error or "the engine failed")
     if delta.finish == "abort":
