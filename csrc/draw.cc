@@ -61,6 +61,9 @@ void shape_logits(const octavo_batch& b, int i, float* row, int vocab, DrawScrat
     if (count > 0) value -= b.presence[i];
     change(id, value);
   }
+  if (b.dry_starts)
+    for (int64_t j = b.dry_starts[i]; j < b.dry_starts[i + 1]; ++j)
+      change(b.dry_ids[j], row[b.dry_ids[j]] + b.dry_values[j]);
   if (!is_masked(b, i)) return;
   if (b.top[i] >= 0)
     mask_logits(b, i, row, vocab, [&](int id) { s.changed.emplace_back(id, row[id]); });
@@ -296,24 +299,27 @@ void measure_spans(const Kernels& kernels, const Manner& manner, const float* ro
 
 }  // namespace
 
-DrawScratch::DrawScratch(int vocab) : counts(vocab), top(spans_of(vocab)), mass(top.size()), span(TILE * SPAN) {
+DrawScratch::DrawScratch(int vocab)
+    : counts(vocab), top(spans_of(vocab)), mass(top.size()), span(TILE * SPAN), left(vocab) {
   const size_t tokens = top.size() * SPAN;
   for (auto* list : {&ids, &places, &order}) list->reset(new int32_t[tokens]);
   for (auto* list : {&values, &masses}) list->reset(new float[tokens]);
-  changed.reserve(3 * size_t(vocab));  // every token once by a bias, once by a penalty and once by a mask
+  changed.reserve(4 * size_t(vocab));  // every token once by a bias, a penalty, DRY and a mask
 }
 
 size_t DrawScratch::bytes(int vocab) {
   const size_t spans = spans_of(vocab);
   return (5 * spans * SPAN + 2 * spans + size_t(vocab) + TILE * SPAN) * 4 +
-         3 * size_t(vocab) * sizeof(std::pair<int32_t, float>);
+         4 * size_t(vocab) * sizeof(std::pair<int32_t, float>) + Left::bytes(vocab);
 }
 
 Manner manner_of(const octavo_batch& b, int i, int vocab) {
   Manner m{};
   const float temperature = b.temperature[i];
   const bool adjusted = b.bias_starts[i + 1] > b.bias_starts[i] || b.history_starts[i + 1] > b.history_starts[i];
-  m.held = b.target[i] >= 0 || b.top[i] >= 0 || adjusted || is_masked(b, i);
+  const bool dry = b.dry_starts && b.dry_starts[i + 1] > b.dry_starts[i];
+  m.stepped = b.target[i] < 0 && b.steps && b.steps[i] != 0;
+  m.held = b.target[i] >= 0 || b.top[i] >= 0 || adjusted || dry || m.stepped || is_masked(b, i);
   if (temperature == 0.f) return m;
   m.factor = 1.f / temperature;
   m.top_k = b.top_k[i] > 0 && b.top_k[i] < vocab ? b.top_k[i] : 0;
@@ -323,20 +329,6 @@ Manner manner_of(const octavo_batch& b, int i, int vocab) {
   m.below = min_p ? -temperature * std::log(b.min_p[i]) : m.top_k ? INFINITE : WIDTH * temperature;
   m.held = m.held || m.top_k > MOST_TOP_K || (m.collect && m.mass && is_hot(temperature, b.top_p[i]));
   return m;
-}
-
-float philox_uniform(uint64_t seed, uint64_t position) {
-  uint32_t c[4] = {uint32_t(position), uint32_t(position >> 32), 0, 0};
-  uint32_t key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p = uint64_t(0xD2511F53u) * c[0], q = uint64_t(0xCD9E8D57u) * c[2];
-    const uint32_t next[4] = {uint32_t(q >> 32) ^ c[1] ^ key[0], uint32_t(q), uint32_t(p >> 32) ^ c[3] ^ key[1],
-                              uint32_t(p)};
-    std::copy(next, next + 4, c);
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
-  }
-  return float(c[0] >> 8) * 0x1p-24f;
 }
 
 bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const Context& context, int at,
@@ -352,6 +344,7 @@ bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const
   drawn.tokens[i] = std::max(0, b.target[i]);
   drawn.logprobs[i] = 0;
   drawn.ranks[i] = 0;
+  drawn.surprise[i] = 0;
   for (int j = 0; j < drawn.alternatives; ++j) {
     drawn.top_ids[int64_t(i) * drawn.alternatives + j] = -1;
     drawn.top_logprobs[int64_t(i) * drawn.alternatives + j] = 0;
@@ -374,13 +367,21 @@ bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const
     Known shaped = known;
     if (held) {
       shape_logits(b, i, row, vocab, s);
-      measure_spans(kernels, manner, row, spans, s);
+      if (!manner.stepped) measure_spans(kernels, manner, row, spans, s);
       shaped.top = s.top.data();
       shaped.mass = s.mass.data();
       shaped.largest = LOWEST;
       for (const float top : s.top) shaped.largest = std::max(shaped.largest, top);
     }
-    drawn.tokens[i] = draw_token(kernels, op, in, shaped, b, i, manner, s);
+    if (manner.stepped) {
+      const uint64_t position = uint64_t(b.position[i]);
+      const float u = philox_uniform(b.seed[i], position), chance = philox_uniform(b.seed[i], position, 1);
+      const Stepped token = draw_stepped(b, i, row, vocab, u, chance, s.left);
+      drawn.tokens[i] = token.token;
+      drawn.surprise[i] = token.surprise;
+    } else {
+      drawn.tokens[i] = draw_token(kernels, op, in, shaped, b, i, manner, s);
+    }
     for (size_t j = s.changed.size(); held && j-- > 0;) row[s.changed[j].first] = s.changed[j].second;
     if (drawn.tokens[i] < 0) return false;
   }

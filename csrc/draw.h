@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "samplers.h"
 #include "table.h"
 
 namespace octavo {
@@ -20,6 +21,7 @@ struct DrawScratch {
   std::vector<int32_t> counts;
   std::vector<float> top, mass, span;  // of each span; mass of each span against the row's largest; logits of one span
   std::vector<std::pair<int32_t, float>> changed;
+  Left left;
 };
 
 Manner manner_of(const octavo_batch& batch, int i, int vocab);
@@ -28,8 +30,5 @@ Manner manner_of(const octavo_batch& batch, int i, int vocab);
 // must be held to draw from it: nothing is drawn. Held logits are changed.
 bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const Context& context, int at,
               DrawScratch& scratch);
-
-// Uniform in [0, 1) with 24 bits: Philox4x32-10 (Salmon et al. 2011), key seed, counter position.
-float philox_uniform(uint64_t seed, uint64_t position);
 
 }  // namespace octavo

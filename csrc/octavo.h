@@ -118,6 +118,25 @@ typedef struct {
   int32_t threads;
 } octavo_config;
 
+// The samplers of src/octavo/program/samplers.py, four bits each in `steps` of a batch.
+enum octavo_step {
+  OCTAVO_END,
+  OCTAVO_TEMPERATURE,
+  OCTAVO_TOP_N_SIGMA,
+  OCTAVO_MIN_P,
+  OCTAVO_TOP_K,
+  OCTAVO_TYPICAL_P,
+  OCTAVO_TOP_P,
+  OCTAVO_XTC,
+  OCTAVO_MIROSTAT,
+  OCTAVO_MIROSTAT_2
+};
+
+// What they need of a row.
+typedef struct {
+  float typical_p, top_n_sigma, xtc_probability, xtc_threshold, dynatemp_range, dynatemp_exponent, mirostat_mu;
+} octavo_extras;
+
 // program/batch.py
 typedef struct {
   int32_t tokens, runs, head;  // T, R, H
@@ -135,6 +154,11 @@ typedef struct {
   const int32_t* bias_ids;
   const float* bias_values;
   const int32_t *mask, *masks;
+  const int64_t* steps;         // null: no row has any
+  const octavo_extras* extras;  // null: as steps
+  const int64_t* dry_starts;    // null: no row has any
+  const int32_t* dry_ids;
+  const float* dry_values;
 } octavo_batch;
 
 typedef struct {
@@ -142,6 +166,7 @@ typedef struct {
   int32_t *tokens, *ranks, *top_ids;
   float *logprobs, *top_logprobs;
   uint8_t* bad;
+  float* surprise;
   float* logits;   // [H, vocab], or null: only where the caller wants them; then nothing is drawn
   float* vectors;  // [H, width] of a program that ends with hidden, for which nothing else is given
 } octavo_drawn;

@@ -98,6 +98,7 @@ struct Merge {
 // How a head row is drawn, decided by what its request asks for alone.
 struct Manner {
   bool held;      // its logits are kept, to be read as often as need be
+  bool stepped;   // it is drawn by samplers.h
   bool mass;      // the masses of all tokens are summed
   bool collect;   // candidates are collected: values down to `below` under the largest, and among the top_k largest
   int32_t top_k;  // 0: all

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 __all__ = ["LLM", "BeamSearchParams", "PoolingParams", "SamplingParams", "StructuredOutputsParams", "__version__"]
 
 if TYPE_CHECKING:
+    from octavo.core.beam import BeamSearchParams
     from octavo.core.request import PoolingParams, SamplingParams, StructuredOutputsParams
-    from octavo.engine.beam import BeamSearchParams
     from octavo.engine.llm import LLM
 
 
@@ -22,7 +22,7 @@ _PLACES = {
     "SamplingParams": "octavo.core.request",
     "StructuredOutputsParams": "octavo.core.request",
     "PoolingParams": "octavo.core.request",
-    "BeamSearchParams": "octavo.engine.beam",
+    "BeamSearchParams": "octavo.core.beam",
 }
 
 

@@ -133,6 +133,55 @@ def test_other_architectures_are_quantized_through_the_same_spec(name, tmp_path)
     assert report.perplexity_after == pytest.approx(report.perplexity_before, rel=0.02)
 
 
+MIXTURES = [
+    "mixtral",
+    "olmoe",
+    "qwen2_moe",
+    "qwen3_moe",
+    "glm4_moe",
+]  # with a shared expert, gated and not; dense layers
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_mixtures_are_quantized_expert_by_expert(name, scheme, tmp_path) -> None:
+    """Routers stay as they are; of a few tokens, some experts see none."""
+    with open_source(ZOO / name) as source:
+        spec = read_spec(source)
+    report = quantized(ZOO / name, tmp_path / "out", texts(spec.vocab, 1, 8), scheme=scheme)
+    assert max(report.errors.values()) < (0.02 if scheme == "int8" else 0.2)
+    was, back = numbers(ZOO / name), numbers(tmp_path / "out")
+    routers = [key for key in was if key.endswith((".router", ".shared_gate"))]
+    assert routers and all(np.array_equal(was[key], back[key]) for key in routers)
+    with open_source(tmp_path / "out") as source:
+        weights = load(source, read_spec(source))
+    experts = {weights[key].layout for key in weights if key.endswith(("expert_gate", "expert_up"))}
+    assert experts == {Layout.W8 if scheme == "int8" else Layout.W4}
+
+
+def test_each_expert_is_rounded_by_the_tokens_that_come_to_it(tmp_path, monkeypatch) -> None:
+    """Each token comes to `top` experts, and the shared one reads all."""
+    seen = {}
+    before = quantize_module._Job._code
+
+    def code(self, name, values, grid, hessian, scales):
+        seen[name.removeprefix("model.layers.")] = hessian
+        return before(self, name, values, grid, hessian, scales)
+
+    monkeypatch.setattr(quantize_module._Job, "_code", code)
+    with open_source(ZOO / "qwen2_moe") as source:
+        spec = read_spec(source)
+    report = quantized(ZOO / "qwen2_moe", tmp_path / "b", texts(spec.vocab))
+    plain = quantized(ZOO / "qwen2_moe", tmp_path / "a", texts(spec.vocab), gptq=False, awq=False)
+    assert np.mean(list(report.errors.values())) < 0.95 * np.mean(list(plain.errors.values()))
+    for layer, moe in enumerate(layer.ffn for layer in spec.layers):
+        gates = [seen[f"{layer}.mlp.experts.{expert}.gate_proj.weight"] for expert in range(moe.experts)]
+        known = [hessian for hessian in gates if hessian is not None]
+        whole = seen[f"{layer}.mlp.shared_expert.gate_proj.weight"]
+        assert len({hessian.tobytes() for hessian in known}) == len(known) > moe.top
+        np.testing.assert_allclose(sum(known), moe.top * whole, rtol=1e-4, atol=1e-3)
+
+
 def test_scales_move_from_the_norm_into_the_matrices(tmp_path) -> None:
     """The norm's numbers times the matrix's columns stay what they were, but for rounding of 8 bits."""
     folder = tiny_llama.write_folder(tmp_path / "plain", vocab=64, width=64, inner=64, heads=2, kv_heads=2, head_dim=32)
@@ -180,7 +229,7 @@ def test_what_is_quantized_already_is_refused(folder, tmp_path) -> None:
     with pytest.raises(ModelError, match="inputs, outputs"):
         quantized(ZOO / "gpt2", tmp_path / "again")
     with pytest.raises(ModelError, match="experts"):
-        quantized(ZOO / "mixtral", tmp_path / "again")
+        quantized(ZOO / "gpt_oss", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo import LLM, BeamSearchParams, SamplingParams
+from octavo.core.beam import search
 from octavo.core.errors import InvalidValue
-from octavo.engine.beam import search
 
 END = 2
 SETTINGS = {"memory": "128MiB", "threads": 1, "max_num_seqs": 8, "max_num_batched_tokens": 64}

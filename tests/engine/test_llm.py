@@ -8,6 +8,8 @@ import threading
 
 import pytest
 import tiny_llama
+import tool_chat
+from msgspec import structs
 
 from octavo import LLM, SamplingParams
 from octavo.core.errors import InvalidValue, ModelError, Unavailable, UserError
@@ -118,6 +120,15 @@ def test_a_stop_string_ends_the_text_and_the_sequence(llm):
     assert (output.finish_reason, output.stop_reason) == ("stop", stop)
     assert len(output.token_ids) < 30
     assert not llm._engine.has_work
+
+
+def test_chat_shows_tools_and_earlier_calls(llm):
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "time", "arguments": '{"zone": "CET"}'}}
+    conversation = [*tool_chat.MESSAGES, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    asked = {"tools": tool_chat.TOOLS, "chat_template": tool_chat.TEMPLATE}
+    (result,) = llm.chat(conversation, GREEDY, use_tqdm=False, **asked)
+    assert result.prompt.startswith("[weather][time]<|im_start|>user")
+    assert '<tool_call>{"name": "time", "arguments": {"zone": "CET"}}</tool_call>' in result.prompt
 
 
 def test_chat_renders_the_template_and_asks_for_an_answer(llm):
@@ -266,3 +277,19 @@ def test_what_is_forbidden_is_not_generated_and_the_next_request_does_not_notice
         generated(allowed_token_ids=[10**6])
     with pytest.raises(InvalidValue, match="bad_words"):
         generated(bad_words=[""])
+
+
+def test_choices_compute_their_prompt_once_and_equal_separate_requests(llm):
+    prompt = list(range(3, 103))
+    sampling = SamplingParams(n=4, seed=11, max_tokens=9, ignore_eos=True, logprobs=1)
+    before = llm._engine.stats().prefix_hits
+    together = llm.generate([prompt], sampling, use_tqdm=False)[0].outputs
+    hits = llm._engine.stats().prefix_hits - before
+    assert hits == 3 * 96
+    alone = [
+        llm.generate([prompt[:]], structs.replace(sampling, n=1, seed=11 + choice), use_tqdm=False)[0].outputs[0]
+        for choice in range(4)
+    ]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert [one.logprobs for one in together] == [one.logprobs for one in alone]
+    assert len({tuple(one.token_ids) for one in together}) > 1

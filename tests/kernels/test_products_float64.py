@@ -79,6 +79,7 @@ def test_int_products(layout: Layout, isa: str, rows: int, outputs: int, cols: i
     [
         *((layout, *size, 0) for layout in (Layout.F32, Layout.BF16) for size in PLAIN_SIZES),
         *((layout, *size) for layout in FLOATS for size in [*SIZES, (3, 65, 384, 128)]),
+        *((Layout.F4, *size) for size in HALVED),
     ],
 )
 def test_float_products(layout: Layout, isa: str, rows: int, outputs: int, cols: int, group: int) -> None:

@@ -31,6 +31,8 @@ CLIENT = "server/test_openai_client.py"
 POOLING = "server/test_pooling.py"
 LABEL = f"{BODIES}::test_neutral_values_and_labels_change_nothing"
 NEUTRAL = "server/test_openapi.py::test_known_fields_that_are_not_supported_take_only_what_changes_nothing"
+WHOLE = "server/test_whole_path.py"
+STEPS = "program/test_samplers.py::test_what_is_left_equals_lists_sorted_in_float64"
 DRAWN = "program/test_cpu_draw.py::test_every_row_draws_what_the_reference_draws"
 
 
@@ -60,7 +62,8 @@ ROWS = (
         where="C", others="vlo"),
     row("prompt", f"{CLIENT}::test_a_streamed_completion_equals_the_whole_one", where="T", others="vlo"),
     row("stream", f"{CLIENT}::test_a_streamed_chat_equals_the_whole_one", others="vlo"),
-    row("n", f"{CLIENT}::test_choices_have_the_seeds_that_follow", "exact; at most 128", others="vlo"),
+    row("n", f"{CLIENT}::test_choices_have_the_seeds_that_follow",
+        "exact; at most 128; pages of the prompt are computed once", others="vlo"),
     row("best_of", f"{FIELDS}::test_best_of_gives_the_likeliest", "by cumulative log-probability", where="T",
         others="o"),
     row("temperature", DRAWN, others="vlo"),
@@ -132,7 +135,8 @@ ROWS = (
     row("metadata", LABEL, "checked for its type, changes nothing", others="o"),
     *(row(name, LABEL, "checked for its type, changes nothing", where="C", others="o") for name in (
         "safety_identifier", "prompt_cache_key")),
-    row("tools", f"{CALLS}::test_a_call", "exact; functions only", where="C", others="vlo"),
+    row("tools", f"{CALLS}::test_a_call", "exact; functions only; in the system message where the template shows none",
+        where="C", others="vlo"),
     row("tool_choice", "server/test_forced_calls.py::test_required_calls_follow_their_schemas", "exact", where="C",
         others="vlo"),
     row("parallel_tool_calls", f"{CALLS}::test_calls_in_parallel_unless_they_may_not_be",
@@ -146,17 +150,28 @@ ROWS = (
         "functions", "function_call", "modalities", "audio", "prediction", "verbosity", "service_tier", "store",
         "web_search_options", "prompt_cache_retention")),
     *(row(name, REFUSED, "refused") for name in (
-        "use_beam_search", "length_penalty", "spaces_between_special_tokens", "flat_logprobs", "logprob_token_ids",
+        "spaces_between_special_tokens", "flat_logprobs", "logprob_token_ids",
         "return_tokens_as_token_ids", "skip_reading_prefix_cache", "repetition_detection", "kv_transfer_params",
         "vllm_xargs", "extra_args")),
-    Row("beam search", "Python", "LLM.beam_search", "", "",
-        "the same rules; beam_width at most 10, no temperature; not over HTTP",
-        "engine/test_beam_search.py::test_beams_of_a_model_are_those_of_a_plain_search"),
-    row("suffix", f"{BODIES}::test_what_completions_refuse", "refused", where="T", others="vo"),
-    *(row(name, REFUSED, "refused", others="l") for name in (
-        "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base",
-        "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta",
-        "dynatemp_range", "dynatemp_exponent", "repeat_last_n")),
+    row("use_beam_search", f"{WHOLE}::test_beam_search_gives_the_beams_of_llm",
+        "the same rules (LLM.beam_search too); n at most 10; temperature has no part; refused with stream and with "
+        "fields that shape draws"),
+    row("length_penalty", f"{WHOLE}::test_beam_search_gives_the_beams_of_llm"),
+    row("suffix", f"{FIELDS}::test_suffix",
+        "of models with tokens to fill in, see text/infill.py; not with echo; elsewhere an error", where="T",
+        others="o"),
+    *(row(name, STEPS, note, others="l") for name, note in (
+        ("typical_p", "exact"), ("top_n_sigma", "exact"), ("xtc_probability", "exact"), ("xtc_threshold", "exact"),
+        ("dynatemp_range", "exact"), ("dynatemp_exponent", "exact"), ("mirostat", "exact; penalties still apply"),
+        ("mirostat_tau", "exact"), ("mirostat_eta", "exact"),
+        ("samplers", "a list of names; penalties and dry come first; by default temperature is first, not last"))),
+    *(row(name, "worker/test_dry.py::test_penalties_equal_those_of_loops", others="l") for name in (
+        "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n")),
+    row("dry_sequence_breakers", "text/test_breakers.py::test_a_longer_breaker_is_what_begins_it_and_the_rest",
+        others="l"),
+    row("repeat_last_n", "worker/test_gather_property.py::test_gather_equals_the_slow_one",
+        "-1 by default; presence and frequency count generated tokens only", others="l"),
+    row("repeat_penalty", f"{FIELDS}::test_samplers_of_llama_cpp", "repetition_penalty's other name", others="l"),
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +102,14 @@ def engine_of(
     return Engine(scheduler, worker, vocab=program.vocab, pooling=info)
 
 
+SAMPLERS: dict[int, dict[str, Any]] = {  # of the mixed requests by number
+    1: {"mirostat": 2, "mirostat_tau": 3.0},
+    2: {"typical_p": 0.9, "xtc_probability": 0.5, "xtc_threshold": 0.05, "dry_multiplier": 0.8},
+    3: {"samplers": ["penalties", "top_k", "top_p", "temperature"], "dynatemp_range": 0.5, "repeat_last_n": 16},
+    6: {"mirostat": 1, "top_n_sigma": 2.0},
+}
+
+
 def mixed_requests(
     count: int = 8, *, vocab: int = 256, seed: int = 0, longest: int = 150, tokens: int = 24, ends: bool = True
 ) -> list[Request]:
@@ -127,6 +136,7 @@ def mixed_requests(
             max_tokens=tokens + number,
             logprobs=(None, 3)[number % 2],
             prompt_logprobs=2 if number % 4 == 1 else None,
+            **SAMPLERS.get(number, {}),
         )
         requests.append(Request(id=f"r{number}", prompt=prompt, sampling=sampling, eos_ids=eos, seed=seed + number))
     return requests

@@ -121,7 +121,7 @@ def test_a_sum_that_ends_short_of_u_gives_the_last_possible_token() -> None:
 
 def test_ties_go_to_the_lowest_id() -> None:
     x = np.array([1, 3, 3, 2, 3], np.float32)
-    assert sampling.token(x, plain_rows(1, temperature=0), 0) == 1
+    assert sampling.token(x, plain_rows(1, temperature=0), 0)[0] == 1
     assert np.flatnonzero(sampling.kept(x, temperature=1, top_k=2)).tolist() == [1, 2]
     assert np.flatnonzero(sampling.kept(x, temperature=1, top_k=4)).tolist() == [1, 2, 3, 4]
     drawn = sampling.draw(x[None], plain_rows(1, temperature=0, top=3))
@@ -169,7 +169,7 @@ def test_extreme_settings_stay_finite() -> None:
     logits = np.array([90, -90, 0, 1], np.float32)
     head = plain_rows(1, repetition=1e-45, temperature=1e-5, history_starts=[0, 3], history=[0, 1, 2])
     assert np.isfinite(sampling.adjusted(logits, head, 0)).all()
-    assert sampling.token(logits, head, 0) == 0
+    assert sampling.token(logits, head, 0)[0] == 0
     tiny = sampling.probabilities(logits, temperature=1e-30)
     assert tiny.tolist() == [1, 0, 0, 0]
 

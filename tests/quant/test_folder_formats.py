@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from octavo.checkpoint.source import open_source
 from octavo.checkpoint.tensor import Tensor
+from octavo.core.errors import ModelError
 from octavo.kernels.weight import Layout, from_bfloat16, to_bfloat16
 from octavo.quant.coded import TABLES
 from octavo.quant.folder import plain_tensors
@@ -314,8 +315,63 @@ def test_mxfp4_experts(tmp_path):
     path = folder(
         tmp_path, {"_blocks": made.plain(blocks, "U8"), "_scales": made.plain(scales, "U8")}, {"quant_method": "mxfp4"}
     )
-    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
-    exact = table[codes] * np.repeat(2.0 ** (scales - 127), 32, axis=-1)
+    exact = E2M1[codes] * np.repeat(2.0 ** (scales - 127), 32, axis=-1)
     weight = weight_of(path, name="x")
     assert weight.layout is Layout.W4L
     assert np.array_equal(weight.dequantize(), exact.reshape(120, 96))
+
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def pairs(codes):
+    """The first of two codes in the low half of a byte."""
+    return made.plain(codes[:, 0::2] + 16 * codes[:, 1::2], "U8")
+
+
+@pytest.mark.parametrize("tool", ["compressed-tensors", "modelopt"])
+def test_nvfp4(tmp_path, tool):
+    random = np.random.default_rng(12)
+    codes, (scale, fine) = random.integers(0, 16, (40, 96)), float8(40, 6)
+    whole = np.float32([172.0]) if tool == "compressed-tensors" else np.float32([1 / 300])
+    factor = fine / whole if tool == "compressed-tensors" else fine * whole
+    stored = {".weight_scale": ("F8_E4M3", (40, 6), scale.tobytes())}
+    if tool == "compressed-tensors":
+        stored |= {".weight_packed": pairs(codes), ".weight_global_scale": made.plain(whole, "F32")}
+        stored[".input_global_scale"] = made.plain(whole, "F32")
+        config = compressed_config(4, "nvfp4-pack-quantized", type="float")
+    else:
+        stored |= {".weight": pairs(codes), ".weight_scale_2": made.plain(whole.reshape(()), "F32")}
+        stored[".input_scale"] = made.plain(whole.reshape(()), "F32")
+        config = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    weight = weight_of(folder(tmp_path, stored, config))
+    check(weight, E2M1.astype(np.float32)[codes] * np.repeat(factor, 16, axis=1), Layout.F4)
+    assert weight.group == 16
+
+
+def test_mxfp4_of_compressed_tensors(tmp_path):
+    random = np.random.default_rng(13)
+    codes, scales = random.integers(0, 16, (40, 96)), random.integers(110, 130, (40, 3))
+    stored = {".weight_packed": pairs(codes), ".weight_scale": made.plain(scales, "U8")}
+    weight = weight_of(folder(tmp_path, stored, compressed_config(4, "mxfp4-pack-quantized", type="float")))
+    assert weight.layout is Layout.W4L
+    assert np.array_equal(weight.dequantize(), E2M1[codes] * np.repeat(2.0 ** (scales - 127), 32, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        (".weight_scale", ("F8_E4M3", (40, 5), bytes(200)), r"expected F8_E4M3 of \[40, 6\]"),
+        (".weight_scale", ("U8", (40, 6), bytes(240)), r"expected F8_E4M3 of \[40, 6\]"),
+        (".weight_global_scale", made.plain(np.ones(2), "F32"), "expected one number"),
+        (".weight_packed", ("U8", (40, 40), bytes(1600)), r"expected F8_E4M3 of \[40, 5\]|a multiple of 32"),
+        (".weight_packed", ("I8", (40, 48), bytes(1920)), "is there without"),
+        (".weight_scale", ("F8_E4M3", (40, 6), b"\x7f" * 240), "NaN or infinity"),
+        (".weight_global_scale", made.plain(np.zeros(1), "F32"), "NaN or infinity"),
+    ],
+)
+def test_nvfp4_whose_parts_do_not_fit_is_refused(tmp_path, part, value, words):
+    stored = {".weight_scale": ("F8_E4M3", (40, 6), b"\x38" * 240), ".weight_packed": ("U8", (40, 48), bytes(1920))}
+    stored |= {".weight_global_scale": made.plain(np.ones(1), "F32"), part: value}
+    with pytest.raises((ModelError, ValueError), match=words):
+        weight_of(folder(tmp_path, stored, compressed_config(4, "nvfp4-pack-quantized", type="float")))

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec import structs
 
 from octavo.cache.pool import BlockPool
 from octavo.core.config import SchedulerConfig
@@ -394,6 +395,37 @@ def test_pages_are_shared_while_held():
     step(sched)
     assert sched.stats().pages_held == 5
     assert sched.stats().slack_tokens == 2 * PAGE - 5 - 4
+
+
+def choices(count: int, length: int, **sampling) -> list[Request]:
+    made = [request(f"c{number}", length, **sampling) for number in range(count)]
+    return [made[0], *(structs.replace(each, after="c0") for each in made[1:])]
+
+
+def test_choices_wait_for_the_first_to_compute_their_prompt_and_others_pass():
+    sched = scheduler(max_seqs=8, max_step_tokens=60)
+    for each in (*choices(4, 100, max_tokens=3), request("other", 40, first=500, max_tokens=3)):
+        sched.add(each)
+    computed, names = {}, {}
+    while sched.has_work:
+        plan, _ = step(sched)
+        for start in plan.starts:
+            names[start.slot] = start.request.id
+            assert start.request.id in ("c0", "other") or computed["c0"] >= 100
+        computed |= {names[run.slot]: run.first + run.count for run in plan.runs}
+    stats = sched.stats()
+    assert stats.prefix_hits == 3 * 96  # all full pages of the prompt
+    assert stats.finished == {"length": 5}
+
+
+@pytest.mark.parametrize("how", ["no cache", "prompt logprobs", "aborted"])
+def test_choices_do_not_wait_where_nothing_would_be_shared(how):
+    sched = scheduler(prefix_cache=how != "no cache")
+    for each in choices(3, 100, max_tokens=2, **({"prompt_logprobs": 0} if how == "prompt logprobs" else {})):
+        sched.add(each)
+    if how == "aborted":
+        sched.abort("c0")
+    assert len(sched.plan().starts) == (2 if how == "aborted" else 3)
 
 
 def test_prompt_logprobs_need_every_position():

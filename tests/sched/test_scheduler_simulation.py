@@ -411,6 +411,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             priority=priority,
             salt=salt,
             adapter=adapter,
+            after=f"r{self.names - 1}" if length % 3 == 0 else "",  # whatever that one's prompt is
         )
         self.names += 1
         self.simulation.add(request)

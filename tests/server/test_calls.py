@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import openai
@@ -158,10 +159,28 @@ def test_what_is_refused(server, fields, param):
     assert answer.error["param"] == param
 
 
-def test_a_template_that_shows_no_tools_takes_none(tmp_path):
-    folder = tiny_llama.write_folder(tmp_path, tokenizer=True)
-    with served(ScriptedEngine(), lambda: load_tokenizer(open_source(folder))) as server:
+def test_a_template_that_shows_no_tools_is_told_of_them(tmp_path):
+    with open_source(tiny_llama.write_folder(tmp_path, tokenizer=True)) as source:
+        tokenizer = load_tokenizer(source)
+    engine = ScriptedEngine(Script(tokenizer))
+    engine.answer.text = CALL
+    tool = {"type": "function", "function": {"name": "weather"}}
+    with served(engine, lambda: tokenizer) as server:
         until(server.front.ready)
-        for fields, param in (({"tools": TOOLS}, "tools"), ({"reasoning_effort": "low"}, "reasoning_effort")):
-            answer = server.post(CHAT, messages=MESSAGES, max_tokens=3, **fields)
-            assert (answer.status, answer.error["param"]) == (400, param)
+        [choice] = server.post(CHAT, messages=MESSAGES, tools=[tool]).json["choices"]
+        assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
+        prompt = tokenizer.decode(engine.requests[-1].prompt, skip_special=False)
+        assert prompt.startswith("<|im_start|>system\n# Tools") and json.dumps(tool) in prompt
+        answer = server.post(CHAT, messages=MESSAGES, max_tokens=3, reasoning_effort="low")
+        assert (answer.status, answer.error["param"]) == (400, "reasoning_effort")
+
+
+def test_a_template_with_tools_of_a_form_nobody_knows_takes_no_choice_of_the_model(tokenizer):
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = "{{ tools }}{{ messages[0].content }}"
+    with served(ScriptedEngine(), lambda: tokenizer) as server:
+        until(server.front.ready)
+        for choice, status in (("auto", 400), ("none", 200), ("required", 200)):
+            answer = server.post(CHAT, messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=3)
+            assert answer.status == status
+            assert status == 200 or answer.error["param"] == "tool_choice"

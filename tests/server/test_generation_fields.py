@@ -9,6 +9,7 @@ from scripted_engine import MAX_LEN, VOCAB, ScriptedEngine, scripted
 from served import served, until
 
 from octavo.checkpoint.source import open_source
+from octavo.text.breakers import Breakers
 from octavo.text.tokenizer import load_tokenizer
 
 MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good mor"}]
@@ -66,6 +67,78 @@ def test_bad_words_are_spelled_alone_and_behind_a_space(client, engine, tokenize
     lists = engine.requests[-1].bad_words
     assert [word for word in bare if word in lists] == bare
     assert all(tokenizer.decode(word).strip() in ("b", "cd") for word in lists)
+
+
+def test_samplers_of_llama_cpp(client, engine, tokenizer):
+    fields = {"typical_p": 0.9, "top_n_sigma": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.2, "mirostat": 2,
+              "mirostat_tau": 4.0, "mirostat_eta": 0.2, "dynatemp_range": 0.3, "dynatemp_exponent": 1.2,
+              "dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": 64,
+              "dry_sequence_breakers": ["the"], "repeat_last_n": 32,
+              "samplers": ["dry", "top_k", "temperature"]}  # fmt: skip
+    for ask in (complete, chat):
+        ask(client, **fields, repeat_penalty=1.2)
+        request = engine.requests[-1]
+        assert {name: getattr(request.sampling, name) for name in fields} == fields
+        assert request.sampling.repetition_penalty == 1.2
+        assert request.dry_breakers == Breakers(tokenizer).of(["the"])
+    complete(client, repeat_penalty=1.2, repetition_penalty=1.2)
+    refused(lambda: complete(client, repeat_penalty=1.2, repetition_penalty=1.3), "repeat_penalty")
+    refused(lambda: complete(client, samplers=["top_k", "infill"]), "samplers")
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("top_k", {"top_k": 5}),
+        ("logit_bias", {"logit_bias": {"5": 1}}),
+        ("n", {"n": 11}),
+        ("use_beam_search", {"stream": True}),
+        ("deadline_ms", {"deadline_ms": 1000}),
+    ],
+)
+def test_what_beam_search_cannot_heed(client, field, fields):
+    for ask in (complete, chat):
+        refused(lambda ask=ask: ask(client, use_beam_search=True, **fields), field)
+
+
+MARKS = {
+    "qwen": ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"),
+    "starcoder": ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>"),
+    "deepseek": ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<|endoftext|>"),
+    "code llama": ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"),
+}
+
+
+@pytest.mark.parametrize("kind", MARKS)
+def test_suffix(engine, tmp_path, kind):
+    folder = tiny_llama.write_folder(tmp_path, tokenizer=True)
+    path = folder / "tokenizer.json"
+    written = json.loads(path.read_text())
+    for mark in MARKS[kind]:
+        if mark not in written["model"]["vocab"]:
+            id = len(written["model"]["vocab"])
+            written["model"]["vocab"][mark] = id
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            written["added_tokens"].append({"id": id, "content": mark, "special": kind != "qwen", **flags})
+    path.write_text(json.dumps(written))
+    with open_source(folder) as source:
+        tokenizer = load_tokenizer(source)
+    before, behind, middle, end = (tokenizer.id_of(mark) for mark in MARKS[kind])
+    with served(engine, lambda: tokenizer) as running:
+        until(running.front.ready)
+        with openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0) as client:
+            client.completions.create(model="tiny", prompt="def f(x):", suffix="return y", max_tokens=4)
+            plain = client.completions.create(model="tiny", prompt="def f(x):", suffix="", max_tokens=4)
+    request, last = engine.requests
+    text = [tokenizer.encode(part, special=False) for part in ("def f(x):", "return y")]
+    assert request.prompt == [before, *text[0], behind, *text[1], middle]
+    assert {before, behind, middle, end} <= set(request.eos_ids)
+    assert last.prompt == tokenizer.encode("def f(x):")
+    assert plain.usage.prompt_tokens == len(last.prompt)
+
+
+def test_a_suffix_is_refused_where_the_model_cannot_fill_in(client):
+    refused(lambda: client.completions.create(model="tiny", prompt="a", suffix="b"), "suffix")
 
 
 def test_truncate_prompt_tokens(client, engine, tokenizer):
@@ -144,6 +217,27 @@ def test_continue_final_message(client, engine, tokenizer):
     refused(lambda: chat(client, blank, **fields), "continue_final_message")
 
 
+def test_tokenize_reads_a_conversation_as_the_chat_does(client, engine, server):
+    for fields in (
+        {},
+        {"chat_template": TEMPLATE},
+        {"add_generation_prompt": False},
+        {"chat_template": TEMPLATE, "add_generation_prompt": False, "continue_final_message": True},
+    ):
+        chat(client, **fields)
+        given = server.post("/tokenize", messages=MESSAGES, **fields).json
+        assert given["tokens"] == engine.requests[-1].prompt
+        assert given["count"] == len(given["tokens"])
+    for path, fields, param in (
+        ("/tokenize", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "chat_template": "x"}, "chat_template"),
+        ("/tokenize", {"messages": MESSAGES, "chat_template": "{% for %}"}, "chat_template"),
+    ):
+        answer = server.post(path, **fields)
+        assert (answer.status, answer.error["param"]) == (400, param)
+
+
 def test_a_chat_template_of_the_request(client, engine, tokenizer):
     chat(client, chat_template="{{ messages[0].content }}!")
     assert engine.requests[-1].prompt == tokenizer.encode("Hello!", special=False)
@@ -175,7 +269,7 @@ def test_what_is_unknown_is_ignored_only_where_the_server_was_told_to_and_is_nam
     streamed = server.post("/v1/chat/completions", messages=MESSAGES, stream=True, max_tokens=2, foo=1)
     assert streamed.headers["x-octavo-ignored"] == "foo"
     assert "x-octavo-ignored" not in server.post("/v1/completions", prompt="a").headers
-    assert server.post("/v1/completions", prompt="a", use_beam_search=True).error["param"] == "use_beam_search"
+    assert server.post("/v1/completions", prompt="a", flat_logprobs=True).error["param"] == "flat_logprobs"
 
 
 def test_add_special_tokens(engine, tmp_path):

@@ -12,6 +12,7 @@ import tiny_llama
 from prometheus_client.parser import text_string_to_metric_families
 from served import served, until
 
+from octavo import LLM, BeamSearchParams
 from octavo.checkpoint.source import open_source
 from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.engine.client import ProcessClient
@@ -217,3 +218,28 @@ def test_the_engine_is_killed_and_comes_back(server):
     until(lambda: server.ask("GET", "/ready").status == 200, 60)
     assert complete(server, "before and after", **GREEDY) == alone
     assert figure(server, "octavo_engine_restarts_total") == 1
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.0])
+def test_beam_search_gives_the_beams_of_llm(client, folder, penalty):
+    fields = {"use_beam_search": True, "length_penalty": penalty, "return_token_ids": True}
+    prompts = ["Hello, wide world", [5, 6, 7]]
+    answer = client.completions.create(model="tiny", prompt=prompts[0], n=3, max_tokens=40, extra_body=fields)
+    second = client.completions.create(model="tiny", prompt=prompts[1], n=3, max_tokens=40, extra_body=fields)
+    with LLM(str(folder), memory="128MiB", threads=1) as llm:
+        params = BeamSearchParams(beam_width=3, max_tokens=40, length_penalty=penalty)
+        outputs = llm.beam_search(prompts, params)
+        starts = [len(llm.tokenizer.encode(prompts[0])), 3]
+    for given, output, start in zip((answer, second), outputs, starts, strict=True):
+        assert [choice.token_ids for choice in given.choices] == [beam.tokens[start:] for beam in output.sequences]
+        assert [choice.finish_reason for choice in given.choices] == [beam.finish_reason for beam in output.sequences]
+        assert [choice.index for choice in given.choices] == [0, 1, 2]
+        assert given.usage.completion_tokens == sum(len(choice.token_ids) for choice in given.choices)
+
+
+def test_beam_search_of_a_chat(client):
+    answer = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, n=2, max_tokens=6, extra_body={"use_beam_search": True, "ignore_eos": True}
+    )
+    assert len({choice.message.content for choice in answer.choices}) == 2
+    assert answer.usage.completion_tokens == 12

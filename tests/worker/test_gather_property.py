@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from octavo.core.layout import pages_for
 from octavo.core.plan import Plan, Run, Start
 from octavo.core.request import Request, SamplingParams
+from octavo.program.batch import EXTRAS
+from octavo.program.samplers import unpacked
+from octavo.worker.dry import Dry
 from octavo.worker.gather import gather
 from octavo.worker.slots import Slots
 
@@ -44,6 +47,11 @@ def samplings(draw) -> SamplingParams:
         presence_penalty=draw(plain),
         frequency_penalty=draw(plain),
         repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.3])),
+        repeat_last_n=draw(st.sampled_from([-1, -1, 0, 3, 70])),
+        typical_p=draw(st.sampled_from([1.0, 1.0, 0.5])),
+        mirostat=draw(st.sampled_from([0, 0, 0, 2])),
+        samplers=draw(st.sampled_from([None, None, ["dry", "xtc"], ["penalties", "top_k", "temperature"]])),
+        dry_multiplier=draw(st.sampled_from([0.0, 0.0, 0.8])),
         logit_bias=draw(st.none() | st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-5, 5, width=32), max_size=4)),
         stop_token_ids=draw(st.none() | st.lists(st.integers(0, VOCAB - 1), max_size=3)),
         ignore_eos=draw(st.booleans()),
@@ -74,6 +82,7 @@ def steps(draw) -> list[Case]:
             eos_ids=draw(st.lists(st.integers(0, VOCAB + 5), max_size=2)),
             seed=draw(st.sampled_from([0, 7, -1, 2**62])),
             bad_words=draw(words(generated)),
+            dry_breakers=[[1], [2, 3]],
         )
         tokens = prompt + generated
         first = draw(st.integers(0, len(tokens) - 1))
@@ -148,6 +157,18 @@ def test_gather_equals_the_slow_one(cases):
     assert all(getattr(head, name).shape[0] == index for name in head.__slots__[:12])
 
 
+def expected_steps(sampling: SamplingParams) -> list[str]:
+    if sampling.samplers is None and (
+        sampling.temperature < 1e-5 or (sampling.typical_p == 1 and not sampling.mirostat)
+    ):
+        return []
+    if sampling.mirostat:
+        return ["temperature", "mirostat_2"]
+    if sampling.samplers is None:
+        return ["temperature", "top_n_sigma", "min_p", "top_k", "typical_p", "top_p", "xtc"]
+    return sampling.samplers[1:]
+
+
 def check_draw(head, index: int, case: Case, position: int, *, drawn: bool) -> None:
     """What a row is drawn with; a row that reports has neither history nor bias."""
     sampling = case.request.sampling
@@ -156,13 +177,25 @@ def check_draw(head, index: int, case: Case, position: int, *, drawn: bool) -> N
     assert head.top_p[index] == np.float32(sampling.top_p)
     assert head.min_p[index] == np.float32(sampling.min_p)
     assert head.seed[index] == case.request.seed % 2**64
-    assert head.prompt_lens[index] == len(case.request.prompt)
+    last = sampling.repeat_last_n
+    penalized = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1
+    penalized = penalized and last and (not sampling.samplers or "penalties" in sampling.samplers)
+    left_out = max(0, position - last) if penalized and drawn and last >= 0 else 0
+    if penalized and drawn:
+        assert head.prompt_lens[index] == max(0, len(case.request.prompt) - left_out)
     assert head.repetition[index] == np.float32(sampling.repetition_penalty)
     assert head.presence[index] == np.float32(sampling.presence_penalty)
     assert head.frequency[index] == np.float32(sampling.frequency_penalty)
-    penalized = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1
     history = head.history[head.history_starts[index] : head.history_starts[index + 1]].tolist()
-    assert history == (case.tokens[:position] if penalized and drawn else [])
+    assert history == (case.tokens[left_out:position] if penalized and drawn else [])
+    steps = unpacked(int(head.steps[index])) if len(head.steps) else []
+    assert steps == expected_steps(sampling)
+    if steps:
+        assert dict(zip(EXTRAS, head.extras[index], strict=True))["typical_p"] == sampling.typical_p
+    dry = head.dry_ids[slice(*head.dry_starts[index : index + 2])] if len(head.dry_starts) else np.zeros(0)
+    applies = drawn and sampling.dry_multiplier and (not sampling.samplers or "dry" in sampling.samplers)
+    tokens = np.array(case.tokens[:position], np.int32)
+    assert dry.tolist() == (Dry(sampling, [[1], [2, 3]]).penalties(tokens)[0].tolist() if applies else [])
     part = slice(head.bias_starts[index], head.bias_starts[index + 1])
     ids, values = head.bias_ids[part].tolist(), head.bias_values[part].tolist()
     assert len(set(ids)) == len(ids)
@@ -175,8 +208,18 @@ def test_arrays_have_the_dtypes_an_executor_reads():
     slots.start(Start(1, request, (1, 2, 3)))
     slots.append_pages(1, (5,))
     batch = gather(Plan(0, (), (), (Run(1, 0, 3, (5,), True),)), slots).batch
-    wide = {"position", "history_starts", "bias_starts"}
-    floats = {"temperature", "top_p", "min_p", "presence", "frequency", "repetition", "bias_values"}
+    wide = {"position", "history_starts", "bias_starts", "dry_starts", "steps"}
+    floats = {
+        "dry_values",
+        "extras",
+        "temperature",
+        "top_p",
+        "min_p",
+        "presence",
+        "frequency",
+        "repetition",
+        "bias_values",
+    }
     for part in (batch, batch.head):
         for name in part.__slots__:
             array = getattr(part, name)

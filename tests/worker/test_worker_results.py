@@ -30,6 +30,7 @@ class Counting:
             top_ids=np.tile(np.arange(width, dtype=np.int32), (rows, 1)),
             top_logprobs=np.zeros((rows, width), np.float32),
             bad=np.isin(np.arange(rows), self.bad).astype(np.uint8),
+            surprise=np.full(rows, 3, np.float32),
         )
 
     def allocate(self, pages: int) -> None: ...

@@ -45,6 +45,7 @@ FORMS = (
     Form(Layout.F8),
     Form(Layout.F8, 128),
     Form(Layout.F4, 64),
+    Form(Layout.F4, 16),
 )
 TABLE = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)  # of IQ4_NL
 NUMBERS = np.sort(np.random.default_rng(4).normal(0, 1, 16)).astype(np.float32)  # a table of F4

@@ -56,6 +56,7 @@ class Null:
             top_ids=np.zeros((rows, 0), np.int32),
             top_logprobs=np.zeros((rows, 0), np.float32),
             bad=np.zeros(rows, np.uint8),
+            surprise=np.zeros(rows, np.float32),
         )
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:

@@ -19,8 +19,8 @@ from octavo.models.entry import Entry, picked, unit_rows
 from octavo.models.load import Weights, packed_parts, plan, views
 from octavo.models.lower import lower
 from octavo.models.registry import architecture_of, read_spec
-from octavo.models.spec import ModelSpec, Moe
-from octavo.program.ops import Attend, Floats, Op, Program, Qkv, Route
+from octavo.models.spec import ModelSpec
+from octavo.program.ops import Attend, Floats, Op, Program, Qkv
 from octavo.quant.folder import settings_of
 from octavo.quant.plain import PLAIN, float32_values
 
@@ -39,6 +39,10 @@ class Plain:
         """The stored matrices of the layers, in their order."""
         found = {e.tensor.name: e for e in self.entries.values() if e.key.startswith("layers.") and e.form is not None}
         return [self.tensor(name) for name in found]
+
+    def exact(self) -> set[str]:
+        """The stored matrices that experts are chosen by, which stay as they are."""
+        return {entry.tensor.name for entry in self.entries.values() if entry.exact}
 
     def tensor(self, name: str) -> Tensor:
         """A stored tensor, as it lies in the folder: plain folders have no others."""
@@ -93,8 +97,6 @@ def open_plain(source: Source) -> Plain:
     if settings_of(source) is not None:
         raise ModelError(f"{source.path}: is quantized already; give the folder that it was made from")
     spec = read_spec(source)
-    if any(isinstance(layer.ffn, Moe) for layer in spec.layers):
-        raise ModelError(f"{source.path}: has mixtures of experts, which load in codes with --quantize instead")
     if len(spec.attns) < len(spec.layers):
         raise ModelError(f"{source.path}: has convolutions, which load in codes with --quantize instead")
     if any(attn.latent for attn in spec.attns):
@@ -107,6 +109,11 @@ def open_plain(source: Source) -> Plain:
             )
         if entry.tensor.dtype not in PLAIN:
             raise ModelError(f"{source.path}: {shown(entry.tensor.name)} is quantized already ({entry.tensor.dtype})")
+        if entry.index >= 0:
+            raise ModelError(
+                f"{source.path}: {shown(entry.tensor.name)} holds all experts of a layer, which compressed-tensors "
+                "does not read; load it with --quantize instead"
+            )
         if entry.transposed:
             raise ModelError(
                 f"{source.path}: {shown(entry.tensor.name)} is stored [inputs, outputs], which compressed-tensors does "
@@ -116,8 +123,6 @@ def open_plain(source: Source) -> Plain:
     weights: Weights = views(vectors, np.concatenate([*packed_parts(vectors)]))
     weights |= {entry.key: _empty(entry) for entry in entries if entry.form is not None}
     program = lower(spec, weights, kv_dtype="float32", max_len=spec.max_len, exact=True)
-    if any(isinstance(op, Route) for op in program.ops):
-        raise ModelError(f"{source.path}: a mixture of experts; load it with --quantize instead")
     one = replace(program, ops=tuple(map(_first_layer, program.ops)), kv=replace(program.kv, layers=1))
     keys = {id(weight): key for key, weight in weights.items() if isinstance(weight, Weight)}
     return Plain(source, spec, {entry.key: entry for entry in entries}, one, keys)

@@ -18,12 +18,12 @@ from octavo.checkpoint.source import Source
 from octavo.checkpoint.tensor import Derived, Tensor
 from octavo.compress.folder import Folder
 from octavo.compress.model import Plain, open_plain
-from octavo.compress.walk import Ids, Walk, known_rows
+from octavo.compress.walk import Ids, Walk, Walked, known_rows, readers
 from octavo.core.config import QuantizeConfig
 from octavo.core.errors import ModelError
 from octavo.models.entry import Entry
-from octavo.program.ops import FfnIn, Floats, Head, Op, Proj, Qkv
-from octavo.program.reference import matrices
+from octavo.models.spec import Moe
+from octavo.program.ops import FfnIn, Floats, Head, Op, Qkv
 from octavo.quant.compensate import Square, compensated, loss
 from octavo.quant.compressed_file import coded_tensors
 from octavo.quant.plain import float32_values, stored_bytes
@@ -49,7 +49,7 @@ def quantize(
 ) -> Report:
     """Write the folder `out`, which must not be there. Raises ModelError for a model or a place that does not do."""
     plain = open_plain(source)
-    grids = {tensor.name: grid_of(recipe, tensor) for tensor in plain.linear()}
+    grids = {tensor.name: grid_of(recipe, tensor) for tensor in plain.linear()} | dict.fromkeys(plain.exact())
     if not any(grids.values()):
         raise ModelError(f"{source.path}: no matrix has inputs that groups of 32 divide")
     with Folder(source, out, grids, plain.heads()) as folder:
@@ -109,7 +109,7 @@ class _Job:
         self._begin()
         *ops, head = self.plain.program.ops
         for index, op in enumerate(ops):
-            if isinstance(op, (Qkv, Proj, FfnIn)):
+            if isinstance(op, Walked):
                 self._quantize(op)
             if self._calibration:
                 self._calibration.step(op)
@@ -139,26 +139,35 @@ class _Job:
             was, now = (Walk(self.plain, self.texts.judged, numbers[-1], dense) for dense in (self._was, self._is))
             self._judged = was, now
 
-    def _quantize(self, op: Op) -> None:
+    def _quantize(self, op: Walked) -> None:
         """The matrices of one operation."""
-        keys = {self.plain.keys[id(weight)]: id(weight) for weight in matrices(op)}
-        names = dict.fromkeys(self.plain.entries[key].tensor.name for key in keys)
-        stored = {name: self.plain.stored(name) for name in names}
-        hessian = None
-        if self._calibration:
-            read = self._calibration.reads(op)
-            hessian = read.T @ read
-        scales = self._rescaled(op, keys, stored, hessian)
-        now = {}
-        for name, values in stored.items():
-            grid = self.grids[name]
-            now[name] = values if grid is None else self._code(name, values, grid, hessian, scales)
-        for dense, values_of in ((self._was, stored), (self._is, now)):
+        was: dict[int, Floats] = {}
+        now: dict[int, Floats] = {}
+        together = readers(op)
+        read = self._calibration.reads(op) if self._calibration else [None] * len(together)
+        for weights, rows in zip(together, read, strict=True):
+            self._quantize_readers(op, {self.plain.keys[id(weight)]: id(weight) for weight in weights}, rows, was, now)
+        for dense, values in ((self._was, was), (self._is, now)):
             embed = {number: dense[number] for number in dense if self.plain.keys[number] == "embed"}
             dense.clear()
-            dense.update(embed)
-            for key, number in keys.items():
-                dense[number] = self.plain.part(key, values_of[self.plain.entries[key].tensor.name])
+            dense.update(embed | values)
+
+    def _quantize_readers(
+        self, op: Op, keys: Mapping[str, int], rows: Floats | None, was: dict[int, Floats], now: dict[int, Floats]
+    ) -> None:
+        """Matrices that read the same rows; No rows: not known. Puts them, before and after, by their numbers."""
+        names = dict.fromkeys(self.plain.entries[key].tensor.name for key in keys)
+        stored = {name: self.plain.stored(name) for name in names}
+        known = rows is not None and len(rows) and any(self.grids[name] for name in names)
+        hessian = rows.T @ rows if rows is not None and known else None
+        scales = self._rescaled(op, keys, stored, hessian)
+        coded = {}
+        for name, values in stored.items():
+            grid = self.grids[name]
+            coded[name] = values if grid is None else self._code(name, values, grid, hessian, scales)
+        for key, number in keys.items():
+            name = self.plain.entries[key].tensor.name
+            was[number], now[number] = self.plain.part(key, stored[name]), self.plain.part(key, coded[name])
 
     def _code(self, name: str, values: Floats, grid: Grid, hessian: Square | None, scales: Floats | None) -> Floats:
         """Write the codes of a stored matrix; give the numbers that they stand for."""
@@ -184,7 +193,8 @@ class _Job:
         layer = self.plain.spec.layers[int(at.partition(".")[2])]
         norm = self.plain.entries.get(f"{at}.{part}")
         grids = [(values, grid) for name, values in stored.items() if (grid := self.grids[name]) is not None]
-        if norm is None or layer.shared or len(grids) < len(stored):
+        mixed = isinstance(layer.ffn, Moe) and type(op) is not Qkv
+        if norm is None or layer.shared or mixed or len(grids) < len(stored):
             return None  # what else reads the norm would have to be multiplied too
         scales = channel_scales(grids, hessian)
         if scales is None:

@@ -12,10 +12,11 @@ from octavo.compress.model import Plain
 from octavo.core.layout import pages_for
 from octavo.kernels.weight import Layout, Weight
 from octavo.program.batch import Batch, HeadRows
-from octavo.program.ops import FfnIn, Floats, Head, Op, Proj, Qkv
-from octavo.program.reference import Reference, Registers
+from octavo.program.ops import FfnIn, Floats, Head, MoeIn, MoeOut, Op, Proj, Qkv, Route
+from octavo.program.reference import Reference, Registers, matrices
 
 Ids = npt.NDArray[np.int32]  # [texts, tokens of each]
+Walked = Qkv | Proj | FfnIn | Route | MoeIn | MoeOut  # operations with matrices that a walk brings
 LOGITS = 1 << 24  # most logits at a time
 
 
@@ -32,10 +33,16 @@ class Walk:
         self._executor = Reference(plain.program, dense)
         self._executor.allocate(self._batch.tables.size)
 
-    def reads(self, op: Op) -> Floats:
-        """What the operation's matrices read. [tokens, inputs]"""
-        assert isinstance(op, (Qkv, Proj, FfnIn))
-        return self._at.h[op.source]
+    def reads(self, op: Walked) -> list[Floats]:
+        """What each of `readers` of the operation reads. [rows, inputs] each"""
+        h, pairs = self._at.h[op.source], self._at.pairs
+        match op:
+            case MoeIn():
+                return [h[pairs.tokens[pairs.rows(expert)]] for expert in range(len(op.experts))]
+            case MoeOut():
+                return [h[pairs.rows(expert)] for expert in range(len(op.weights))]
+            case _:
+                return [h]
 
     def step(self, op: Op) -> None:
         """Do the operation."""
@@ -59,6 +66,17 @@ class Walk:
             inside = (targets >= first) & (targets < first + logits.shape[1])
             chosen[inside] = logits[inside, targets[inside] - first]
         return float(np.exp((np.log(total) + largest - chosen).mean()))
+
+
+def readers(op: Walked) -> list[tuple[Weight, ...]]:
+    """The matrices of an operation, together those that read the same rows."""
+    match op:
+        case MoeIn():
+            return [tuple(w for w in (expert.gate, expert.up) if w is not None) for expert in op.experts]
+        case MoeOut():
+            return [(weight,) for weight in op.weights]
+        case _:
+            return [matrices(op)]
 
 
 def known_rows(plain: Plain, *texts: Ids) -> tuple[Floats, list[Ids]]:

@@ -18,6 +18,7 @@ class Start(msgspec.Struct, frozen=True):
     slot: int
     request: Request
     tokens: tuple[int, ...]  # prompt and what was generated before a preemption
+    mu: float | None = None  # of mirostat, where it was drawn from before
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -59,7 +60,8 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
     `tokens`: the drawn token and those that follow it by force, empty where nothing was sampled. `stopped`: behind the
     last of them the request's grammar is at its end. `prompt_logprobs`: for prompt positions first+1 ..
     first+count, where the request asked. `vector`: of a request that pools and whose last token was computed, what it
-    is given: float32 numbers, as bytes. `failed`: why this sequence cannot go on (non-finite logits), or None.
+    is given: float32 numbers, as bytes. `failed`: why this sequence cannot go on (non-finite logits), or None. `mu`: of
+    mirostat, behind these tokens.
     """
 
     tokens: tuple[int, ...] = ()
@@ -68,6 +70,7 @@ class RunResult(msgspec.Struct, frozen=True, gc=False):
     vector: bytes = b""
     failed: str | None = None
     stopped: bool = False
+    mu: float | None = None
 
 
 class StepResult(msgspec.Struct, frozen=True):
@@ -79,11 +82,12 @@ class StepResult(msgspec.Struct, frozen=True):
 class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request. Exactly one output of each accepted request has `finish` set, and it is the last.
 
-    finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is
-    the stop token where it was not the model's own end of text, or "deadline" where the front ended it. `cached` counts
-    prompt tokens found in the prefix cache. `prompt_logprobs` come with the first output; entry i belongs to prompt
-    token i + 1. `whole`: it stopped behind its last token, at the end of a grammar, and not at it. `vector` comes
-    with the only output of a request that pools: its float32 numbers, as bytes; those of tokens row by row.
+    finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is the
+    stop token where it was not the model's own end of text, "deadline" where the front ended it, or "grammar" where an
+    error is the request's grammar's. `cached` counts prompt tokens found in the prefix cache. `prompt_logprobs` come
+    with the first output; entry i belongs to prompt token i + 1. `whole`: it stopped behind its last token, at the end
+    of a grammar, and not at it. `vector` comes with the only output of a request that pools: its float32 numbers, as
+    bytes; those of tokens row by row.
     """
 
     id: str

@@ -17,6 +17,18 @@ MAX_N = 128  # most completions of one prompt
 MAX_STOPS = 16  # most stop strings or stop tokens of one request
 MAX_BAD_WORDS = 1024  # most texts that one request forbids
 MAX_SEED = 2**63 - 1
+MAX_BREAKERS = 64  # most sequence breakers of one request
+SHAPERS = ("penalties", "dry")  # samplers that come before all others
+SAMPLERS = {  # llama.cpp's names, and ours
+    "temperature": "temperature",
+    "top_n_sigma": "top_n_sigma",
+    "min_p": "min_p",
+    "top_k": "top_k",
+    "typ_p": "typical_p",
+    "typical_p": "typical_p",
+    "top_p": "top_p",
+    "xtc": "xtc",
+}
 
 
 def _number(field: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
@@ -85,6 +97,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     `allowed_token_ids`: nothing else is drawn. `bad_words`: texts that are not generated, alone or behind a space.
     `truncate_prompt_tokens`: only so many of the prompt's last tokens are read; -1: as many as leave room for
     `max_tokens`.
+    Those from `typical_p` on are llama.cpp's, see docs/samplers.md; each default does nothing.
     Raises InvalidValue, naming the field, for anything out of range.
     """
 
@@ -112,6 +125,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | None = None
     truncate_prompt_tokens: int | None = None
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    repeat_last_n: int = -1
+    samplers: list[str] | None = None
 
     def __post_init__(self) -> None:
         _integer("n", self.n, 1, MAX_N)
@@ -142,6 +171,51 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(self.structured_outputs, (StructuredOutputsParams, type(None))):
             raise InvalidValue("structured_outputs", self.structured_outputs, "StructuredOutputsParams")
         self._check_lists()
+        self._check_samplers()
+
+    def _check_samplers(self) -> None:
+        _number("typical_p", self.typical_p, 0, 1, open_low=True)
+        _number("top_n_sigma", self.top_n_sigma, -1, 1000)
+        for field in ("xtc_probability", "xtc_threshold", "mirostat_eta"):
+            _number(field, getattr(self, field), 0, 1)
+        for field in ("dry_multiplier", "mirostat_tau", "dynatemp_range", "dynatemp_exponent"):
+            _number(field, getattr(self, field), 0, 100)
+        _number("dry_base", self.dry_base, 1, 100)
+        _integer("dry_allowed_length", self.dry_allowed_length, 0, 2**31 - 1)
+        for field in ("dry_penalty_last_n", "repeat_last_n"):
+            _integer(field, getattr(self, field), -1, 2**31 - 1, " (-1: all, 0: none)")
+        _integer("mirostat", self.mirostat, 0, 2, " (0: off)")
+        texts: Any = ["."] if self.dry_sequence_breakers is None else self.dry_sequence_breakers
+        fits = isinstance(texts, list) and 0 < len(texts) <= MAX_BREAKERS
+        if not fits or any(not isinstance(text, str) or not 0 < len(text) <= 256 for text in texts):
+            accepted = f"1 to {MAX_BREAKERS} texts of 1 to 256 characters"
+            raise InvalidValue("dry_sequence_breakers", texts, accepted)
+        if self.samplers is not None:
+            self._check_order(self.samplers)
+
+    def _check_order(self, names: Any) -> None:
+        known = isinstance(names, list) and len(names) <= 12 and all(n in SAMPLERS or n in SHAPERS for n in names)
+        drawing = [name for name in names if name in SAMPLERS] if known else []
+        shaping = [name for name in names if name in SHAPERS] if known else []
+        first = shaping == [name for name in SHAPERS if name in shaping] and names == shaping + drawing
+        if not drawing or not first:
+            accepted = f"a list of {', '.join(SHAPERS)}, and behind them at least one of {', '.join(SAMPLERS)}"
+            raise InvalidValue("samplers", names, accepted)
+
+    def uses(self, shaper: str) -> bool:
+        """Whether `samplers` leaves room for one of SHAPERS."""
+        return self.samplers is None or shaper in self.samplers
+
+    @property
+    def penalized(self) -> bool:
+        """Whether a penalty of repeated tokens changes anything."""
+        none = self.presence_penalty == 0 and self.frequency_penalty == 0 and self.repetition_penalty == 1
+        return not none and self.repeat_last_n != 0 and self.uses("penalties")
+
+    @property
+    def dry(self) -> bool:
+        """Whether DRY changes anything."""
+        return self.dry_multiplier > 0 and self.dry_penalty_last_n != 0 and self.uses("dry")
 
     def _check_lists(self) -> None:
         if self.logit_bias is not None:
@@ -235,7 +309,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `adapter` keep the prefix cache of different tenants and adapters apart. `bad_words` are those of the sampling as
     tokens: the last of each is not drawn where those before it are the last that were generated. The answer is a text
     of `grammar` (llguidance's form, see text/grammar.py), unless that is empty; `grammar_field` is where the caller
-    wrote it. `second`: how many tokens are of the first type, 0: all.
+    wrote it. `second`: how many tokens are of the first type, 0: all. `dry_breakers`: see worker/dry.py.
+    `after`: the id of another request of this prompt, which comes first; this one waits until that has computed it.
     """
 
     id: str
@@ -251,6 +326,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     grammar: str = ""
     grammar_field: str = ""
     bad_words: list[list[int]] = []
+    dry_breakers: list[list[int]] = []
+    after: str = ""
 
 
 def check_sampling_tokens(sampling: SamplingParams, vocab: int) -> None:

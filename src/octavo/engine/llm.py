@@ -13,15 +13,16 @@ from typing import Any
 
 import msgspec
 
+from octavo.core.beam import BeamSearchOutput, BeamSearchParams, search
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import Request, SamplingParams, choice_seed, last_tokens
-from octavo.engine.beam import BeamSearchOutput, BeamSearchParams, search
 from octavo.engine.offline import Receiver
 from octavo.engine.pools import Pools
 from octavo.engine.prompts import Prompt, for_each, several, written
 from octavo.engine.results import RequestOutput, alternatives, completion
 from octavo.text.assemble import Assembler
 from octavo.text.bad_words import spelled
+from octavo.text.breakers import Breakers, required
 from octavo.text.grammar import grammar_of
 from octavo.text.template import ChatTemplate, until_end_of
 
@@ -114,10 +115,9 @@ class LLM(Pools):
             if not ids or len(ids) + params.max_tokens > self.info.max_len:
                 wanted = f"1 to {self.info.max_len - params.max_tokens} tokens, so that max_tokens fit behind them"
                 raise InvalidValue(f"prompts[{index}]", f"{len(ids)} tokens", wanted)
-        one = SamplingParams(temperature=0, max_tokens=1, logprobs=2 * params.beam_width, detokenize=False)
 
         def likely(beams: list[list[int]]) -> list[dict[int, float]]:
-            results = self._run([(None, beam) for beam in beams], one, False)
+            results = self._run([(None, beam) for beam in beams], params.one_token(), False)
             return [
                 {token: each.logprob for token, each in (r.outputs[0].logprobs or [{}])[0].items()} for r in results
             ]
@@ -169,6 +169,7 @@ class LLM(Pools):
             grammar = grammar_of(sampling.structured_outputs, self.tokenizer)
             ids = last_tokens(ids, sampling.truncate_prompt_tokens, self.info.max_len - (sampling.max_tokens or 1))
             bad_words, ends = spelled(sampling.bad_words, self.tokenizer), self._ends()
+            breakers = Breakers(required(self.tokenizer)).of(sampling.dry_sequence_breakers) if sampling.dry else []
             for choice in range(sampling.n):
                 total = Assembler(self.tokenizer, sampling, ids)
                 request_id = f"{self._count + index}-{choice}"
@@ -179,6 +180,8 @@ class LLM(Pools):
                     eos_ids=ends,
                     seed=choice_seed(seed, choice),
                     bad_words=bad_words,
+                    dry_breakers=breakers,
+                    after=f"{self._count + index}-0" if choice else "",
                     grammar=grammar,
                     grammar_field="structured_outputs" if grammar else "",
                 )

@@ -143,8 +143,13 @@ BATCH_ARRAYS = {
     "bias_values": np.float32,
     "mask": np.int32,
     "masks": np.int32,
+    "steps": np.int64,
+    "extras": np.float32,
+    "dry_starts": np.int64,
+    "dry_ids": np.int32,
+    "dry_values": np.float32,
 }
-DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "logits", "vectors")
+DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "surprise", "logits", "vectors")
 
 
 class CBatch(ctypes.Structure):

@@ -336,6 +336,7 @@ class Plan:
             "logprobs": np.empty(heads, np.float32),
             "top_logprobs": np.empty((heads, alternatives), np.float32),
             "bad": np.empty(heads, np.uint8),
+            "surprise": np.empty(heads, np.float32),
         }
         if logits:
             out["logits"] = np.empty((heads, self._vocab), np.float32)

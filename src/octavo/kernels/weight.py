@@ -18,8 +18,8 @@ one sequential stream. Rows are padded to 32 with zeros. All forms of one panel,
     F4     once for a panel:      table[16] float32; for each group scale[32] float32, and codes as W4;
                                   value = scale * table[code]
 
-Groups are multiples of 32 inputs, or, of W8, W4 and W4M, 16: two such groups read one group of 32 inputs. F8 reads its
-inputs as bfloat16 and F4 as float32; the others that have codes as int8.
+Groups are multiples of 32 inputs, or, of W8, W4, W4M and F4, 16. F8 reads its inputs as bfloat16 and F4 as float32; the
+others that have codes read them as int8 in groups of their own, two of 16 one of 32.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Layout(IntEnum):
 
 
 QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M, Layout.W8M, Layout.W4L)
-HALVES = (Layout.W8, Layout.W4, Layout.W4M)  # may have groups of 16
+HALVES = (Layout.W8, Layout.W4, Layout.W4M)  # may have groups of 16, half of a group of int8 inputs
 MINIMA = (Layout.W4M, Layout.W8M)
 BYTES = (Layout.W8, Layout.W8M, Layout.F8)  # a code takes a byte
 FLOATS = (Layout.F8, Layout.F4)  # codes of floats, that read plain inputs
@@ -249,15 +249,18 @@ class Weight:
         return np.asarray(codes - np.float32(8 if self.layout is Layout.W4 else 0), np.float32)
 
 
+def fits(layout: Layout, group: int) -> bool:
+    """Whether groups of so many inputs may share a scale."""
+    return (group > 0 and group % 32 == 0) or (group == 16 and layout in (*HALVES, Layout.F4))
+
+
 def _grouped(codes: Array, scale: Array, layout: Layout) -> tuple[int, int, int]:
     """Check codes against scales; give rows, cols and group."""
     rows, cols = codes.shape
     groups = scale.shape[1]
     group = cols // groups if groups else 0
-    halves = layout in HALVES
-    fits = (group > 0 and group % 32 == 0) or (halves and group == 16 and cols % 32 == 0)
-    if scale.shape[0] != rows or group * groups != cols or not fits:
-        sizes = "a multiple of 32, or 16" if halves else "a multiple of 32"
+    if scale.shape[0] != rows or group * groups != cols or not fits(layout, group) or cols % 32:
+        sizes = "a multiple of 32, or 16" if fits(layout, 16) else "a multiple of 32"
         raise ValueError(f"scales {scale.shape} do not divide codes {codes.shape} into groups of {sizes}")
     return rows, cols, group
 

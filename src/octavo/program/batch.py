@@ -4,11 +4,11 @@ Drawing a token from a row of logits, the same in every executor:
   1. raw log-probabilities, for what is reported: logits - logsumexp(logits).
   2. add `bias`; for tokens of the row's history: repetition penalty (divide positive logits by it, multiply negative
      ones), then subtract frequency_penalty * count, then presence_penalty, both over generated tokens only. Each is
-     one float32 operation; the result is clamped to finite numbers. Tokens that the row's mask does not allow then
-     become the least number: their share is 0.
+     one float32 operation, as is what `dry` adds then; the result is clamped to finite numbers. Tokens that the row's
+     mask does not allow then become the least number: their share is 0.
   3. temperature 0: the largest, lowest id on a tie. Otherwise p ~ exp((x - max x) / temperature); keep
      min_p: tokens with p >= min_p * max p; of those top_k: the k largest, lowest ids first on a tie; of those top_p:
-     the fewest likeliest tokens whose share reaches top_p.
+     the fewest likeliest tokens whose share reaches top_p. A row with `steps` is drawn from what samplers.py leaves.
   4. take, in order of token id, the first kept token whose cumulative share exceeds u in [0, 1), or the last one of
      positive share if rounding leaves none; u = (w >> 8) * 2^-24, w the first of the four words that Philox4x32-10
      gives for the key (seed's low 32 bits, its high 32) and the counter (position's low 32 bits, its high 32, 0, 0).
@@ -24,7 +24,15 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
+STEPS = ("temperature", "top_n_sigma", "min_p", "top_k", "typical_p", "top_p", "xtc", "mirostat", "mirostat_2")
+STEP_BITS = 4  # of one step in a row's `steps`: 1 + its place in STEPS; 0 behind the last
+EXTRAS = ("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range", "dynatemp_exponent",
+          "mirostat_mu")  # fmt: skip
+
 NO_MASK: Ints = np.zeros(0, np.int32)
+NO_VALUES: Floats = np.zeros(0, np.float32)
+NO_STEPS = np.zeros(0, np.int64)
+NO_EXTRAS: Floats = np.zeros((0, len(EXTRAS)), np.float32)
 NO_MASKS: Ints = np.zeros((0, 0), np.int32)
 
 
@@ -39,6 +47,10 @@ class HeadRows:
 
     A row that draws may take only the tokens whose bits are set in masks[mask]: bit t % 32 of word t // 32; -1: all.
     Some token must be allowed that the bias leaves finite. Without masks `mask` is not looked at.
+
+    steps: how a row is drawn that asks for one of llama.cpp's samplers: STEPS, the first in the lowest STEP_BITS; 0: as
+    above. What they need beside the columns is in `extras`. What DRY takes away is added by dry_ids and dry_values, as
+    bias is. Where no row has any of it these arrays are empty.
     """
 
     rows: Ints  # [H] index into the step's tokens, ascending
@@ -61,6 +73,11 @@ class HeadRows:
     bias_values: Floats
     mask: Ints = field(default_factory=lambda: NO_MASK)  # [H]
     masks: Ints = field(default_factory=lambda: NO_MASKS)  # [M, words of the vocabulary], or [0, 0]
+    steps: npt.NDArray[np.int64] = field(default_factory=lambda: NO_STEPS)  # [H], or [0]
+    extras: Floats = field(default_factory=lambda: NO_EXTRAS)  # [H, len(EXTRAS)], or [0, ..]
+    dry_starts: npt.NDArray[np.int64] = field(default_factory=lambda: NO_STEPS)  # [H + 1], or [0]
+    dry_ids: Ints = field(default_factory=lambda: NO_MASK)
+    dry_values: Floats = field(default_factory=lambda: NO_VALUES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,4 +108,5 @@ class Drawn:
     ranks: Ints  # [H] 1 + number of tokens with a larger raw logit; 0 where top is -1
     top_ids: Ints  # [H, L] likeliest first, lowest id first on a tie; -1 beyond the row's `top`
     top_logprobs: Floats  # [H, L] 0 beyond the row's `top`
+    surprise: Floats  # [H] of a row drawn by steps: -log2 of the token's share among those that were left; else 0
     bad: npt.NDArray[np.uint8]  # [H] 1: the row's logits hold a NaN or +-infinity; its other entries mean nothing

@@ -42,6 +42,7 @@ from octavo.program.ops import (
 )
 
 HEAD_ROWS = 64  # head rows projected together
+OPTIONAL = ("steps", "extras", "dry_starts", "dry_ids", "dry_values")  # of a head: not handed over where empty
 
 
 class Cpu:
@@ -118,7 +119,9 @@ class Cpu:
             "slots": batch.slots,
             "tables": batch.tables,
             **({} if batch.types is None else {"types": batch.types}),
-            **{name: getattr(head, name) for name in head.__slots__},
+            **{
+                name: getattr(head, name) for name in head.__slots__ if len(getattr(head, name)) or name not in OPTIONAL
+            },
         }
 
 

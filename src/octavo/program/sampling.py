@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from octavo.program import samplers
 from octavo.program.batch import Drawn, Floats, HeadRows
 
 Doubles = npt.NDArray[np.float64]
@@ -38,6 +39,11 @@ def uniform(seed: int, position: int) -> float:
     return (philox(seed, position)[0] >> 8) * 2.0**-24
 
 
+def second_uniform(seed: int, position: int) -> float:
+    """Another such number for the same token, of the second word: whether XTC takes part."""
+    return (philox(seed, position)[1] >> 8) * 2.0**-24
+
+
 def adjusted(logits: Floats, head: HeadRows, row: int) -> Floats:
     """One row's logits after bias, penalties and mask. logits, result  # [vocab]"""
     x = np.array(logits, np.float32)
@@ -51,6 +57,9 @@ def adjusted(logits: Floats, head: HeadRows, row: int) -> Floats:
     generated, counts = np.unique(history[head.prompt_lens[row] :], return_counts=True)
     x[generated] -= head.frequency[row] * counts.astype(np.float32)
     x[generated] -= head.presence[row]
+    if len(head.dry_starts):
+        span = slice(head.dry_starts[row], head.dry_starts[row + 1])
+        x[head.dry_ids[span]] += head.dry_values[span]
     x = np.clip(x, -LARGEST, LARGEST)
     if head.masks.shape[1] and head.mask[row] >= 0:
         bits = np.unpackbits(head.masks[head.mask[row]].view(np.uint8), bitorder="little")
@@ -97,9 +106,23 @@ def choose(distribution: Doubles, u: float) -> int:
     return min(index, int(np.flatnonzero(distribution)[-1]))  # a sum may end a rounding short of 1
 
 
-def token(logits: Floats, head: HeadRows, row: int) -> int:
-    """The token drawn from one row of finite logits. [vocab]"""
+def stepped(x: Floats, head: HeadRows, row: int) -> Doubles:
+    """The distribution that a row with `steps` is drawn from. x  # [vocab] adjusted"""
+    chance = second_uniform(int(head.seed[row]), int(head.position[row]))
+    ids, values = samplers.left(x, int(head.steps[row]), samplers.Settings.of(head, row, len(x), chance))
+    distribution = np.zeros(len(x))
+    distribution[ids] = np.exp(samplers.log_shares(values))
+    return distribution
+
+
+def token(logits: Floats, head: HeadRows, row: int) -> tuple[int, float]:
+    """The token drawn from one row of finite logits, and its surprise where it was drawn by steps. [vocab]"""
     x = adjusted(logits, head, row)
+    u = uniform(int(head.seed[row]), int(head.position[row]))
+    if len(head.steps) and head.steps[row]:
+        distribution = stepped(x, head, row)
+        drawn = choose(distribution, u)
+        return drawn, float(-np.log2(distribution[drawn]))
     distribution = probabilities(
         x,
         temperature=float(head.temperature[row]),
@@ -107,7 +130,7 @@ def token(logits: Floats, head: HeadRows, row: int) -> int:
         top_p=float(head.top_p[row]),
         min_p=float(head.min_p[row]),
     )
-    return choose(distribution, uniform(int(head.seed[row]), int(head.position[row])))
+    return choose(distribution, u), 0.0
 
 
 def log_probabilities(logits: Floats) -> Doubles:
@@ -128,10 +151,13 @@ def draw(logits: Floats, head: HeadRows) -> Drawn:
         top_ids=np.full((rows, width), -1, np.int32),
         top_logprobs=np.zeros((rows, width), np.float32),
         bad=np.asarray(~np.isfinite(logits).all(axis=1), np.uint8),
+        surprise=np.zeros(rows, np.float32),
     )
     for row in np.flatnonzero(drawn.bad == 0).tolist():
         target, top = int(head.target[row]), int(head.top[row])
-        drawn.tokens[row] = target if target >= 0 else token(logits[row], head, row)
+        drawn.tokens[row] = target
+        if target < 0:
+            drawn.tokens[row], drawn.surprise[row] = token(logits[row], head, row)
         if top < 0:
             continue
         logprobs = log_probabilities(logits[row])

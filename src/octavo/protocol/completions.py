@@ -20,7 +20,7 @@ from octavo.protocol.wire import TEXT, TOKENS, brief, unicode
 DEFAULT_MAX_TOKENS = 16  # as in the OpenAI API
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
-NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION | {"suffix": ()}
+NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = NEUTRAL_GENERATION
 
 _SEVERAL = {"type": "array", "minItems": 1}
 PROMPT = {"anyOf": [TEXT, TOKENS, _SEVERAL | {"items": TEXT}, _SEVERAL | {"items": TOKENS}]}
@@ -31,6 +31,8 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Annotated[Any, WithJsonSchema(PROMPT)]
     """A text, a list of token ids, or a list of either."""
+    suffix: str | None = Field(None, max_length=1_000_000)
+    """What stands behind the text that is asked for, of models that are trained to fill in; empty: nothing."""
     echo: bool = False
     """Give the prompt before what continues it."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
@@ -48,6 +50,11 @@ class CompletionRequest(GenerationRequest):
     def sampling(self) -> SamplingParams:
         """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
         self.check_stream()
+        if self.suffix:
+            unicode("suffix", self.suffix)
+            for field, given in (("echo", self.echo), ("truncate_prompt_tokens", self.truncate_prompt_tokens)):
+                if given:
+                    raise InvalidValue(field, given, "only without suffix")
         if self.best_of is not None and self.best_of < self.n:
             raise InvalidValue("best_of", self.best_of, f"at least n, which is {self.n}")
         if self.best_of not in (None, self.n) and self.stream:

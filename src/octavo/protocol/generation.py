@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import SamplingParams, StructuredOutputsParams
@@ -21,7 +21,6 @@ from octavo.protocol.wire import STRICT, TEXT, brief, unicode
 
 # known, not honoured: the values (besides null) under which there is nothing to honour
 NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
-    "use_beam_search": (False,),
     "spaces_between_special_tokens": (True,),
     "flat_logprobs": (False,),
     "logprob_token_ids": ([],),
@@ -31,23 +30,6 @@ NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "vllm_xargs": ({},),
     "extra_args": ({},),
-    "length_penalty": (1, 1.0),
-    # of llama.cpp, with its defaults
-    "typical_p": (1, 1.0),
-    "top_n_sigma": (-1, -1.0),
-    "xtc_probability": (0, 0.0),
-    "xtc_threshold": (0.1,),
-    "dry_multiplier": (0, 0.0),
-    "dry_base": (1.75,),
-    "dry_allowed_length": (2,),
-    "dry_penalty_last_n": (-1,),
-    "dry_sequence_breakers": (),
-    "mirostat": (0,),
-    "mirostat_tau": (5, 5.0),
-    "mirostat_eta": (0.1,),
-    "dynatemp_range": (0, 0.0),
-    "dynatemp_exponent": (1, 1.0),
-    "repeat_last_n": (-1,),
 }
 NAME = re.compile(r"[!-~]{1,128}")  # of a request: visible ASCII, so that it can stand in a header and a line of a log
 
@@ -107,6 +89,40 @@ class GenerationRequest(BaseModel):
     """GBNF, or Lark: the answer is a text of this grammar."""
     json_schema: Annotated[Any, WithJsonSchema(SCHEMA)] = None
     """The answer is JSON of this schema."""
+    typical_p: float = 1.0
+    """Above 0 up to 1: only the tokens whose surprise is nearest to the expected one, up to this share; 1: all."""
+    top_n_sigma: float = -1.0
+    """From -1 to 1000: only tokens at most so many standard deviations of the logits below the best; 0 or less: all."""
+    xtc_probability: float = 0.0
+    """0 to 1: how often, of the tokens above xtc_threshold, all but the least likely are left out."""
+    xtc_threshold: float = 0.1
+    """0 to 1: see xtc_probability; above 0.5 it does nothing."""
+    dry_multiplier: float = 0.0
+    """0 to 100: how much less likely what continues a repetition becomes; 0: no less."""
+    dry_base: float = 1.75
+    """1 to 100: the penalty grows by this factor with each token of the repetition."""
+    dry_allowed_length: int = 2
+    """Repetitions of fewer tokens are not penalized."""
+    dry_penalty_last_n: int = -1
+    """Only so many of the last tokens are looked at for repetitions; -1: all, 0: none."""
+    dry_sequence_breakers: list[str] | None = None
+    """Texts that no repetition reaches over, 1 to 64; by default newline, colon, quotation mark and asterisk."""
+    mirostat: int = 0
+    """1 or 2: mirostat of that version in place of the samplers behind temperature; 0: off."""
+    mirostat_tau: float = 5.0
+    """0 to 100: the surprise of a token, in bits, that mirostat aims at."""
+    mirostat_eta: float = 0.1
+    """0 to 1: how fast mirostat comes nearer to it."""
+    dynatemp_range: float = 0.0
+    """0 to 100: the temperature goes with the entropy, from so much below `temperature` to so much above it."""
+    dynatemp_exponent: float = 1.0
+    """0 to 100: of the entropy, as a part of the largest possible one, before it is mapped to that range."""
+    repeat_last_n: int = -1
+    """Only so many of the last tokens are penalized for being repeated; -1: all, 0: none."""
+    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    """Another name of repetition_penalty."""
+    samplers: list[str] | None = None
+    """The order of samplers, penalties and dry first; those that are not named do not take part: docs/samplers.md."""
 
     # labels
     user: str | None = None
@@ -141,6 +157,10 @@ class GenerationRequest(BaseModel):
     """Give the token ids of prompt and answer too."""
     structured_outputs: StructuredOutputs | None = None
     """What the answer must look like: exactly one form."""
+    use_beam_search: bool = False
+    """The choices are the `n` best beams, at most 10; not with stream, nor with fields that shape or report draws."""
+    length_penalty: float = Field(1.0, ge=-100, le=100)
+    """Of a beam search: a beam's log-probability is divided by its length, prompt included, to this power."""
     allowed_token_ids: list[int] | None = None
     """Nothing but these tokens is drawn."""
     bad_words: list[str] | None = None
@@ -164,6 +184,11 @@ class GenerationRequest(BaseModel):
             raise InvalidValue("stop", brief(value), "a string or a list of strings")
         return [unicode(f"stop[{place}]", item) for place, item in enumerate(value[:100])]
 
+    @field_validator("bad_words", "dry_sequence_breakers")
+    @classmethod
+    def _texts(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return [unicode(f"{info.field_name}[{place}]", item) for place, item in enumerate(value)]
+
     @field_validator("cache_salt")
     @classmethod
     def _salt(cls, value: str) -> str:
@@ -180,6 +205,12 @@ class GenerationRequest(BaseModel):
         """Refuse what has no meaning without, or with, a stream."""
         if self.stream_options is not None and not self.stream:
             raise InvalidValue("stream_options", "given", "only together with stream=true")
+        if self.stream and self.use_beam_search:
+            raise InvalidValue("use_beam_search", True, "only without stream")
+        if self.length_penalty != 1 and not self.use_beam_search:
+            raise InvalidValue("length_penalty", self.length_penalty, "only with use_beam_search")
+        if self.use_beam_search and self.deadline_ms is not None:
+            raise InvalidValue("deadline_ms", self.deadline_ms, "only without use_beam_search")
         if self.stream and self.prompt_logprobs is not None:
             raise InvalidValue("prompt_logprobs", self.prompt_logprobs, "only without stream")
 
@@ -204,6 +235,10 @@ class GenerationRequest(BaseModel):
         if self.deadline_ms is not None and prompt_logprobs is not None:
             raise InvalidValue("deadline_ms", self.deadline_ms, "only without log-probabilities of the prompt")
         given = {name: getattr(self, name) for name in AS_GIVEN}
+        if self.repeat_penalty is not None:
+            if self.repetition_penalty not in (1, self.repeat_penalty):
+                raise InvalidValue("repeat_penalty", self.repeat_penalty, "the value of repetition_penalty")
+            given["repetition_penalty"] = self.repeat_penalty
         return SamplingParams(
             **given,
             logit_bias=_biases(self.logit_bias),

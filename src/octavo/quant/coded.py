@@ -1,8 +1,8 @@
 """Codes that stand for numbers of a table, times a scale for each group of inputs: FP8, and the 4-bit floats.
 
 Their numbers are no multiples of one step, so no integer form holds them. E4M3, NF4 and FP4 keep their codes, with
-scales of float32 (F8 and F4 of kernels/weight.py). What has groups of no multiple of 32 inputs, and E5M2, is kept as
-bfloat16, rounded once by the scale.
+scales of float32 (F8 and F4 of kernels/weight.py). What has groups that these have not, and E5M2, is kept as bfloat16,
+rounded once by the scale.
 
 A row is bytes of its own: the float32 scales of its groups, then a byte for each code. The names tell table and group:
 "E4M3/128".
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.checkpoint.tensor import Bytes
-from octavo.kernels.weight import Array, Layout, Weight
+from octavo.kernels.weight import Array, Layout, Weight, fits
 
 SINGLE = np.dtype("<f4")
 
@@ -35,13 +35,15 @@ NF4_BELOW = [-1.0, -0.69619280, -0.52507305, -0.39491749, -0.28444138, -0.184773
 NF4_ABOVE = [0.079580300, 0.16093020, 0.24611230, 0.33791524, 0.44070983, 0.56261700, 0.72295684, 1.0]
 # bitsandbytes' own 4-bit float: sign, two bits of exponent, one of mantissa, the largest being 1.
 FP4_SIZES = np.array([0.0, 0.0052083333, 0.6666667, 1.0, 0.33333333, 0.5, 0.16666667, 0.25], np.float32)
+E2M1_SIZES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)  # that of the Open Compute Project, MX
 TABLES = {
     "E4M3": _floats8(4, 3),
     "E5M2": _floats8(5, 2),
     "NF4": np.array([*NF4_BELOW, *NF4_ABOVE], np.float32),
     "FP4": np.concatenate([FP4_SIZES, -FP4_SIZES]),
+    "E2M1": np.concatenate([E2M1_SIZES, -E2M1_SIZES]),
 }
-FORMS = {"E4M3": Layout.F8, "NF4": Layout.F4, "FP4": Layout.F4}
+FORMS = {"E4M3": Layout.F8, "NF4": Layout.F4, "FP4": Layout.F4, "E2M1": Layout.F4}
 
 
 def coded_rows(scale: npt.NDArray[np.float32], codes: npt.NDArray[np.uint8]) -> Bytes:
@@ -52,15 +54,16 @@ def coded_rows(scale: npt.NDArray[np.float32], codes: npt.NDArray[np.uint8]) -> 
 def coded_form(name: str) -> Layout | None:
     """Which form keeps the codes of rows in the form of this name; None: none does."""
     table, _, group = name.partition("/")
-    return None if int(group) % 32 else FORMS.get(table)
+    form = FORMS.get(table)
+    return form if form and fits(form, int(group)) else None
 
 
 def coded_weight(raw: Array, table: str, group: int) -> Weight:
     """Rows in the form `table`/`group` with their codes kept. Raises ValueError for NaN or infinity."""
     scale, codes = _parts(raw, group)
-    with np.errstate(over="ignore"):
-        largest = np.abs(scale * np.abs(TABLES[table][codes]).max(initial=0))
-    if not np.isfinite(largest * np.float32(256)).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = scale * np.abs(TABLES[table][codes]).max(initial=0) * np.float32(256)
+    if not np.isfinite(largest).all():
         raise ValueError("holds NaN or infinity")
     if FORMS[table] is Layout.F8:
         return Weight.float8(codes, scale)

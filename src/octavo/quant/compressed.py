@@ -7,7 +7,7 @@ pack-quantized, codes that never cross words, each holding code + half of the co
     weight_zero_point  I32 [words, groups], along the outputs, or I8 [rows, groups]; absent: 0
 
 int-quantized: weight I8 [rows, cols], with weight_scale and weight_zero_point I8 of [rows, groups], [rows, 1] or [1].
-float-quantized: as fp8.py. value = scale * (code - zero).
+float-quantized: as fp8.py; nvfp4- and mxfp4-pack-quantized: as fp4.py. value = scale * (code - zero).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from octavo.checkpoint.tensor import Derived
 from octavo.core.errors import ModelError
-from octavo.quant import fp8
+from octavo.quant import fp4, fp8
 from octavo.quant.bits import word_by_word
 from octavo.quant.grouped import Columns, Integers, blocks_of, weight_of
 from octavo.quant.module import Declared, Module, Stored, floats, group_index, raw_bytes, words
@@ -27,10 +27,11 @@ from octavo.quant.plain import PLAIN
 
 PACKED = ".weight_packed"
 SCALE, ZERO, INDEX, SHAPE = ".weight_scale", ".weight_zero_point", ".weight_g_idx", ".weight_shape"
-UNREAD = (*fp8.UNREAD, ".input_zero_point", ".output_zero_point")
-PACKED_PARTS = (PACKED, SCALE, ZERO, INDEX, SHAPE, *UNREAD)
+UNREAD = (*fp8.UNREAD, ".input_zero_point", ".output_zero_point", ".input_global_scale")
+PACKED_PARTS = (PACKED, SCALE, ZERO, INDEX, SHAPE, fp4.GLOBAL, *UNREAD)
 PARTS = (".weight", SCALE, ZERO, INDEX, *UNREAD)
-FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
+FLOATS = ("float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
+FORMATS = ("pack-quantized", "int-quantized", *FLOATS, "naive-quantized", "mixed-precision", "dense")
 
 
 def check(declared: Declared) -> None:
@@ -48,7 +49,9 @@ def check(declared: Declared) -> None:
 
 
 def packed_weight(module: Module, declared: Declared) -> Derived:
-    """The weight of a module of packed integers. Raises ModelError for parts that do not fit each other."""
+    """The weight of a module of packed codes. Raises ModelError for parts that do not fit each other."""
+    if module.stored[PACKED].dtype == "U8":
+        return fp4.weight(module, PACKED)
     rows, cols = _shape(module)
     packed = module.part(PACKED, ("I32",), rows, -1)
     bits = _bits(module, declared, cols)

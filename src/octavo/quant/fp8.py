@@ -15,6 +15,7 @@ from math import gcd
 import numpy as np
 
 from octavo.checkpoint.tensor import Bytes, Derived
+from octavo.quant import fp4
 from octavo.quant.coded import coded_rows
 from octavo.quant.module import Declared, Module, floats, raw_bytes
 from octavo.quant.plain import PLAIN
@@ -22,13 +23,15 @@ from octavo.quant.plain import PLAIN
 MARK = ".weight"
 SCALES = (".weight_scale", ".weight_scale_inv")
 UNREAD = (".input_scale", ".input_scale_ub", ".output_scale", ".k_scale", ".v_scale", ".kv_scale", ".activation_scale")
-PARTS = (MARK, *SCALES, *UNREAD)
+PARTS = (MARK, *SCALES, fp4.SECOND, *UNREAD)
 TABLES = {"F8_E4M3": "E4M3", "F8_E5M2": "E5M2"}
 BLOCK = [128, 128]
 
 
 def weight(module: Module, declared: Declared) -> Derived | None:
-    """The weight of a module, None where it is no 8-bit float. Raises ModelError for parts that do not fit."""
+    """The weight of a module, None where it is not quantized. Raises ModelError for parts that do not fit."""
+    if module.has(fp4.SECOND):
+        return fp4.weight(module, MARK)
     if not module.stored[MARK].dtype.startswith("F8_"):
         return None
     packed = module.part(MARK, tuple(TABLES), -1, -1)

@@ -17,6 +17,7 @@ from octavo.quant.module import Declared, Module, raw_bytes
 
 MARK = "_blocks"
 PARTS = (MARK, "_scales")
+BLOCK = 32  # numbers that share a power of two
 
 
 def weight(module: Module, declared: Declared) -> Derived:
@@ -29,9 +30,14 @@ def weight(module: Module, declared: Declared) -> Derived:
 
     def build() -> Bytes:
         codes = nibbles(raw_bytes(blocks).reshape(-1, 16), high_first=False)
-        halves = codes[:, :16] | codes[:, 16:] << 4
-        whole = np.concatenate([raw_bytes(scales).reshape(-1, 1), halves], axis=1)
-        return whole.reshape(-1, sizes[-1] * 17)
+        return blocks_of(codes.reshape(-1, sizes[-1] * BLOCK), raw_bytes(scales))
 
-    shape = (*sizes[:-1], sizes[-1] * 32)
+    shape = (*sizes[:-1], sizes[-1] * BLOCK)
     return Derived(module.name, "MXFP4", shape, module.parts, build)
+
+
+def blocks_of(codes: Bytes, scales: Bytes) -> Bytes:
+    """Blocks as GGUF files have them. codes  # uint8 [rows, cols]; scales  # uint8 of each block -> [rows, bytes]"""
+    block = codes.reshape(-1, BLOCK)
+    halves = block[:, : BLOCK // 2] | block[:, BLOCK // 2 :] << 4
+    return np.concatenate([scales.reshape(-1, 1), halves], axis=1).reshape(len(codes), -1)

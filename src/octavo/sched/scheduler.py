@@ -130,7 +130,7 @@ class Scheduler:
         for prompt in starting:
             if not self._start(prompt, step):
                 break
-        self._passed_over = len(self._waiting) > 0
+        self._passed_over = not all(map(self._awaits, self._waiting))
         if not step.runs:
             assert not self.has_work, "there is work and nobody can go on"
             return None
@@ -154,7 +154,9 @@ class Scheduler:
             sequence.granted = 0
             if news.failed is not None:
                 self._tables.forget(sequence.blocks, sequence.chain(sequence.sealed))
-                outputs.append(self._finish(sequence, Output(id=sequence.request.id, error=news.failed), "error"))
+                reason = "grammar" if news.stopped else None
+                failed = Output(id=sequence.request.id, error=news.failed, stop_reason=reason)
+                outputs.append(self._finish(sequence, failed, "error"))
                 continue
             sequence.computed += run.count
             if sequence.computed // PAGE > sequence.sealed:
@@ -250,7 +252,8 @@ class Scheduler:
                 sequence.granted = 1
                 decodes += 1
                 keys += len(sequence.tokens)
-        prompts += admissible(islice(self._waiting, len(self._slots)), self._running, self._tables)
+        ready = (sequence for sequence in self._waiting if not self._awaits(sequence))
+        prompts += admissible(islice(ready, len(self._slots)), self._running, self._tables)
         cost = self.cost if decodes and self.config.itl_target_ms else None
         work = Work(rows=decodes, heads=decodes, lone_keys=keys)
         tokens, target = self.config.max_step_tokens - decodes, self.config.itl_target_ms / 1000
@@ -259,6 +262,11 @@ class Scheduler:
         for prompt in prompts:
             prompt.sequence.granted = prompt.granted
         return [prompt for prompt in prompts if prompt.granted and prompt.sequence.state is State.WAITING]
+
+    def _awaits(self, sequence: Sequence) -> bool:
+        """Whether its prompt will soon be there to be shared: another is at it. Who stands behind it may pass."""
+        other = self._sequences.get(sequence.request.after)
+        return other is not None and not other.generated and self.pool.prefix_cache and not sequence.whole
 
     def _continue(self, step: Step) -> None:
         """Plan the running in order, the last of them making room where pages run out.
@@ -316,7 +324,7 @@ class Scheduler:
             if self.pool.prefix_cache and not sequence.whole:
                 self._tally.prefix_queries += len(sequence.tokens)
                 self._tally.prefix_hits += sequence.cached
-        step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens)))
+        step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens), sequence.mu))
         step.run(sequence, sequence.blocks)
         return True
 
@@ -331,6 +339,7 @@ class Scheduler:
         """Append the drawn tokens, up to the one that ends the sequence."""
         assert news.tokens, f"nothing was drawn for {sequence.request.id}"
         first = not sequence.generated
+        sequence.mu = news.mu
         kept, finish = 0, None
         while finish is None and kept < len(news.tokens):
             finish = sequence.append(news.tokens[kept])

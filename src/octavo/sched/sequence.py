@@ -44,6 +44,7 @@ class Sequence:
     preemptions: int = 0
     cached: int = -1  # prompt tokens found at the first admission, -1 before it
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # kept until the first token is drawn
+    mu: float | None = None  # of mirostat, once a token was drawn
 
     @property
     def pending(self) -> int:

@@ -24,6 +24,7 @@ from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import Offsets, TokenNames, completion_logprobs, prompt_logprobs
 from octavo.server.stencil import HOLE, Stencil
+from octavo.text.infill import Infill
 
 
 class CompletionCall:
@@ -58,7 +59,13 @@ class CompletionCall:
 
     async def _prepare(self, field: str, prompt: str | list[int]) -> None:
         language, special = self._front.language, self._asked.add_special_tokens
-        if isinstance(prompt, str):
+        if suffix := self._asked.suffix:
+            tokenizer = language.required("suffix")
+            infill = Infill.of(tokenizer)
+            self._call.ends = infill.ends
+            size = self._size + len(suffix)
+            tokens = await language.work(size, lambda: infill.prompt(tokenizer, prompt, suffix, special=special))
+        elif isinstance(prompt, str):
             tokenizer = language.required(field)
             tokens = await language.work(self._size, lambda: tokenizer.encode(prompt, special=special))
         else:

@@ -1,8 +1,9 @@
 """One API call turned into sequences, and their outputs into one flow of pieces.
 
 Invariant: leaving `run` in any way (end, error, cancellation) leaves no sequence of the call in the engine.
-Each choice of each prompt is one engine request with an id of our own; the prefix cache shares the prompt. A choice's
-seed is the call's plus the choice's number, so a prompt's choices do not depend on what else the call asks.
+Each choice of each prompt is one engine request with an id of our own. The choices of one prompt wait for the first to
+have computed it, and find it in the prefix cache: all but its last, begun page. A choice's seed is the call's plus the
+choice's number, so a prompt's choices do not depend on what else the call asks.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,11 +22,14 @@ from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams, check_sampling_tokens, choice_seed, last_tokens
 from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.generation import GenerationRequest
+from octavo.server.beams import best_beams, params_of
 from octavo.server.budget import Budget, within
 from octavo.server.front import Front
 from octavo.server.metrics import Meter
+from octavo.server.together import together
 from octavo.text.assemble import Assembler, Delta
 from octavo.text.bad_words import spelled
+from octavo.text.breakers import required
 from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import Tokenizer
 
@@ -62,6 +66,7 @@ class Call:
         self.requests: list[Request] = []
         self.totals: dict[int, Assembler] = {}
         self.kept: frozenset[int] = frozenset()  # special tokens that stay in the text
+        self.ends: frozenset[int] = frozenset()  # tokens that end the text, beside the model's own
         self.budget: Budget | None = None  # of reasoning
         self._client: EngineClient = front.client
         self._meter: Meter = front.meter
@@ -76,6 +81,13 @@ class Call:
         if asked.priority and not front.config.priorities:
             raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
         self._deadline = None if asked.deadline_ms is None else self._began + asked.deadline_ms / 1000
+        self._breakers = front.language.breakers
+        if sampling.dry:
+            required(self._tokenizer)
+        self._work = front.language.work
+        self._found: dict[int, Output] = {}  # by choice, of a beam search
+        if asked.use_beam_search:
+            params_of(sampling, asked.length_penalty, 1)
         self._bad_words = spelled(sampling.bad_words, self._tokenizer)
         check_sampling_tokens(sampling, info.vocab)
 
@@ -92,9 +104,14 @@ class Call:
             max_tokens=self._room(field, prompt, default_tokens),
             structured_outputs=None,
         )
+        if self._asked.use_beam_search and (self.grammar or self.budget):
+            raise InvalidValue("use_beam_search", True, "only where no tools or reasoning shape the answer")
         if len(self.requests) + self._sampling.n > MAX_CHOICES:
             raise UserError(f"prompts times n may be at most {MAX_CHOICES}", "n", "too_many_choices")
-        eos = sorted({*self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())})
+        eos = sorted(
+            {*self.ends, *self._info.eos_ids, *(self._tokenizer.eos_ids if self._tokenizer is not None else ())}
+        )
+        first = len(self.requests)
         for choice in range(self._sampling.n):
             request = Request(
                 id=f"{self.id}-{len(self.requests)}",
@@ -107,6 +124,7 @@ class Call:
                 grammar=self.grammar,
                 grammar_field=self.grammar_field,
                 bad_words=self._bad_words,
+                after=f"{self.id}-{first}" if choice else "",
             )
             self.requests.append(request)
         return prompt
@@ -132,11 +150,30 @@ class Call:
 
         Raises QueueFull, InvalidValue and Unavailable as the engine does, EngineFault where it fails.
         """
+        if self._sampling.dry:
+            await self._break()
+        if self._asked.use_beam_search:
+            n = self._sampling.n
+            await together([self._search(first) for first in range(0, len(self.requests), n)])
         if len(self.requests) == 1:
             await self._one(0, take)
         else:
-            await _together([self._one(index, take) for index in range(len(self.requests))])
+            await together([self._one(index, take) for index in range(len(self.requests))])
         self._meter.request_seconds.observe(time.monotonic() - self._began)
+
+    async def _break(self) -> None:
+        """Give the requests their sequence breakers, which takes reading the vocabulary."""
+        breakers, texts = self._breakers, self._sampling.dry_sequence_breakers
+        assert breakers is not None
+        tokens = await self._work(self._info.vocab, lambda: breakers.of(texts), inline=0)
+        self.requests = [msgspec.structs.replace(request, dry_breakers=tokens) for request in self.requests]
+
+    async def _search(self, first: int) -> None:
+        """Find the choices of the prompt whose first choice this is."""
+        request = self.requests[first]
+        params = params_of(self._sampling, self._asked.length_penalty, request.sampling.max_tokens or 1)
+        for index, output in enumerate(await best_beams(self._client.generate, request, params), first):
+            self._found[index] = output
 
     async def _one(self, index: int, take: Take) -> None:
         """One choice to its end."""
@@ -161,9 +198,16 @@ class Call:
             self._meter.finished(reason)
 
     def _outputs(self, request: Request) -> AsyncGenerator[Output, None]:
+        if self._found:
+            return _given(self._found[self.requests.index(request)])
         generate = self._client.generate
         outputs = generate(request) if self.budget is None else within(self.budget, generate, request)
         return outputs if self._deadline is None else _until(self._deadline, outputs, request.id)
+
+
+async def _given(output: Output) -> AsyncGenerator[Output, None]:
+    """An output that is known already."""
+    yield output
 
 
 async def _until(deadline: float, outputs: AsyncGenerator[Output, None], id: str) -> AsyncGenerator[Output, None]:
@@ -181,18 +225,9 @@ async def _until(deadline: float, outputs: AsyncGenerator[Output, None], id: str
 
 def _check_end(delta: Delta) -> None:
     """Raise what an output says that is not the end of an answer."""
+    if delta.finish == "error" and delta.stop_reason == "grammar":
+        raise UserError(delta.error or "", None, "invalid_grammar")
     if delta.finish == "error":
         raise EngineFault(delta.error or "the engine failed")
     if delta.finish == "abort":
         raise Unavailable("the request was ended because the server is shutting down")
-
-
-async def _together(choices: list[Coroutine[Any, Any, None]]) -> None:
-    """Run all choices at once; the first error ends all."""
-    tasks = [asyncio.ensure_future(choice) for choice in choices]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

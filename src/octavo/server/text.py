@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from octavo.core.errors import ModelError, OctavoError, Unavailable, UserError
+from octavo.text.breakers import Breakers
 from octavo.text.template import ChatTemplate
 from octavo.text.tokenizer import Tokenizer
 
@@ -36,6 +37,7 @@ class Language:
         self.detail = ""
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None
+        self.breakers: Breakers | None = None
 
     async def start(self) -> None:
         """Load; what fails is kept for `check` and raised as ModelError."""
@@ -47,6 +49,7 @@ class Language:
                 raise
             logger.exception("the tokenizer cannot be loaded")
             raise ModelError(f"the tokenizer cannot be loaded: {error}") from error
+        self.breakers = None if self.tokenizer is None else Breakers(self.tokenizer)
         self.state = "ready"
 
     def _loaded(self) -> tuple[Tokenizer | None, ChatTemplate | None]:

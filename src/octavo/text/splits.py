@@ -67,6 +67,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], Split], ...] = (
     (("dbrx",), Split((_LLAMA3,))),
     (("glm4",), Split((_LLAMA3,), whole_words=True)),
     (("qwen2", "deepseek-r1-qwen"), Split((_QWEN2,), nfc=True)),
+    (("stablelm2",), Split((_QWEN2,))),
     (("qwen35",), Split((_QWEN35,), nfc=True)),
     (("tekken",), Split((_TEKKEN,), whole_words=True, add_bos=True)),
     (("gpt-4o", "llama4"), Split((_GPT4O,))),

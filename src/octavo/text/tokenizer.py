@@ -116,6 +116,11 @@ class Tokenizer:
             data = self._spelled[id] = self._spell(token)
         return data
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its own name."""
+        id = self._backend.token_to_id(token)
+        return None if id is None else int(id)
+
     def marks(self, texts: Iterable[str]) -> frozenset[int]:
         """The special tokens that spell these texts."""
         ids = (self._backend.token_to_id(text) for text in texts)

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.core.plan import Plan
-from octavo.program.batch import Batch, Floats, HeadRows, Ints
+from octavo.program.batch import NO_EXTRAS, NO_STEPS, NO_VALUES, Batch, Floats, HeadRows, Ints
 from octavo.worker.slots import Slots
 
 Counts = npt.NDArray[np.int64]
 NO_IDS: Ints = np.zeros(0, np.int32)
-NO_VALUES: Floats = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,12 +156,18 @@ def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) ->
     zeros = np.zeros(len(rows) + 1, np.int64)
     history_starts, history = zeros, NO_IDS
     bias_starts, bias_ids, bias_values = zeros, NO_IDS, NO_VALUES
+    dry_starts, dry_ids, dry_values = NO_STEPS, NO_IDS, NO_VALUES
+    prompt_lens = drawing.prompt_lens
     if drawing.any_penalized and (penalized := slots.penalized[slot] & drawn).any():
         history_starts, history = _history(slots, slot, position, penalized)
+        left_out = np.where(penalized, np.maximum(position - slots.repeat_last[slot], 0), 0)
+        prompt_lens = np.maximum(prompt_lens - left_out, 0)
     if drawing.any_biased:
         biased = (slots.biased[slot] | slots.worded[slot] | (position < slots.masked_until[slot])) & drawn
         if biased.any():
             bias_starts, bias_ids, bias_values = _bias(slots, slot, position, biased)
+    if drawing.any_dry and (dried := slots.dried[slot] & drawn).any():
+        dry_starts, dry_ids, dry_values = _dry(slots, slot, position, dried)
     return HeadRows(
         rows=rows,
         target=target,
@@ -178,18 +183,24 @@ def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) ->
         position=position.astype(np.int64),
         history_starts=history_starts,
         history=history,
-        prompt_lens=drawing.prompt_lens,
+        prompt_lens=prompt_lens,
         bias_starts=bias_starts,
         bias_ids=bias_ids,
         bias_values=bias_values,
+        steps=slots.steps[slot] if drawing.any_stepped else NO_STEPS,
+        extras=slots.extras[slot] if drawing.any_stepped else NO_EXTRAS,
+        dry_starts=dry_starts,
+        dry_ids=dry_ids,
+        dry_values=dry_values,
     )
 
 
 def _history(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bool_]) -> tuple[Counts, Ints]:
-    """All tokens before the drawn one, for the rows some penalty applies to."""
+    """The tokens before the drawn one that count, for the rows some penalty applies to."""
     starts = np.zeros(len(slot) + 1, np.int64)
-    np.cumsum(np.where(wanted, position, 0), out=starts[1:])
-    parts = [slots.tokens[slot[row], : position[row]] for row in np.flatnonzero(wanted).tolist()]
+    first = np.maximum(position - slots.repeat_last[slot], 0)
+    np.cumsum(np.where(wanted, position - first, 0), out=starts[1:])
+    parts = [slots.tokens[slot[row], first[row] : position[row]] for row in np.flatnonzero(wanted).tolist()]
     return starts, np.concatenate(parts)
 
 
@@ -203,4 +214,19 @@ def _bias(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bool_
         counts[row + 1] = len(bias.ids)
         ids.append(bias.ids)
         values.append(bias.values)
+    return np.cumsum(counts), np.concatenate(ids), np.concatenate(values)
+
+
+def _dry(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bool_]) -> tuple[Counts, Ints, Floats]:
+    """What DRY adds to the rows it applies to."""
+    counts = np.zeros(len(slot) + 1, np.int64)
+    ids: list[Ints] = []
+    values: list[Floats] = []
+    for row in np.flatnonzero(wanted).tolist():
+        rules = slots.dry[int(slot[row])]
+        assert rules is not None
+        tokens, penalties = rules.penalties(slots.tokens[slot[row], : position[row]])
+        counts[row + 1] = len(tokens)
+        ids.append(tokens)
+        values.append(penalties)
     return np.cumsum(counts), np.concatenate(ids), np.concatenate(values)

@@ -15,7 +15,9 @@ import numpy.typing as npt
 from octavo.core.layout import pages_for
 from octavo.core.plan import Start
 from octavo.core.request import Request
-from octavo.program.batch import Floats, Ints
+from octavo.program.batch import EXTRAS, Floats, Ints
+from octavo.program.samplers import packed, steps_of
+from octavo.worker.dry import Dry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +58,8 @@ class Drawing:
     any_reports: bool
     any_penalized: bool
     any_biased: bool
+    any_stepped: bool
+    any_dry: bool
 
 
 class Slots:
@@ -83,6 +87,14 @@ class Slots:
         self.top: Ints = np.full(slots, -1, np.int32)  # alternatives to report, -1: no log-probabilities
         self.prompt_top: Ints = np.full(slots, -1, np.int32)  # the same for prompt tokens
         self.penalized: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # some penalty applies
+        self.repeat_last: Ints = np.zeros(slots, np.int32)  # so many of the last tokens are penalized
+        self.steps: npt.NDArray[np.int64] = np.zeros(slots, np.int64)
+        self.extras: Floats = np.zeros((slots, len(EXTRAS)), np.float32)
+        self.mirostat: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)
+        self.tau: Floats = np.zeros(slots, np.float32)
+        self.eta: Floats = np.zeros(slots, np.float32)
+        self.dry: list[Dry | None] = [None] * slots
+        self.dried: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # `dry` is there
         self.biased: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # `bias` is not empty
         self.masked_until: Ints = np.zeros(slots, np.int32)  # below this length the ends are masked; 0: never
         self.second: Ints = np.zeros(slots, np.int32)  # where the tokens of the second type begin
@@ -120,15 +132,36 @@ class Slots:
         self.seed[slot] = request.seed & 0xFFFFFFFFFFFFFFFF
         self.top[slot] = -1 if sampling.logprobs is None else sampling.logprobs
         self.prompt_top[slot] = -1 if sampling.prompt_logprobs is None else sampling.prompt_logprobs
-        self.penalized[slot] = (
-            sampling.presence_penalty != 0 or sampling.frequency_penalty != 0 or sampling.repetition_penalty != 1
-        )
+        self.penalized[slot] = sampling.penalized
+        self.repeat_last[slot] = sampling.repeat_last_n if sampling.repeat_last_n >= 0 else self.max_len
+        self._step(start)
         bias = dict(sampling.logit_bias or {})
         self.bias[slot] = _bias(bias)
         self.biased[slot] = self.bias[slot] is not None
         self.bad_words[slot] = [np.array(word, np.int32) for word in request.bad_words]
         self.worded[slot] = bool(request.bad_words)
         self._mask(slot, request, bias)
+
+    def _step(self, start: Start) -> None:
+        """What llama.cpp's samplers need of a sequence."""
+        slot, sampling = start.slot, start.request.sampling
+        self.steps[slot] = packed(steps_of(sampling))
+        mu = 2 * sampling.mirostat_tau if start.mu is None else start.mu
+        columns = [getattr(sampling, name) for name in EXTRAS if name != "mirostat_mu"]
+        self.extras[slot] = [*columns, mu]
+        self.mirostat[slot] = bool(self.steps[slot] and sampling.mirostat)
+        self.tau[slot], self.eta[slot] = sampling.mirostat_tau, sampling.mirostat_eta
+        self.dry[slot] = Dry(sampling, start.request.dry_breakers) if sampling.dry else None
+        self.dried[slot] = sampling.dry
+
+    def surprised(self, slot: Ints, surprise: Floats) -> None:
+        """What was drawn for these slots, so that mirostat comes nearer to its tau. surprise  # [S] bits"""
+        error = np.where(self.mirostat[slot], surprise - self.tau[slot], np.float32(0))
+        self.extras[slot, EXTRAS.index("mirostat_mu")] -= self.eta[slot] * error
+
+    def mu(self, slot: int) -> float | None:
+        """Mirostat's state."""
+        return float(self.extras[slot, EXTRAS.index("mirostat_mu")]) if self.mirostat[slot] else None
 
     def drawing(self, slot: Ints) -> Drawing:
         """The columns of these slots, in this order. The same slots step after step, as in decoding, cost nothing."""
@@ -153,6 +186,8 @@ class Slots:
             prompt_lens=self.prompt_lens[slot],
             any_reports=bool((prompt_top >= 0).any()),
             any_penalized=bool(self.penalized[slot].any()),
+            any_stepped=bool(self.steps[slot].any()),
+            any_dry=bool(self.dried[slot].any()),
             any_biased=bool((self.biased[slot] | self.worded[slot]).any() or self.masked_until[slot].any()),
         )
 
@@ -161,6 +196,8 @@ class Slots:
         self.lengths[slot] = self.table_lens[slot] = 0
         self.bias[slot] = self.masked_bias[slot] = None
         self.bad_words[slot] = []
+        self.dry[slot] = None
+        self.mirostat[slot] = False
 
     def bias_at(self, slot: int, position: int) -> Bias:
         """What the token drawn for `position` of a slot's sequence is biased by."""
@@ -171,7 +208,7 @@ class Slots:
 
     def takes_what_is_forced(self, slot: int) -> bool:
         """Whether a token without alternative need not be drawn: nobody asks how likely it was, nor forbids it."""
-        free = not (self.biased[slot] or self.worded[slot] or self.masked_until[slot])
+        free = not (self.biased[slot] or self.worded[slot] or self.masked_until[slot] or self.mirostat[slot])
         return free and bool(self.top[slot] < 0)
 
     def append_pages(self, slot: int, pages: tuple[int, ...]) -> None:

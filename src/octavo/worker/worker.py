@@ -62,7 +62,7 @@ class Worker:
             batch = replace(batch, head=self.guides.masked(batch.head, gathered.drawn_rows, gathered.drawn_slots))
         drawn = self._executor.run(batch)
         self._keep(gathered, drawn)
-        return StepResult(self._guide(plan, _results(plan, gathered, drawn)))
+        return StepResult(self._guide(plan, self._mirostat(plan, _results(plan, gathered, drawn))))
 
     def close(self) -> None:
         """Release the executor."""
@@ -85,11 +85,22 @@ class Worker:
     def _keep(self, gathered: Gathered, drawn: Drawn) -> None:
         """Append the drawn tokens to their slots. A token that fills its sequence has no place and no successor."""
         rows, slot, slots = gathered.drawn_rows, gathered.drawn_slots, self.slots
+        if slots.mirostat[slot].any():
+            slots.surprised(slot, drawn.surprise[rows])
         position = gathered.batch.head.position[rows]
         fits = position < slots.max_len
         rows, slot, position = rows[fits], slot[fits], position[fits]
         slots.tokens[slot, position] = drawn.tokens[rows]
         slots.lengths[slot] = position + 1
+
+    def _mirostat(self, plan: Plan, results: list[RunResult]) -> list[RunResult]:
+        """The results with mirostat's state, so that it outlives a preemption."""
+        if not self.slots.mirostat.any():
+            return results
+        return [
+            msgspec.structs.replace(result, mu=self.slots.mu(run.slot)) if result.tokens else result
+            for run, result in zip(plan.runs, results, strict=True)
+        ]
 
     def _guide(self, plan: Plan, results: list[RunResult]) -> list[RunResult]:
         """The results with what grammars make of the drawn tokens; forced tokens are appended to their slots."""
@@ -109,7 +120,10 @@ class Worker:
             slots.tokens[run.slot, length : length + len(forced)] = forced
             slots.lengths[run.slot] = length + len(forced)
             results[index] = msgspec.structs.replace(
-                result, tokens=tuple(advance.tokens), stopped=advance.stopped, failed=advance.failed
+                result,
+                tokens=tuple(advance.tokens),
+                stopped=advance.stopped or advance.failed is not None,
+                failed=advance.failed,
             )
         return results
 

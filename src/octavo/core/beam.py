@@ -6,13 +6,13 @@ engine: whoever calls says how likely the next tokens are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from octavo.core.errors import InvalidValue
-from octavo.core.request import MAX_LOGPROBS
+from octavo.core.request import MAX_LOGPROBS, SamplingParams
 
 Likely = Callable[[list[list[int]]], Sequence[Mapping[int, float]]]  # log-probabilities of the likeliest next tokens
 
@@ -36,6 +36,10 @@ class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True):
         if type(self.length_penalty) not in (int, float) or not -100 <= self.length_penalty <= 100:
             raise InvalidValue("length_penalty", self.length_penalty, "a number from -100 to 100")
 
+    def one_token(self) -> SamplingParams:
+        """What each step asks of each beam."""
+        return SamplingParams(temperature=0, max_tokens=1, logprobs=2 * self.beam_width, detokenize=False)
+
 
 @dataclass(frozen=True, slots=True)
 class BeamSearchSequence:
@@ -58,6 +62,20 @@ def search(
     prompts: Sequence[list[int]], params: BeamSearchParams, ends: Collection[int], likely: Likely
 ) -> list[list[BeamSearchSequence]]:
     """The best beams of each prompt, `beam_width` at most. `ends`: tokens that end a text."""
+    asking = steps(prompts, params, ends)
+    beams = next(asking)
+    try:
+        while True:
+            beams = asking.send(likely(beams))
+    except StopIteration as end:
+        found: list[list[BeamSearchSequence]] = end.value
+        return found
+
+
+def steps(
+    prompts: Sequence[list[int]], params: BeamSearchParams, ends: Collection[int]
+) -> Generator[list[list[int]], Sequence[Mapping[int, float]], list[list[BeamSearchSequence]]]:
+    """As `search`, for whoever waits for what is likely: gives the beams, and is told what is likely next."""
     live = [[BeamSearchSequence(prompt, 0.0)] for prompt in prompts]
     done: list[list[BeamSearchSequence]] = [[] for _ in prompts]
 
@@ -66,7 +84,7 @@ def search(
         return float(beam.cum_logprob / length**params.length_penalty)
 
     for _ in range(params.max_tokens):
-        nexts = iter(likely([beam.tokens for beams in live for beam in beams]))
+        nexts = iter((yield [beam.tokens for beams in live for beam in beams]))
         for number, beams in enumerate(live):
             grown = [
                 BeamSearchSequence(
