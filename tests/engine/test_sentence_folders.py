@@ -47,6 +47,18 @@ def test_vectors_are_those_of_sentence_transformers(folder: Path, executor: str)
         np.testing.assert_allclose(each.outputs.embedding, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mean", "cls-dense", "last-two-dense"])
+def test_in_codes_of_8_bits_vectors_stay_near(name: str) -> None:
+    """What stands behind the model, its Dense layers too, stays as it is."""
+    folder = DATA / "sentences" / name
+    expected = json.loads((folder / "expected.json").read_text())
+    with opened(folder, quantization="int8") as llm:
+        found = [each.outputs.embedding for each in llm.embed(expected["texts"], CUT, use_tqdm=False)]
+    for vector, wanted in zip(np.array(found), np.array(expected["vectors"]), strict=True):
+        distance = 1 - vector @ wanted / np.linalg.norm(vector) / np.linalg.norm(wanted)
+        assert 1e-7 < distance < 0.02
+
+
 @pytest.mark.oracle
 def test_models_made_anew_equal_the_committed_ones(tmp_path: Path) -> None:
     subprocess.run([sys.executable, DATA / "make_sentence_fixtures.py", tmp_path], check=True)
