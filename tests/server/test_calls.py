@@ -130,9 +130,10 @@ def test_a_conversation_with_calls_is_rendered(client, script, engine, tokenizer
     assert prompt.endswith("low<|im_start|>assistant\n")
 
 
-def test_a_schema_of_many_levels(server):
-    tools = [{"type": "function", "function": {"name": "f", "parameters": nested(100)}}]
-    assert server.post("/tokenize", messages=MESSAGES, tools=tools).status == 200
+def test_a_schema_of_no_or_many_levels(server):
+    for parameters in (None, nested(100)):
+        tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+        assert server.post("/tokenize", messages=MESSAGES, tools=tools).status == 200
 
 
 def test_tokenize_counts_tools(server, engine, script):

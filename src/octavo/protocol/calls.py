@@ -42,8 +42,8 @@ class Function(BaseModel):
 
     @field_validator("parameters")
     @classmethod
-    def _shallow(cls, value: dict[str, Any]) -> dict[str, Any]:
-        level: list[Any] = [value]
+    def _shallow(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        level: list[Any] = [value or {}]
         for _ in range(MAX_DEPTH):
             level = [each for part in level for each in (part.values() if isinstance(part, dict) else part)]
             level = [each for each in level if isinstance(each, (dict, list))]
