@@ -85,7 +85,7 @@ class Reading:
         if self._forced:
             given = _forced_calls(self._asked)
         elif given and self._family is not None:
-            if self._family.leading or not self._family.opening:
+            if not self._family.apart:
                 wanted = "none where the answer must have a form: calls of this model look like an answer"
                 raise InvalidValue("tool_choice", "auto", wanted)
             given = forced.or_calls(given, self._family.opening, self._tokenizer.written)

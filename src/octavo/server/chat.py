@@ -62,20 +62,21 @@ async def chat_tokens(
         )
     if effort is not None:
         variables = _with_effort(template, effort) | variables
-    plain, shown = conversation(messages), [tool.shown() for tool in tools] or None
+    plain = conversation(messages)
     if "developer" not in (chat_template or tokenizer.chat_template or ""):  # it knows the role by its older name
         plain = [message | {"role": "system"} if message["role"] == "developer" else message for message in plain]
-    if shown and "tools" not in template.variables:
-        plain, shown = told(plain, shown), None
 
     def encoded() -> list[int]:
-        text = template.render(plain, tools=shown, add_generation_prompt=add_generation_prompt, **variables)
+        asked, shown = plain, [tool.shown() for tool in tools] or None
+        if shown and "tools" not in template.variables:
+            asked, shown = told(plain, shown), None
+        text = template.render(asked, tools=shown, add_generation_prompt=add_generation_prompt, **variables)
         if continue_final_message:
-            text = until_end_of(text, plain[-1]["content"])
+            text = until_end_of(text, asked[-1]["content"])
         return tokenizer.encode(text, special=add_special_tokens)
 
-    size = sum(_size(message["content"]) for message in plain) + sum(len(str(tool.shown())) for tool in tools)
-    return await language.work(size, encoded)
+    size = sum(_size(message["content"]) for message in plain)
+    return await language.work(size + (INLINE if tools else 0), encoded)
 
 
 def check_template(front: Front, written: str | None) -> None:
