@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import tiny_llama
+import tiny_pooling
 
 from octavo.kernels import native
 
@@ -53,6 +54,12 @@ def test_profile_prints_a_table_for_each_step(folder):
     assert any(line.startswith("decode 2 at 8: ") and line.endswith("tokens/s") for line in lines)
     assert "prefill" not in said and "of limit: the time that the measured rates allow" in said
     assert [line.split()[0] for line in lines if line.startswith("  ") and "%" in line] == [*KINDS, "total"]
+
+
+def test_an_encoder_is_profiled_without_drawing(tmp_path):
+    said = octavo("profile", tiny_pooling.embedder(tmp_path / "m"), "--prompt", 9, "--batch", 0, "--steps", 1).stdout
+    rows = [line.split()[0] for line in said.splitlines() if line.startswith("  ") and "%" in line]
+    assert {*rows, "head"} == {*KINDS, "total"}
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,10 @@ def test_what_is_quantized_already_is_refused(folder, tmp_path) -> None:
         quantized(ZOO / "gpt2", tmp_path / "again")
     with pytest.raises(ModelError, match="experts"):
         quantized(ZOO / "gpt_oss", tmp_path / "again")
+    with pytest.raises(ModelError, match="gives vectors, not text; load it with --quantize instead"):
+        quantized(ZOO.parent / "sentences" / "cls-dense", tmp_path / "again")
+    with pytest.raises(ModelError, match="gives scores of labels, not text"):
+        quantized(ZOO.parent / "classifiers" / "llama", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 

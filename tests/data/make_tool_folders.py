@@ -2,8 +2,8 @@
 
 usage: make_tool_folders.py OUT [KIND...]    (committed as tests/data/folders)
 
-The tools: llmcompressor (0.14.0.1 with compressed-tensors 0.19.0) and gptqmodel (7.7.0), which want different
-versions of transformers and torch, and ran with 5.17.0 and 2.13.0; on two cores the second wants
+The tools: llmcompressor (0.14.0.1 with compressed-tensors 0.19.0), gptqmodel (7.7.0) and bitsandbytes (0.50.2), which
+want different versions of transformers and torch, and ran with 5.17.0 and 2.13.0; on two cores the second wants
 GPTQMODEL_CPU_WORKERS=2. Each kind becomes a folder, as saved, and in it prompts.json and logits.safetensors: the
 float32 logits that transformers gives for the unpacked weights, activations not quantized.
 """
@@ -63,6 +63,11 @@ GPTQ = {
 }
 
 
+BITSANDBYTES = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+}
+
+
 def save_plain(folder: Path) -> PreTrainedTokenizerFast:
     """The model before it is quantized, and a tokenizer, which llm-compressor asks for."""
     torch.manual_seed(0)
@@ -117,6 +122,21 @@ def gptq(kind: str, before: Path, folder: Path) -> dict[str, torch.Tensor]:
     return stored | unpacked
 
 
+def bitsandbytes(kind: str, before: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """As `compress`, of transformers with bitsandbytes."""
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import BitsAndBytesConfig
+
+    asked = BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.float32, **BITSANDBYTES[kind])
+    model = AutoModelForCausalLM.from_pretrained(before, dtype=torch.float32, quantization_config=asked)
+    model.save_pretrained(folder)
+    unpacked = {}
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        unpacked[name] = parameter.detach() if state is None else dequantize_4bit(parameter.detach(), state)
+    return unpacked
+
+
 def texts() -> list[list[int]]:
     """What the tools calibrate with."""
     torch.manual_seed(1)
@@ -136,9 +156,12 @@ def main(out: str, *kinds: str) -> None:
     with tempfile.TemporaryDirectory() as plain:
         before = Path(plain)
         tokenizer = save_plain(before)
-        for kind in kinds or (*recipes(), *GPTQ):
+        for kind in kinds or (*recipes(), *GPTQ, *BITSANDBYTES):
             folder = Path(out) / kind
-            weights = gptq(kind, before, folder) if kind in GPTQ else compress(kind, before, folder, tokenizer)
+            if kind in BITSANDBYTES:
+                weights = bitsandbytes(kind, before, folder)
+            else:
+                weights = gptq(kind, before, folder) if kind in GPTQ else compress(kind, before, folder, tokenizer)
             torch.manual_seed(2)
             ids = torch.randint(0, VOCAB, (24,))
             save_file({"0": logits(weights, ids)}, folder / "logits.safetensors")

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import tiny_llama
+import tool_chat
 from msgspec import structs
 
 from octavo import LLM, SamplingParams
@@ -119,6 +120,15 @@ def test_a_stop_string_ends_the_text_and_the_sequence(llm):
     assert (output.finish_reason, output.stop_reason) == ("stop", stop)
     assert len(output.token_ids) < 30
     assert not llm._engine.has_work
+
+
+def test_chat_shows_tools_and_earlier_calls(llm):
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "time", "arguments": '{"zone": "CET"}'}}
+    conversation = [*tool_chat.MESSAGES, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    asked = {"tools": tool_chat.TOOLS, "chat_template": tool_chat.TEMPLATE}
+    (result,) = llm.chat(conversation, GREEDY, use_tqdm=False, **asked)
+    assert result.prompt.startswith("[weather][time]<|im_start|>user")
+    assert '<tool_call>{"name": "time", "arguments": {"zone": "CET"}}</tool_call>' in result.prompt
 
 
 def test_chat_renders_the_template_and_asks_for_an_answer(llm):

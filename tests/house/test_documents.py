@@ -60,3 +60,13 @@ def test_nothing_is_left_for_later():
     assert len(read) > 50
     for path in read:
         assert not marks.search(path.read_text()), path
+
+
+def test_the_tests_that_security_names_exist():
+    page = (ROOT / "docs/security.md").read_text().replace("`hostile", "`server/test_hostile_requests.py")
+    page = page.replace("`tests/", "`")
+    path = ""
+    for file, name in re.findall(r"`((?:\w+/)*\w+\.py)?(?:::(\w+))?`", page):
+        path = file or path
+        if path:
+            assert f"def {name}(" in (ROOT / "tests" / path).read_text() or not name, (path, name)

@@ -21,6 +21,7 @@ class Held:
     metadata: dict[str, Any] = field(default_factory=dict)
     path: Path = Path("held")
     config: dict[str, Any] = field(default_factory=dict)
+    modules: Any = None
 
     def file(self, name: str) -> Path | None:
         found = self.path / name

@@ -1,5 +1,7 @@
 """From files to weights: the right numbers under the right names, and nothing read before everything is checked."""
 
+from pathlib import Path
+
 import gguf_file
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from octavo.models import load as load_module
 from octavo.models.load import footprint, load
 from octavo.models.registry import read_spec
 
+DATA = Path(__file__).parents[1] / "data"
 SHAPE = {"layers": 2, "heads": 6, "kv_heads": 3, "head_dim": 32, "inner": 96}
 PARTS = {
     "input_layernorm.weight": "attn_norm",
@@ -111,6 +114,21 @@ def test_dtype_speaks_of_unquantized_matrices(tmp_path, stored, dtype):
             assert weight.layout is (Layout.F32 if dtype == "float32" else Layout.BF16)
             exact = exact if dtype == "float32" else from_bfloat16(to_bfloat16(exact))
         assert np.array_equal(numbers(weight), exact)
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "kept"),
+    [
+        ("sentences/mean", "auto", "F32"),
+        ("sentences/mean", "bfloat16", "BF16"),
+        ("zoo/bert", "auto", "BF16"),
+        ("sentences/last-two-dense", "auto", "BF16"),
+    ],
+)
+def test_encoders_keep_what_their_files_say(stored, dtype, kept):
+    """The third is stored in bfloat16, the last, in float32, is a decoder."""
+    weights = loaded(DATA / stored, dtype)
+    assert {weight.layout for weight in weights.values() if isinstance(weight, Weight)} == {Layout[kept]}
 
 
 def test_dtype_leaves_quantized_matrices_alone(tmp_path):

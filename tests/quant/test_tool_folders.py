@@ -1,4 +1,4 @@
-"""Whole folders as llm-compressor and GPTQModel wrote them (tests/data/make_tool_folders.py)."""
+"""Whole folders as llm-compressor, GPTQModel and bitsandbytes wrote them (tests/data/make_tool_folders.py)."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from octavo.models.registry import read_spec
 from octavo.program.cpu import Cpu
 
 FOLDERS = sorted((Path(__file__).parents[1] / "data" / "folders").iterdir())
-EXACT = {"fp8-block", "fp8-dynamic", "gptq-act-order", "gptq-v2", "mxfp4"}
+EXACT = {"fp8-block", "fp8-dynamic", "gptq-act-order", "gptq-v2", "mxfp4", "nf4"}
 # The forms of a layer's matrices, their groups, and bits of a weight, scales included.
 FORMS = {
     "fp8-block": {("F8", 128, 8.25)},
@@ -24,6 +24,7 @@ FORMS = {
     "gptq-v2": {("W8", 64, 8.25)},
     "gptq-zeros": {("W4M", 32, 5)},
     "mxfp4": {("W4L", 32, 4.5625), ("W4L", 32, 4.625)},  # with its table for each 32 outputs of 256, 128 inputs
+    "nf4": {("F4", 64, 4.5625), ("F4", 64, 4.625)},
     "nvfp4": {("F4", 16, 6.0625), ("F4", 16, 6.125)},
     "w4a16-static": {("W4", 128, 4.125)},
     "w4a16-zeros": {("W4M", 128, 4.25)},

@@ -70,6 +70,7 @@ def test_a_good_request_is_served(server):
         (CHAT, {"messages": MESSAGES, "min_tokens": 5000}, 400, "min_tokens", "invalid_value"),
         (CHAT, {"messages": MESSAGES, "tools": [{}]}, 400, "tools[0].type", "missing_required_parameter"),
         ("/tokenize", {}, 400, "prompt", "missing_required_parameter"),
+        ("/tokenize", {"messages": MESSAGES, "chat_template": "x"}, 400, "chat_template", "invalid_value"),
         ("/detokenize", {"tokens": [5, 10_000]}, 400, "tokens[1]", "invalid_value"),
         ("/detokenize", {"tokens": [2**64]}, 400, "tokens[0]", "invalid_value"),
     ],
@@ -214,12 +215,16 @@ def test_heads_that_are_too_long_or_not_http(server):
     assert server.ask("GET", "/live").status == 200
 
 
-def test_every_answer_has_a_request_id_and_only_plain_words_are_echoed(server):
-    assert server.ask("GET", "/live", x_request_id="abc-1.2:3").headers["x-request-id"] == "abc-1.2:3"
-    for bad in ("a b", "x" * 129, "é", "a;b", ""):
-        given = server.ask("POST", COMPLETE, {}, x_request_id=bad).headers["x-request-id"]
-        assert given != bad and len(given) == 32
-    assert len(server.ask("GET", "/nowhere").headers["x-request-id"]) == 32
+def test_every_answer_has_a_request_id_and_odd_ones_are_refused(server):
+    for path in ("/live", "/nowhere", "/v1/models"):
+        for name in ("abc-1.2:3", "a;b/c(d)", "!" * 128):
+            assert server.ask("GET", path, x_request_id=name).headers["x-request-id"] == name
+        for bad in ("a b", "x" * 129, "\xe9", "a\tb"):
+            answer = server.ask("GET", path, x_request_id=bad)
+            assert (answer.status, answer.error["param"]) == (400, "x-request-id")
+            assert len(answer.headers["x-request-id"]) == 32
+        assert len(server.ask("GET", path, x_request_id="").headers["x-request-id"]) == 32
+        assert len(server.ask("GET", path).headers["x-request-id"]) == 32
 
 
 def test_a_large_prompt_does_not_hold_up_the_others(server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import openai
@@ -12,6 +13,8 @@ from served import served, until
 from tool_chat import CALL, CHAT, MESSAGES, TEMPLATE, TOOLS, both
 
 from octavo.checkpoint.source import open_source
+from octavo.core.errors import InvalidValue
+from octavo.server.config import ServerConfig
 from octavo.text.tokenizer import load_tokenizer
 
 
@@ -127,6 +130,12 @@ def test_a_conversation_with_calls_is_rendered(client, script, engine, tokenizer
     assert prompt.endswith("low<|im_start|>assistant\n")
 
 
+def test_a_schema_of_no_or_many_levels(server):
+    for parameters in (None, nested(100)):
+        tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+        assert server.post("/tokenize", messages=MESSAGES, tools=tools).status == 200
+
+
 def test_tokenize_counts_tools(server, engine, script):
     script.text = "a"
     asked = {"messages": MESSAGES, "tools": TOOLS}
@@ -135,10 +144,16 @@ def test_tokenize_counts_tools(server, engine, script):
     assert counted == engine.requests[-1].prompt
 
 
+def nested(levels):
+    """A schema of so many levels."""
+    return {"a": nested(levels - 1)} if levels > 1 else {}
+
+
 BAD = [
     ({"tools": [{}]}, "tools[0].type"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
     ({"tools": TOOLS + TOOLS[:1]}, "tools[2].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": nested(101)}}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": "maybe"}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "sports"}}}, "tool_choice"),
@@ -158,10 +173,53 @@ def test_what_is_refused(server, fields, param):
     assert answer.error["param"] == param
 
 
-def test_a_template_that_shows_no_tools_takes_none(tmp_path):
-    folder = tiny_llama.write_folder(tmp_path, tokenizer=True)
-    with served(ScriptedEngine(), lambda: load_tokenizer(open_source(folder))) as server:
+def test_a_template_that_shows_no_tools_is_told_of_them(tmp_path):
+    with open_source(tiny_llama.write_folder(tmp_path, tokenizer=True)) as source:
+        tokenizer = load_tokenizer(source)
+    engine = ScriptedEngine(Script(tokenizer))
+    engine.answer.text = CALL
+    tool = {"type": "function", "function": {"name": "weather"}}
+    with served(engine, lambda: tokenizer) as server:
         until(server.front.ready)
-        for fields, param in (({"tools": TOOLS}, "tools"), ({"reasoning_effort": "low"}, "reasoning_effort")):
-            answer = server.post(CHAT, messages=MESSAGES, max_tokens=3, **fields)
-            assert (answer.status, answer.error["param"]) == (400, param)
+        [choice] = server.post(CHAT, messages=MESSAGES, tools=[tool]).json["choices"]
+        assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
+        prompt = tokenizer.decode(engine.requests[-1].prompt, skip_special=False)
+        assert prompt.startswith("<|im_start|>system\n# Tools") and json.dumps(tool) in prompt
+        answer = server.post(CHAT, messages=MESSAGES, max_tokens=3, reasoning_effort="low")
+        assert (answer.status, answer.error["param"]) == (400, "reasoning_effort")
+
+
+def test_a_template_with_tools_of_a_form_nobody_knows_takes_no_choice_of_the_model(tokenizer):
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = "{{ tools }}{{ messages[0].content }}"
+    with served(ScriptedEngine(), lambda: tokenizer) as server:
+        until(server.front.ready)
+        for choice, status in (("auto", 400), ("none", 200), ("required", 200)):
+            answer = server.post(CHAT, messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=3)
+            assert answer.status == status
+            assert status == 200 or answer.error["param"] == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("flag", "fields", "status"),
+    [
+        ("none", {}, 400),
+        ("none", {"tool_choice": "required"}, 200),
+        ("llama3_json", {}, 200),
+        ("llama3_json", {"response_format": {"type": "json_object"}}, 400),  # a call is an object too
+        ("hermes", {"response_format": {"type": "json_object"}}, 200),
+    ],
+)
+def test_the_flag_goes_before_the_template(tokenizer, flag, fields, status):
+    with served(ScriptedEngine(), lambda: tokenizer, tool_call_parser=flag) as server:
+        until(server.front.ready)
+        answer = server.post(CHAT, messages=MESSAGES, tools=TOOLS, max_tokens=3, **fields)
+        assert answer.status == status, answer.body
+        assert status == 200 or answer.error["param"] == "tool_choice"
+
+
+def test_parsers_that_nobody_knows_are_refused_at_the_start():
+    for field in ("tool_call_parser", "reasoning_parser"):
+        with pytest.raises(InvalidValue) as caught:
+            ServerConfig(names=("tiny",), **{field: "best"})
+        assert caught.value.field == field

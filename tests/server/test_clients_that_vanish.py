@@ -118,9 +118,11 @@ def test_who_does_not_read_is_given_up_and_the_others_do_not_notice(tokenizer, l
     with served(engine, lambda: tokenizer, send_buffer=4096, **limits) as server:
         until(server.front.ready)
         alone = text(server.post(COMPLETE, **OTHER))
+        engine.held = True
         talk = server.connect(receive_buffer=4096)
         talk.send("POST", COMPLETE, LARGE)
         until(lambda: len(engine.live) == 4)
+        engine.held = False
         assert text(server.post(COMPLETE, **OTHER)) == alone
         until(lambda: not engine.live and server.front.inflight == 0)
         assert limits["stall_seconds"] < 1 or len(engine.given_up) == 4  # where it waits long, all was generated

@@ -229,6 +229,27 @@ def test_continue_final_message(client, engine, tokenizer):
     refused(lambda: chat(client, blank, **fields), "continue_final_message")
 
 
+def test_tokenize_reads_a_conversation_as_the_chat_does(client, engine, server):
+    for fields in (
+        {},
+        {"chat_template": TEMPLATE},
+        {"add_generation_prompt": False},
+        {"chat_template": TEMPLATE, "add_generation_prompt": False, "continue_final_message": True},
+    ):
+        chat(client, **fields)
+        given = server.post("/tokenize", messages=MESSAGES, **fields).json
+        assert given["tokens"] == engine.requests[-1].prompt
+        assert given["count"] == len(given["tokens"])
+    for path, fields, param in (
+        ("/tokenize", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "chat_template": "x"}, "chat_template"),
+        ("/tokenize", {"messages": MESSAGES, "chat_template": "{% for %}"}, "chat_template"),
+    ):
+        answer = server.post(path, **fields)
+        assert (answer.status, answer.error["param"]) == (400, param)
+
+
 def test_a_chat_template_of_the_request(client, engine, tokenizer):
     chat(client, chat_template="{{ messages[0].content }}!")
     assert engine.requests[-1].prompt == tokenizer.encode("Hello!", special=False)

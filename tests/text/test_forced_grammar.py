@@ -17,7 +17,7 @@ from octavo.text.parsers import registry
 from octavo.text.tokenizer import Tokenizer
 from octavo.worker.grammars import Grammars
 
-MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>")
+MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", *registry.thought("openai_gptoss").marks)
 UP = grammar_of(StructuredOutputsParams(json={"enum": ["up"]}))
 CITY = {"properties": {"city": {"$ref": "#/$defs/c"}}, "required": ["city"], "$defs": {"c": {"enum": ["Oslo"]}}}
 FUNCTIONS = [("weather", CITY, "tools[0]"), ("weather_now", None, "tools[1]")]
@@ -99,6 +99,23 @@ def test_a_form_or_calls_behind_reasoning(allows):
         ("c", False),
     ):
         assert allows(grammar, text) == allowed
+
+
+def test_a_form_in_the_last_channel():
+    harmony = registry.thought("openai_gptoss")
+    made = tokenizer(special=True)
+    grammars = Grammars(lambda: made, made.vocab_size, (256,))
+    think, answer = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant", '<|channel|>final<|message|>"up"'
+    for state, text, allowed in (
+        ("before", think + think + answer, True),
+        ("before", answer, True),
+        ("before", '"up"', False),
+        ("before", answer.replace("up", "down"), False),
+        ("inside", "hm<|end|><|start|>assistant" + answer, True),
+        ("after", '"up"', True),
+    ):
+        matcher = grammars.matcher(forced.behind(UP, harmony.rules(state, made.written)), "x")
+        assert (all(matcher.consume_token(token) for token in made.encode(text)) and matcher.is_accepting()) == allowed
 
 
 def test_arguments_are_an_object():

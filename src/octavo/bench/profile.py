@@ -125,11 +125,12 @@ def rows(program: Program, batch: Batch, times: native.Times, rates: Mapping[str
 
 def median_step(executor: Cpu, batch: Batch, steps: int) -> native.Times:
     """Run a step `steps` times, and once before; the times of the one of median length."""
-    executor.run(batch)
+    run: Callable[[Batch], object] = executor.run if executor.draws else executor.vectors
+    run(batch)
     executor.times()
     taken = []
     for _ in range(steps):
-        executor.run(batch)
+        run(batch)
         taken.append(executor.times())
     return sorted(taken, key=lambda times: times.total)[steps // 2]
 

@@ -15,9 +15,11 @@ from typing import Any
 from octavo.checkpoint.safetensors import read_json
 from octavo.core.errors import ModelError
 
-KINDS = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}  # of pooling, after pooling_mode_
-NAMES = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # the same where pooling_mode is one word
-SKIPPED = ("Transformer", "Dropout")  # what is read elsewhere, or does nothing
+KINDS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # of pooling
+OLD = "pooling_mode_"  # with which older files' flags begin, one for each kind
+FLAGS = {"cls_token": "cls", "mean_tokens": "mean"}  # flags whose kind has another name
+ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+UNLIMITED = 1_000_000  # tokens that no model takes; tokenizers without a limit say 10^30
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +39,19 @@ def read_modules(folder: Path) -> Modules | None:
     path = folder / "modules.json"
     if not path.is_file():
         return None
-    pooling, dense, normalize = "", [], False
-    for kind, place in _listed(path):
-        if kind == "Pooling":
-            pooling = _pooling(place / "config.json")
-        elif kind == "Dense":
-            dense.append((read_json(place / "config.json"), place))
-        elif kind == "Normalize":
-            normalize = True
-        elif kind not in SKIPPED:
+    listed = [(kind, place) for kind, place in _listed(path) if kind != "Dropout"]  # which does nothing
+    kinds = [kind for kind, _ in listed]
+    for kind in kinds:
+        if kind not in ORDER:
             raise ModelError(f"{path}: a module {kind[:100]!r} is not supported; Pooling, Dense and Normalize are")
-    if not pooling:
-        raise ModelError(f"{path}: names no Pooling module")
-    limits = read_json(file) if (file := folder / "sentence_bert_config.json").is_file() else {}
-    longest = limits.get("max_seq_length") or 0
-    if type(longest) is not int or longest < 0:
-        raise ModelError(f"{file}: max_seq_length: {longest!r} is not a number of tokens")
-    return Modules(pooling, tuple(dense), normalize, longest, limits.get("do_lower_case") is True)
+    if kinds.count("Pooling") != 1 or kinds != sorted(kinds, key=ORDER.index):
+        told = f"expected {', '.join(ORDER)}, in this order, and one Pooling"
+        raise ModelError(f"{path}: {', '.join(kinds)[:200]}: this order is not supported; {told}")
+    limits = _optional(folder / "sentence_bert_config.json")
+    _check_prompt(folder)
+    pooling = next(_pooling(place / "config.json") for kind, place in listed if kind == "Pooling")
+    dense = tuple((read_json(place / "config.json"), place) for kind, place in listed if kind == "Dense")
+    return Modules(pooling, dense, "Normalize" in kinds, _longest(folder, limits), limits.get("do_lower_case") is True)
 
 
 def _listed(path: Path) -> list[tuple[str, Path]]:
@@ -69,14 +67,40 @@ def _listed(path: Path) -> list[tuple[str, Path]]:
     return [(kind.rpartition(".")[2], path.parent / place) for kind, place in entries]
 
 
+def _optional(path: Path) -> dict[str, Any]:
+    """The settings in a file; none where there is no file."""
+    return read_json(path) if path.is_file() else {}
+
+
+def _longest(folder: Path, limits: Mapping[str, Any]) -> int:
+    """Tokens of the longest text, 0: no word of it. Newer folders leave it to the tokenizer."""
+    for name, key, settings in (
+        ("sentence_bert_config.json", "max_seq_length", limits),
+        ("tokenizer_config.json", "model_max_length", _optional(folder / "tokenizer_config.json")),
+    ):
+        longest = settings.get(key) or 0
+        if type(longest) not in (int, float) or longest < 0:
+            raise ModelError(f"{folder / name}: {key}: {str(longest)[:100]!r} is not a number of tokens")
+        if longest:
+            return int(longest) if longest < UNLIMITED else 0
+    return 0
+
+
+def _check_prompt(folder: Path) -> None:
+    """Refuse what would be put before every text without being asked for."""
+    path = folder / "config_sentence_transformers.json"
+    if (prompt := _optional(path).get("default_prompt_name")) is not None:
+        told = "set it to null, and give texts with their prompts"
+        raise ModelError(f"{path}: default_prompt_name: {str(prompt)[:100]!r} is not supported; {told}")
+
+
 def _pooling(path: Path) -> str:
     """How tokens become one vector."""
     config = read_json(path)
-    chosen = [name.removeprefix("pooling_mode_") for name, value in config.items() if value is True]
-    chosen = [name for name in chosen if name != "include_prompt"]
-    if "pooling_mode" in config:
-        chosen = [next((mode for mode, kind in KINDS.items() if kind == NAMES.get(config["pooling_mode"])), "?")]
-    if len(chosen) != 1 or chosen[0] not in KINDS:
-        shown = str(config.get("pooling_mode", " and ".join(chosen)))[:100]
+    flags = [name.removeprefix(OLD) for name, value in config.items() if name.startswith(OLD) and value is True]
+    chosen = config.get("pooling_mode", [FLAGS.get(flag, flag) for flag in flags])
+    modes = chosen if isinstance(chosen, list) else [chosen]
+    if len(modes) != 1 or not isinstance(modes[0], str) or modes[0] not in KINDS:
+        shown = " and ".join(map(str, modes))[:100]
         raise ModelError(f"{path}: pooling_mode: {shown!r} is not supported; expected one of {', '.join(KINDS)}")
-    return KINDS[chosen[0]]
+    return KINDS[modes[0]]

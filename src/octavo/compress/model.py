@@ -97,6 +97,9 @@ def open_plain(source: Source) -> Plain:
     if settings_of(source) is not None:
         raise ModelError(f"{source.path}: is quantized already; give the folder that it was made from")
     spec = read_spec(source)
+    if spec.pooler is not None:
+        what = "scores of labels" if spec.pooler.labels else "vectors"
+        raise ModelError(f"{source.path}: gives {what}, not text; load it with --quantize instead")
     if len(spec.attns) < len(spec.layers):
         raise ModelError(f"{source.path}: has convolutions, which load in codes with --quantize instead")
     if any(attn.latent for attn in spec.attns):

@@ -53,7 +53,8 @@ class ExecConfig:
 
     executor: str = "cpu"
     threads: int | None = None
-    dtype: str = "auto"  # of unquantized weights: "auto" and "bfloat16" store bfloat16, "float32" keeps float32
+    # of unquantized weights: "bfloat16", "float32", or "auto": bfloat16, float32 of what an encoder's file says in more
+    dtype: str = "auto"
     quantization: str = "none"  # of unquantized weights at load: "none", "int8" or "int4"
     runner: str = "auto"  # what the model does: "generate", "pooling" (vectors), or what it was made for
 

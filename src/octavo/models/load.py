@@ -46,6 +46,7 @@ from octavo.quant.online import online_format
 from octavo.quant.plain import PLAIN
 
 DTYPES = ("auto", "bfloat16", "float32")
+WIDE = ("F32", "F16")  # more than bfloat16 holds
 LISTED = 4  # most tensors an error names
 BEHIND = r"\d_linear\.(weight|bias)"  # of modules behind a model that shall generate
 CATEGORIES = {
@@ -75,8 +76,9 @@ def load(
 ) -> Weights:
     """Read and pack all weights. Raises ModelError, before anything is allocated, for what does not fit the spec.
 
-    dtype, of unquantized matrices: "auto" and "bfloat16" keep bfloat16, "float32" float32. quantization: "int8" or
-    "int4" quantizes them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
+    dtype, of unquantized matrices: "bfloat16" and "float32" keep that; "auto" bfloat16, but float32 of what the file of
+    an encoder says in more: its steps are long ones, which are no slower so. quantization: "int8" or "int4" quantizes
+    them instead, see models/precision.py. `progress` is told the share of bytes done, ending with 1.
     """
     entries = plan(source, spec, dtype, quantization)
     warn(source, entries)
@@ -160,7 +162,8 @@ def plan(source: Source, spec: ModelSpec, dtype: str, quantization: str = "none"
         tensor = ordered.get(part.key) or held[name]
         alone = tensor.shape[0] if _indexed(part, tensor) else 1
         fused = tensors.fused.get(part.name, "" if part.expert < 0 else "stacked") if shared[name] > alone else ""
-        entry = _entry(part, tensor, tensors, dtype, fused)
+        kept_as = "float32" if dtype == "auto" and not spec.causal and tensor.dtype in WIDE else dtype
+        entry = _entry(part, tensor, tensors, kept_as, fused)
         fault = _fault(entry, _stored(part, tensors, fused, entry.transposed), part)
         if fault:
             faults[f"{shown(name)} {fault}"] = None

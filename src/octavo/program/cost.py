@@ -112,7 +112,7 @@ def kinds(program: Program) -> list[str]:
 
 def costs(program: Program, batch: Batch) -> list[Cost]:
     """The cost of each op of a program in one step, and behind them that of drawing."""
-    drawing = Cost(fp32=len(batch.head.rows) * program.vocab)
+    drawing = Cost(fp32=len(batch.head.rows) * program.vocab if isinstance(program.ops[-1], Head) else 0)
     return [*(_cost(op, program, batch) for op in program.ops), drawing]
 
 

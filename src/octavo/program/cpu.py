@@ -54,13 +54,14 @@ class Cpu:
         self.isa = isa or native.isa()
         self.threads = threads
         self.max_tokens = max_tokens
+        self.draws = isinstance(program.ops[-1], Head)  # or gives vectors
         self.store: KvStore | None = None
         self._kv = program.kv
         shape = config(
             program.kv,
             width=program.width,
             heads=program.heads,
-            vocab=program.vocab if isinstance(program.ops[-1], Head) else 0,
+            vocab=program.vocab if self.draws else 0,
             max_len=program.max_len,
             max_tokens=max_tokens,
             threads=threads,
@@ -78,6 +79,7 @@ class Cpu:
         Raises MemoryError where the pages turn out to have less memory than the system promised.
         """
         assert self.store is not None, "allocate comes before run"
+        assert self.draws, "a program that ends with vectors draws nothing"
         self.store.check()
         top = batch.head.top
         return Drawn(**self._plan.run(self._arrays(batch), int(top.max(initial=0))))

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from octavo.core.errors import InvalidValue
 from octavo.protocol.wire import STRICT, brief, unicode
 
 MAX_TOOLS = 512
 MAX_CALLS = 512  # of one message
+MAX_DEPTH = 100  # levels of a schema
 NAME = r"^[a-zA-Z0-9_.:/-]{1,128}$"
 _NAMED = {
     "type": "object",
@@ -38,6 +39,17 @@ class Function(BaseModel):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     """Accepted; docs/tools.md says when arguments follow their schema."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _shallow(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        level: list[Any] = [value or {}]
+        for _ in range(MAX_DEPTH):
+            level = [each for part in level for each in (part.values() if isinstance(part, dict) else part)]
+            level = [each for each in level if isinstance(each, (dict, list))]
+        if level:
+            raise InvalidValue("tools", "a schema of more levels", f"parameters of at most {MAX_DEPTH} levels")
+        return value
 
 
 class Tool(BaseModel):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import SamplingParams, StructuredOutputsParams
@@ -186,6 +186,11 @@ class GenerationRequest(BaseModel):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise InvalidValue("stop", brief(value), "a string or a list of strings")
         return [unicode(f"stop[{place}]", item) for place, item in enumerate(value[:100])]
+
+    @field_validator("bad_words", "dry_sequence_breakers")
+    @classmethod
+    def _texts(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return [unicode(f"{info.field_name}[{place}]", item) for place, item in enumerate(value)]
 
     @field_validator("cache_salt")
     @classmethod

@@ -29,6 +29,10 @@ class TokenizeRequest(BaseModel):
     """Add the model's marks; left out: around a prompt, not around a conversation."""
     add_generation_prompt: bool = True
     """Let the template begin the answer."""
+    continue_final_message: bool = False
+    """The last message stays open, as for an answer that goes on with it. Only with add_generation_prompt false."""
+    chat_template: str | None = Field(None, min_length=1)
+    """Instead of the model's; the server must allow it."""
     chat_template_kwargs: dict[str, Any] = {}
     """Variables for the chat template."""
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
@@ -47,11 +51,16 @@ class TokenizeRequest(BaseModel):
         return template_variables(value)
 
     def check(self) -> None:
-        """Exactly one of the two. Raises UserError."""
+        """Exactly one of the two; what belongs to messages, with them. Raises UserError."""
         if self.prompt is None and self.messages is None:
             raise UserError("prompt or messages is required", "prompt", "missing_required_parameter")
         if self.prompt is not None and self.messages is not None:
             raise InvalidValue("messages", "given", "either prompt or messages, not both")
+        for field in ("continue_final_message", "chat_template"):
+            if self.prompt is not None and getattr(self, field):
+                raise InvalidValue(field, "given", "only with messages")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
 
 
 class DetokenizeRequest(BaseModel):

@@ -154,7 +154,9 @@ class Scheduler:
             sequence.granted = 0
             if news.failed is not None:
                 self._tables.forget(sequence.blocks, sequence.chain(sequence.sealed))
-                outputs.append(self._finish(sequence, Output(id=sequence.request.id, error=news.failed), "error"))
+                reason = "grammar" if news.stopped else None
+                failed = Output(id=sequence.request.id, error=news.failed, stop_reason=reason)
+                outputs.append(self._finish(sequence, failed, "error"))
                 continue
             sequence.computed += run.count
             if sequence.computed // PAGE > sequence.sealed:

@@ -18,7 +18,7 @@ from octavo.server.text import Language
 from octavo.text import forced
 from octavo.text.detok import Detokenizer
 from octavo.text.parsers import registry
-from octavo.text.parsers.calls import Calls
+from octavo.text.parsers.calls import Calls, Family
 from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Event, Parser, Plain, Reasoning
 from octavo.text.parsers.forced import Forced
 
@@ -45,11 +45,7 @@ class Reading:
         self._forced = asked.choice != "none" and asked.choice != "auto"
         self._family = None
         if asked.tools and asked.choice == "auto":
-            named = registry.chosen(registry.TOOLS, config.tool_call_parser, template)
-            if named is None:
-                wanted = "no tools, or another tool_choice: --tool-call-parser names no parser that fits this model"
-                raise InvalidValue("tools", [tool.function.name for tool in asked.tools[:8]], wanted)
-            self._family = registry.family(named)
+            self._family = _family_of(language, config)
         marks = () if self._thought is None else self._thought.marks
         self.kept = tokenizer.marks(marks + (() if self._family is None else self._family.marks))
 
@@ -89,11 +85,23 @@ class Reading:
         if self._forced:
             given = _forced_calls(self._asked)
         elif given and self._family is not None:
-            if self._family.leading or not self._family.opening:
+            if not self._family.apart:
                 wanted = "none where the answer must have a form: calls of this model look like an answer"
                 raise InvalidValue("tool_choice", "auto", wanted)
             given = forced.or_calls(given, self._family.opening, self._tokenizer.written)
         return given
+
+
+def _family_of(language: Language, config: ServerConfig) -> Family:
+    """How the model writes calls. Raises InvalidValue."""
+    assert language.tokenizer is not None and language.template is not None, "there is no chat without text"
+    named = registry.chosen(registry.TOOLS, config.tool_call_parser, language.tokenizer.chat_template)
+    if named is None and config.tool_call_parser == "auto" and "tools" not in language.template.variables:
+        named = "hermes"  # the form in which it was told of them
+    if named is None:
+        wanted = "none, required or a function: --tool-call-parser names no parser that fits this model"
+        raise InvalidValue("tool_choice", "auto", wanted)
+    return registry.family(named)
 
 
 def _forced_calls(asked: ChatRequest) -> str:

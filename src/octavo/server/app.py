@@ -32,7 +32,6 @@ from octavo.core.status import EngineInfo
 from octavo.protocol.chat import NEUTRAL_CHAT, ChatRequest
 from octavo.protocol.completions import NEUTRAL_COMPLETION, CompletionRequest
 from octavo.protocol.errors import body_of, error_body
-from octavo.protocol.generation import request_name
 from octavo.protocol.models import ModelCard, ModelList
 from octavo.protocol.openapi import encoded
 from octavo.protocol.pooling import (
@@ -275,8 +274,8 @@ class Routes:
     async def _named(self, request: Request, kind: type[N], neutral: dict[str, tuple[Any, ...]] | None = None) -> N:
         """The checked request in a body, with the name that its header gives it."""
         asked = await self._asked(request, kind, neutral)
-        name = request.headers.get("x-request-id")
-        return asked if name is None else asked.model_copy(update={"request_id": request_name("x-request-id", name)})
+        name = request.headers.get("x-request-id")  # judged by the guard
+        return asked.model_copy(update={"request_id": name}) if name else asked
 
     async def _answer(self, request: Request, call: CompletionCall | ChatCall, stream: bool) -> Response:
         """The whole answer, or its stream once the engine gave the first output: until then an error has its status."""

@@ -108,6 +108,7 @@ def _rest(request: Request, made: list[int], grammar: str) -> Request:
         sampling=rest,
         seed=choice_seed(request.seed, 2**40),
         grammar=grammar,
+        after="",
     )
 
 

@@ -36,6 +36,7 @@ from octavo.server.text import INLINE, Language
 from octavo.text.parsers.events import Content, Event, Parser
 from octavo.text.template import ChatTemplate, until_end_of
 from octavo.text.tokenizer import Tokenizer
+from octavo.text.told import told
 
 
 async def chat_tokens(
@@ -59,24 +60,30 @@ async def chat_tokens(
         raise UserError(
             "messages: this model has no chat template; use /v1/completions", "messages", "no_chat_template"
         )
-    if tools and "tools" not in template.variables:
-        raise InvalidValue(
-            "tools", [tool.function.name for tool in tools[:8]], "none: the chat template shows no tools"
-        )
     if effort is not None:
         variables = _with_effort(template, effort) | variables
-    plain, shown = conversation(messages), [tool.shown() for tool in tools] or None
+    plain = conversation(messages)
     if "developer" not in (chat_template or tokenizer.chat_template or ""):  # it knows the role by its older name
         plain = [message | {"role": "system"} if message["role"] == "developer" else message for message in plain]
 
     def encoded() -> list[int]:
-        text = template.render(plain, tools=shown, add_generation_prompt=add_generation_prompt, **variables)
+        asked, shown = plain, [tool.shown() for tool in tools] or None
+        if shown and "tools" not in template.variables:
+            asked, shown = told(plain, shown), None
+        text = template.render(asked, tools=shown, add_generation_prompt=add_generation_prompt, **variables)
         if continue_final_message:
-            text = until_end_of(text, plain[-1]["content"])
+            text = until_end_of(text, asked[-1]["content"])
         return tokenizer.encode(text, special=add_special_tokens)
 
-    size = sum(_size(message["content"]) for message in plain) + sum(256 + len(str(tool)) for tool in shown or ())
-    return await language.work(size, encoded)
+    size = sum(_size(message["content"]) for message in plain)
+    return await language.work(size + (INLINE if tools else 0), encoded)
+
+
+def check_template(front: Front, written: str | None) -> None:
+    """Refuse a request's template where the server was not told to trust it."""
+    if written is not None and not front.config.trust_request_chat_template:
+        wanted = "only a server started with --trust-request-chat-template takes it"
+        raise InvalidValue("chat_template", brief(written), wanted)
 
 
 def _with_effort(template: ChatTemplate, effort: str) -> dict[str, Any]:
@@ -117,9 +124,7 @@ class ChatCall:
     async def open(cls, front: Front, info: EngineInfo, asked: ChatRequest) -> ChatCall:
         """Check the request and make its prompt ready. Raises UserError."""
         call = cls(front, info, asked)
-        if asked.chat_template is not None and not front.config.trust_request_chat_template:
-            wanted = "only a server started with --trust-request-chat-template takes it"
-            raise InvalidValue("chat_template", brief(asked.chat_template), wanted)
+        check_template(front, asked.chat_template)
         tokens = await chat_tokens(
             front.language,
             asked.messages,

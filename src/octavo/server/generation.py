@@ -229,6 +229,8 @@ async def _until(deadline: float, outputs: AsyncGenerator[Output, None], id: str
 
 def _check_end(delta: Delta) -> None:
     """Raise what an output says that is not the end of an answer."""
+    if delta.finish == "error" and delta.stop_reason == "grammar":
+        raise UserError(delta.error or "", None, "invalid_grammar")
     if delta.finish == "error":
         raise EngineFault(delta.error or "the engine failed")
     if delta.finish == "abort":

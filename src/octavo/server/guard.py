@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import re
 import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from octavo.core.errors import QueueFull
+from octavo.core.errors import InvalidValue, QueueFull
 from octavo.protocol.errors import body_of, error_body
+from octavo.protocol.generation import request_name
 from octavo.server.front import Front
 
 logger = logging.getLogger("octavo.server")
@@ -26,11 +26,13 @@ CLOSED = frozenset(
     {"/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"}
     | {"/v1/embeddings", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"}
 )
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
 class Guard:
-    """The outermost layer. The request id is the caller's x-request-id where that is a plain word, or a new one."""
+    """The outermost layer. The request id is the caller's x-request-id, or a new one where there is none.
+
+    One that cannot be a name (`request_name`) is refused, whatever the path.
+    """
 
     def __init__(self, app: ASGIApp, *, front: Front) -> None:
         self._app = app
@@ -44,7 +46,7 @@ class Guard:
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(16)
+        request_id = secrets.token_hex(16)
         path: str = scope["path"]
         started = False
 
@@ -57,6 +59,8 @@ class Guard:
             await send(message)
 
         try:
+            if given:
+                request_id = request_name("x-request-id", given)
             if path in OPEN:
                 await self._app(scope, receive, marked)
             elif not self._allowed(headers.get(b"authorization", b"")):
@@ -65,6 +69,8 @@ class Guard:
             else:
                 with self._front.counted():
                     await self._app(scope, receive, marked)
+        except InvalidValue as error:
+            await _refuse(marked, error.status, body_of(error)[1])
         except QueueFull as error:
             await _refuse(marked, error.status, body_of(error)[1], (b"retry-after", b"1"))
         except Exception as error:

@@ -6,7 +6,7 @@ import msgspec
 
 from octavo.core.errors import InvalidValue
 from octavo.protocol.tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
-from octavo.server.chat import chat_tokens
+from octavo.server.chat import chat_tokens, check_template
 from octavo.server.front import Front
 from octavo.server.logprobs import TokenNames
 
@@ -21,12 +21,15 @@ async def tokenized(front: Front, asked: TokenizeRequest) -> bytes:
         special = asked.add_special_tokens is not False
         tokens = await language.work(len(prompt), lambda: tokenizer.encode(prompt, special=special))
     else:
+        check_template(front, asked.chat_template)
         tokens = await chat_tokens(
             language,
             asked.messages or [],
             add_generation_prompt=asked.add_generation_prompt,
             add_special_tokens=asked.add_special_tokens is True,
             variables=asked.chat_template_kwargs,
+            continue_final_message=asked.continue_final_message,
+            chat_template=asked.chat_template,
             tools=asked.tools,
         )
     answer = Tokenized(len(tokens), _longest(front), tokens)

@@ -22,6 +22,9 @@ MAX_TEXT = 1 << 17  # characters of a schema, pattern or grammar as the caller w
 MAX_CHOICES = 4096
 # One spelling of each string. Could \u spell a key, it might come twice, and the second time as anything.
 ESCAPES = 'nrbtf\\"'
+# Where a caller's pattern stands beside others, a text may be forced for ever, and llguidance would look for its end.
+# It comes last, so that nothing in the grammar takes it back.
+UNFORCED = '\n%llguidance {"no_forcing": true}'
 UNSPELLED = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")  # what JSON writes with \u only
 
 
@@ -44,14 +47,15 @@ def grammar_of(asked: StructuredOutputsParams | None, tokenizer: Tokenizer | Non
         return _tags(asked, asked.structural_tag, tokenizer)
     assert asked.grammar is not None
     field = asked.place("grammar")
-    return _lark(_written(asked.grammar, field))
+    return _lark(_written(asked.grammar, field) + UNFORCED)
 
 
 def _schema(asked: StructuredOutputsParams, schema: Any) -> str:
     field = asked.place("json")
-    text = _dumped({"grammars": [{"json_schema": guided(asked, schema, field)}]}, field)
-    _check_size(field, text)
-    return text
+    followed = guided(asked, schema, field)
+    if asked.whitespace_pattern is not None:
+        return _lark(f"start: %json {json.dumps(followed)}{UNFORCED}")
+    return json.dumps({"grammars": [{"json_schema": followed}]})
 
 
 def guided(asked: StructuredOutputsParams, schema: Any, field: str) -> dict[str, Any]:
@@ -134,7 +138,10 @@ def _tags(asked: StructuredOutputsParams, tag: Any, tokenizer: Tokenizer | None)
     ids = tokenizer.special_ids if tokenizer is not None else ()
     specials = {tokenizer.token_text(id): id for id in sorted(ids)} if tokenizer is not None else {}
     tags = Tags(lambda schema, place: guided(asked, schema, place), _written, specials, refused)
-    return json.dumps({"grammars": tags.grammars(tag, field)})
+    grammars = tags.grammars(tag, field)
+    if tags.patterned or asked.whitespace_pattern is not None:
+        grammars = [grammar | {"lark_grammar": grammar["lark_grammar"] + UNFORCED} for grammar in grammars]
+    return json.dumps({"grammars": grammars})
 
 
 def _written(grammar: str, field: str) -> str:

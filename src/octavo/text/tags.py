@@ -47,8 +47,9 @@ FORMATS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 class Tags:
     """Writes the grammars of one structural tag.
 
-    schema: what `%json` takes, of a schema and its place. written: a grammar of the caller's, as Lark. specials: ids of
-    special tokens by their names. refuse: the error to raise.
+    schema: what `%json` takes, of a schema and its place. written: a grammar of the caller's, as Lark. specials: ids
+    of special tokens by their names. refuse: the error to raise. `patterned`: whether patterns or grammars of the
+    caller's take part.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Tags:
     ) -> None:
         self._schema, self._written, self._refuse = schema, written, refuse
         self._specials = specials
+        self.patterned = False
         names = sorted(filter(None, specials), key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, names)) or "(?!)")
         self._lines: list[str] = []
@@ -105,10 +107,12 @@ class Tags:
         return f"{self._rule(f'%json {schema}')} {self._end(ends)}"
 
     def _regex(self, value: dict[str, Any], place: str, ends: Ends, depth: int) -> str:
+        self.patterned = True
         pattern = self._text(value, "pattern", place)
         return f"{self._rule(_slashed(f'(?:{pattern})'))} {self._end(ends)}"
 
     def _grammar(self, value: dict[str, Any], place: str, ends: Ends, depth: int) -> str:
+        self.patterned = True
         name = f"g{len(self._others)}"
         lark = self._written(self._text(value, "grammar", place), f"{place}.grammar")
         self._others.append({"name": name, "lark_grammar": lark})

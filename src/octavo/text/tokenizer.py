@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
+from tokenizers import normalizers
 
 from octavo.core.errors import ModelError, UserError
 from octavo.text.gguf_vocab import build_vocab, frame
@@ -181,6 +182,8 @@ def _load_folder(source: Source) -> Tokenizer | None:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # what the library raises has no narrower type
         raise ModelError(f"{path}: not a readable tokenizer: {error}") from error
+    if source.modules is not None and source.modules.lower:
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *filter(None, [backend.normalizer])])
     config = {**_read_json(source, "special_tokens_map.json"), **_read_json(source, "tokenizer_config.json")}
     bos, eos = (_token_id(backend, config.get(name)) for name in ("bos_token", "eos_token"))
     flags = [config.get("add_bos_token"), config.get("add_eos_token")]

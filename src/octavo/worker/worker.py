@@ -139,7 +139,10 @@ class Worker:
             slots.tokens[run.slot, length : length + len(forced)] = forced
             slots.lengths[run.slot] = length + len(forced)
             results[index] = msgspec.structs.replace(
-                result, tokens=tuple(advance.tokens), stopped=advance.stopped, failed=advance.failed
+                result,
+                tokens=tuple(advance.tokens),
+                stopped=advance.stopped or advance.failed is not None,
+                failed=advance.failed,
             )
         return results
 

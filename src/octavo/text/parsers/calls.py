@@ -27,7 +27,7 @@ class Family:
     calls stand before it. end: where the section at the start of a text ends, -1 if it does not yet; of the text the
     first characters, whose number is given, were seen before. read: the calls of a section, whose end may be missing.
     Raises ValueError where it holds none. marks: what must stay in the text although it is special. spaces: what is
-    dropped beside calls.
+    dropped beside calls. apart: a grammar can tell calls by their first mark from an answer.
     """
 
     end: Callable[[str, int], int]
@@ -36,6 +36,7 @@ class Family:
     leading: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     spaces: str = SPACES
+    apart: bool = True
 
 
 def new_id() -> str:

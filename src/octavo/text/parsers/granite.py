@@ -22,4 +22,4 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return listed(loaded(section))
 
 
-FAMILY = Family(_end, _read, opening=MARKS, leading=("[",), marks=MARKS)
+FAMILY = Family(_end, _read, opening=MARKS, leading=("[",), marks=MARKS, apart=False)

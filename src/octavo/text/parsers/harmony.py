@@ -131,4 +131,4 @@ def _read(section: str, tools: Tools) -> list[Call]:
 
 
 HARMONY = Harmony()
-FAMILY = Family(_end, _read, opening=(TO,), marks=Harmony.marks)
+FAMILY = Family(_end, _read, opening=(TO,), marks=Harmony.marks, apart=False)

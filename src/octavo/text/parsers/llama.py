@@ -24,4 +24,4 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return [called(value, KEYS)]
 
 
-FAMILY = Family(_end, _read, opening=(MARK, '{"name"'), leading=("{",), marks=(MARK,), spaces=SPACES + ";")
+FAMILY = Family(_end, _read, opening=(MARK, '{"name"'), leading=("{",), marks=(MARK,), spaces=SPACES + ";", apart=False)

@@ -74,4 +74,4 @@ def _value(node: ast.expr) -> Any:
         raise ValueError("no literal") from error
 
 
-FAMILY = Family(_end, _read, opening=tuple(MARKS), leading=("[",), marks=(*MARKS, *MARKS.values()))
+FAMILY = Family(_end, _read, opening=tuple(MARKS), leading=("[",), marks=(*MARKS, *MARKS.values()), apart=False)
