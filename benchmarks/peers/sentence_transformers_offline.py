@@ -1,8 +1,9 @@
 """Texts a second of sentence-transformers and of Octavo, from text to vectors, by turns in one process.
 
-usage: sentence_transformers_offline.py FOLDER [--rounds 5] [--texts 512] [--dtype auto] [--step-tokens 512]
+usage: sentence_transformers_offline.py FOLDER [--rounds 5] [--texts 64] [--words 248] [--batch 32] [--dtype auto]
+       [--step-tokens 512]
 
-FOLDER: a model of sentence-transformers. Texts are random words of its vocabulary, 5 to 250 tokens long. Needs an
+FOLDER: a model of sentence-transformers. Texts are 3 to so many random words, each one token. Needs an
 environment with sentence-transformers and octavo. Wall time is what counts; processor time says how far other work
 on the machine disturbed it.
 """
@@ -24,12 +25,12 @@ from octavo import LLM
 from octavo.engine.limits import cores
 
 
-def texts_of(folder: Path, count: int) -> list[str]:
-    """Texts of 3 to 248 words, each one token, before marks."""
+def texts_of(folder: Path, count: int, longest: int) -> list[str]:
+    """Texts of 3 to `longest` words, each one token, before marks."""
     vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     words = sorted(word for word in vocab if word.isascii() and word.isalpha())
     rng = random.Random(0)
-    return [" ".join(rng.choices(words, k=rng.randint(3, 248))) for _ in range(count)]
+    return [" ".join(rng.choices(words, k=rng.randint(3, longest))) for _ in range(count)]
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -44,12 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--words", type=int, default=248)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--step-tokens", type=int, default=512)
     args = parser.parse_args()
-    texts = texts_of(args.folder, args.texts)
+    texts = texts_of(args.folder, args.texts, args.words)
     torch.set_num_threads(cores())
     peer = SentenceTransformer(str(args.folder), device="cpu")
     llm = LLM(args.folder, dtype=args.dtype, max_num_batched_tokens=args.step_tokens, memory="2GiB", packed_cache=False)

@@ -180,3 +180,27 @@ def test_jinja_is_not_imported_before_a_template_is_made() -> None:
         f"import sys, {modules}; print([m for m in ('jinja2', 'numpy', 'torch', 'transformers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("{{ call.arguments | tojson }}", '{"city": "Oslo"}'),
+        ("{% for name, value in call.arguments.items() %}{{ name }}={{ value }}{% endfor %}", "city=Oslo"),
+        ("{{ '<' + call.arguments + '>' }}", '<{"city": "Oslo"}>'),
+        ("{{ call.arguments }}", '{"city": "Oslo"}'),
+    ],
+)
+@pytest.mark.parametrize("arguments", ['{"city": "Oslo"}', {"city": "Oslo"}], ids=["text", "object"])
+def test_arguments_have_the_form_that_the_template_writes(written, shown, arguments):
+    loop = "{% for each in message.tool_calls or [] %}{% set call = each.function %}" + written + "{% endfor %}"
+    template = made("{% for message in messages %}" + loop + "{% endfor %}")
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    assert template.render([{"role": "assistant", "content": "", "tool_calls": [call]}]) == shown
+
+
+def test_arguments_that_are_no_object_are_refused():
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "[1"}}
+    with pytest.raises(UserError) as caught:
+        made("{{ messages[0].tool_calls }}").render([{"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert caught.value.field == "messages[0].tool_calls[0].function.arguments"

@@ -59,8 +59,10 @@ class Pooling:
 
 def added(total: Doubles, vectors: Floats) -> Doubles:
     """The sum of all vectors so far and these, one after the other. total  # [width]; vectors  # [rows, width]"""
-    rows = np.concatenate([total[None], vectors.astype(np.float64)])
-    return np.asarray(np.add.accumulate(rows, axis=0)[-1], np.float64)
+    total = total.copy()
+    for row in vectors:
+        total += row
+    return total
 
 
 def scored(values: Doubles, activation: str) -> Doubles:

@@ -209,7 +209,9 @@ def _work(field: str, message: Message) -> dict[str, Any]:
     thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
     if thought is not None:
         unicode(f"{field}.reasoning_content", thought)
-        work = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), thought)
+        work = dict.fromkeys(("reasoning_content", "reasoning"), thought)
+        if not (message.tool_calls and message.content):  # gpt-oss' template takes one or the other
+            work["thinking"] = thought
     if message.tool_calls:
         work["tool_calls"] = past_calls(f"{field}.tool_calls", message.tool_calls)
     return work

@@ -96,7 +96,7 @@ def _family_of(language: Language, config: ServerConfig) -> Family:
     """How the model writes calls. Raises InvalidValue."""
     assert language.tokenizer is not None and language.template is not None, "there is no chat without text"
     named = registry.chosen(registry.TOOLS, config.tool_call_parser, language.tokenizer.chat_template)
-    if named is None and config.tool_call_parser == "auto" and "tools" not in language.template.variables:
+    if config.tool_call_parser == "auto" and "tools" not in language.template.variables:
         named = "hermes"  # the form in which it was told of them
     if named is None:
         wanted = "none, required or a function: --tool-call-parser names no parser that fits this model"
