@@ -159,6 +159,7 @@ typedef struct {
   const int64_t* dry_starts;    // null: no row has any
   const int32_t* dry_ids;
   const float* dry_values;
+  const int32_t* given;  // [H] place in `logits` of a row that is not drawn but given, else -1; null: all are drawn
 } octavo_batch;
 
 typedef struct {
@@ -167,7 +168,7 @@ typedef struct {
   float *logprobs, *top_logprobs;
   uint8_t* bad;
   float* surprise;
-  float* logits;   // [H, vocab], or null: only where the caller wants them; then nothing is drawn
+  float* logits;   // [given rows, vocab], or null
   float* vectors;  // [H, width] of a program that ends with hidden, for which nothing else is given
 } octavo_drawn;
 

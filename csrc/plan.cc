@@ -66,11 +66,11 @@ void Executor::add_blocks(const octavo_batch& b, Wanted wanted, Held held) {
 }
 
 // How each head row is drawn, and in which company. Allocates nothing.
-void Executor::prepare_head(const octavo_batch& b, const octavo_drawn& drawn) {
+void Executor::prepare_head(const octavo_batch& b) {
   manners_.clear();
   for (int i = 0; i < b.head; ++i) {
     manners_.push_back(manner_of(b, i, config_.vocab));
-    manners_.back().held |= drawn.logits != nullptr;
+    manners_.back().held |= b.given != nullptr && b.given[i] >= 0;
   }
   blocks_.clear();
   heads_.clear();
@@ -86,8 +86,9 @@ void Executor::draw(const octavo_op& op, const Context& context, const Rows& in,
   while (context.pool->claim(tid, step.block.rows, &first, &last)) {
     for (int at = first; at < last; ++at) {
       const int i = step.block.heads[at];
-      if (step.drawn.logits != nullptr) {
-        std::memcpy(step.drawn.logits + size_t(i) * config_.vocab,
+      const int given = step.batch.given ? step.batch.given[i] : -1;
+      if (given >= 0) {
+        std::memcpy(step.drawn.logits + size_t(given) * config_.vocab,
                     memory_.logits + size_t(at) * memory_.sweep.stride * SPAN, size_t(config_.vocab) * 4);
       } else if (!draw_row(*kernels_, op, in, context, at, draw_scratch_[tid])) {
         again_[i] = 1;
@@ -215,7 +216,7 @@ void Executor::run(const octavo_batch& batch, const octavo_drawn& drawn) {
   times_.begin();
   place_keys(config_, batch, row_page_, row_last_);
   for (Work& work : works_) work.plan(config_, batch);
-  if (drawn.vectors == nullptr) prepare_head(batch, drawn);
+  if (drawn.vectors == nullptr) prepare_head(batch);
   step_ = {batch, drawn, row_page_.data(), row_last_.data(), nullptr, nullptr,
            0,     0,     manners_.data(),  blocks_.size(),   {}};
   pool_.run([](void* self, int tid) { static_cast<Executor*>(self)->walk(tid); }, this);

@@ -38,7 +38,7 @@ class Executor {
   void embed(const octavo_op& op, const Context& context, int tid) const;
   template <class Wanted, class Held>
   void add_blocks(const octavo_batch& batch, Wanted wanted, Held held);
-  void prepare_head(const octavo_batch& batch, const octavo_drawn& drawn);
+  void prepare_head(const octavo_batch& batch);
   void head(const octavo_op& op, Step& step, const Context& context, int tid, int place);
   void lap(int tid, int place) {
     if (tid == 0) times_.lap(place);

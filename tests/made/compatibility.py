@@ -160,6 +160,8 @@ ROWS = (
     row("suffix", f"{FIELDS}::test_suffix",
         "of models with tokens to fill in, see text/infill.py; not with echo; elsewhere an error", where="T",
         others="o"),
+    Row("logits_processors", "TC", "vllm_xargs", "", "", "names of installed code, with arguments: processors.md",
+        "worker/test_processors.py::test_processors_see_their_sequence_and_decide_the_token_beside_others"),
     *(row(name, STEPS, note, others="l") for name, note in (
         ("typical_p", "exact"), ("top_n_sigma", "exact"), ("xtc_probability", "exact"), ("xtc_threshold", "exact"),
         ("dynatemp_range", "exact"), ("dynatemp_exponent", "exact"), ("mirostat", "exact; penalties still apply"),

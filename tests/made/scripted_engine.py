@@ -47,6 +47,8 @@ class ScriptedEngine:
         pooling: PoolingInfo | None = None,
     ) -> None:
         self.pooling = pooling
+        self.logits_processors: list[str] = []
+        self.processor_seconds: dict[str, float] = {}
         self.answer = answer
         self.slots = slots
         self.max_queued = max_queued
@@ -91,7 +93,7 @@ class ScriptedEngine:
         """One look."""
         running = sum(stage == "running" for stage in self.live.values())
         info = EngineInfo(model="scripted", max_len=MAX_LEN, vocab=VOCAB, eos_ids=[2], pages=64, memory={"weights": 7})
-        info = msgspec.structs.replace(info, pooling=self.pooling)
+        info = msgspec.structs.replace(info, pooling=self.pooling, logits_processors=self.logits_processors)
         return Status(
             state=self.state,
             progress=self.progress,
@@ -101,6 +103,7 @@ class ScriptedEngine:
             restarts=self.restarts,
             stats=StepStats(
                 running=running,
+                processor_seconds=self.processor_seconds,
                 waiting=len(self.live) - running,
                 pages_total=64,
                 pages_free=64 - running,

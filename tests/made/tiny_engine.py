@@ -26,6 +26,7 @@ from octavo.program.reference import Reference
 from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
 from octavo.worker.grammars import Grammars
+from octavo.worker.processors import Processors
 from octavo.worker.worker import Worker
 
 
@@ -71,6 +72,7 @@ def engine_of(
     give_back: bool = True,
     grammars: Grammars | None = None,
     jump: bool = True,
+    processors: Processors | None = None,
 ) -> Engine:
     """itl_target_ms: of steps whose cost is known from nothing but their measure.
 
@@ -95,6 +97,7 @@ def engine_of(
         grammars=grammars,
         jump=jump,
         pooling=pooling,
+        processors=processors,
     )
     whole = not all(op.causal for op in program.ops if isinstance(op, Attend))
     windows = program.kv.windows if give_back else (0,) * program.kv.groups

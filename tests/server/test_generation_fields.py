@@ -86,6 +86,18 @@ def test_samplers_of_llama_cpp(client, engine, tokenizer):
     refused(lambda: complete(client, samplers=["top_k", "infill"]), "samplers")
 
 
+def test_logits_processors(client, engine, server):
+    refused(lambda: complete(client, logits_processors={"favour": {}}), "logits_processors")
+    engine.logits_processors = ["favour"]
+    asked = {"favour": {"tokens": [5], "strength": 0.5}}
+    for ask in (complete, chat):
+        ask(client, logits_processors=asked)
+        assert engine.requests[-1].sampling.logits_processors == asked
+    engine.processor_seconds = {"favour": 1.5}
+    page = server.ask("GET", "/metrics").body.decode()
+    assert 'octavo_logits_processor_seconds_total{processor="favour"} 1.5' in page
+
+
 @pytest.mark.parametrize(
     ("field", "fields"),
     [

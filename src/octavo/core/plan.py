@@ -122,4 +122,6 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefix_hits: int = 0  # prompt tokens found
     preemptions: int = 0
     finished: dict[str, int] = {}  # by finish reason
+    processor_seconds: dict[str, float] = {}  # in logits processors, by name
+    processor_calls: dict[str, int] = {}
     resident_bytes: int = 0  # memory of the engine's process, looked at about once a second

@@ -97,7 +97,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     `allowed_token_ids`: nothing else is drawn. `bad_words`: texts that are not generated, alone or behind a space.
     `truncate_prompt_tokens`: only so many of the prompt's last tokens are read; -1: as many as leave room for
     `max_tokens`.
-    Those from `typical_p` on are llama.cpp's, see docs/samplers.md; each default does nothing.
+    Those from `typical_p` on are llama.cpp's, see docs/samplers.md; each default does nothing. `logits_processors`:
+    names of installed code with its arguments, see docs/processors.md.
     Raises InvalidValue, naming the field, for anything out of range.
     """
 
@@ -141,6 +142,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     dynatemp_exponent: float = 1.0
     repeat_last_n: int = -1
     samplers: list[str] | None = None
+    logits_processors: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         _integer("n", self.n, 1, MAX_N)
@@ -192,6 +194,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidValue("dry_sequence_breakers", texts, accepted)
         if self.samplers is not None:
             self._check_order(self.samplers)
+        given: Any = {} if self.logits_processors is None else self.logits_processors
+        if not isinstance(given, dict) or len(given) > 16 or not all(isinstance(one, dict) for one in given.values()):
+            raise InvalidValue("logits_processors", given, "a map of at most 16 names to maps of arguments")
 
     def _check_order(self, names: Any) -> None:
         known = isinstance(names, list) and len(names) <= 12 and all(n in SAMPLERS or n in SHAPERS for n in names)

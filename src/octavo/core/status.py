@@ -54,7 +54,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     A token takes a place in `groups` pages (core/layout.py), a sequence of max_len tokens at most `sequence_pages`.
     `memory` is the plan in bytes by category: "weights", "kv_cache", "workspace", "slots", "interpreter"; what is
     really taken is in `StepStats`. `load_seconds` runs from the engine's start to its readiness. `pooling`: of
-    a model that does not generate.
+    a model that does not generate. `logits_processors`: names that requests may use.
     """
 
     model: str
@@ -73,6 +73,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 0.0
     memory: dict[str, int] = {}
     pooling: PoolingInfo | None = None
+    logits_processors: list[str] = []
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

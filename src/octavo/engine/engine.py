@@ -44,6 +44,7 @@ class Engine:
         """Accept a request. Raises UserError, and then nothing has changed."""
         check_kind(request, self._pooling)
         check_tokens(request, self._vocab)
+        self._worker.processors.check(request)
         if request.grammar:
             self.compile(request)
         try:
@@ -94,8 +95,13 @@ class Engine:
         now = time.monotonic()
         if now - self._looked >= LOOK_SECONDS:  # pages are touched behind our back, so it grows
             self._resident_bytes, self._looked = resident_bytes(), now
+        processors = self._worker.processors
         return msgspec.structs.replace(
-            self._scheduler.stats(), step_seconds=self._step_seconds, resident_bytes=self._resident_bytes
+            self._scheduler.stats(),
+            step_seconds=self._step_seconds,
+            resident_bytes=self._resident_bytes,
+            processor_seconds=dict(processors.seconds),
+            processor_calls=dict(processors.calls),
         )
 
     def check(self) -> None:

@@ -30,10 +30,12 @@ from octavo.models.spec import Conv, ModelSpec
 from octavo.program.cpu import Cpu
 from octavo.program.executor import Executor
 from octavo.program.ops import Program
+from octavo.program.pooling import Pooling
 from octavo.program.reference import Reference
 from octavo.sched.cost import Costs, StepCost
 from octavo.sched.scheduler import Scheduler
 from octavo.worker.grammars import Grammars
+from octavo.worker.processors import Processors, installed
 from octavo.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -99,14 +101,20 @@ def build_engine(
     executor = _executor(launch, program, threads)
     report(0.95, "taking the memory for keys and values")
     executor.allocate(plan.pages)
-    config = replace(launch.scheduler, max_len=plan.max_len)
-    cost = StepCost(guess(spec, plan.weights, threads))
-    # What is kept of a prefix are keys and values, not its tokens' vectors.
-    reuse = launch.cache.prefix_cache and spec.causal and (pooling is None or pooling.kind == "last")
-    scheduler = Scheduler(config, BlockPool(plan.pages, reuse), cost, plan.windows, whole=not spec.causal)
-    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=config.max_seqs)
-    size: dict[str, int] = {"slots": config.max_seqs, "max_len": plan.max_len, "vocab": spec.vocab}
-    worker = Worker(executor, **size, groups=len(plan.windows), pooling=pooling, grammars=grammars, jump=jump)
+    scheduler = _scheduler(launch, spec, plan, pooling, threads)
+    seqs = launch.scheduler.max_seqs
+    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=seqs)
+    worker = Worker(
+        executor,
+        slots=seqs,
+        max_len=plan.max_len,
+        vocab=spec.vocab,
+        groups=len(plan.windows),
+        pooling=pooling,
+        grammars=grammars,
+        processors=Processors(installed(), spec.vocab),
+        jump=jump,
+    )
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,
         max_len=plan.max_len,
@@ -124,9 +132,20 @@ def build_engine(
         load_seconds=time.monotonic() - began,
         memory=plan.by_category(),
         pooling=pooling_info(spec),
+        logits_processors=sorted(worker.processors.calls),
     )
     report(1.0, "ready")
     return Engine(scheduler, worker, vocab=spec.vocab, pooling=info.pooling), info
+
+
+def _scheduler(
+    launch: LaunchConfig, spec: ModelSpec, plan: MemoryPlan, pooling: Pooling | None, threads: int
+) -> Scheduler:
+    config = replace(launch.scheduler, max_len=plan.max_len)
+    cost = StepCost(guess(spec, plan.weights, threads))
+    # What is kept of a prefix are keys and values, not its tokens' vectors.
+    reuse = launch.cache.prefix_cache and spec.causal and (pooling is None or pooling.kind == "last")
+    return Scheduler(config, BlockPool(plan.pages, reuse), cost, plan.windows, whole=not spec.causal)
 
 
 def _tokenizer(launch: LaunchConfig) -> Tokenizer | None:

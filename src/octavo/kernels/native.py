@@ -326,8 +326,11 @@ class Plan:
         self._pages = pages
         library().octavo_bind_pages(self._handle, pages.ctypes.data, layer_stride)
 
-    def run(self, arrays: dict[str, Array], alternatives: int, logits: bool) -> dict[str, Array]:
-        """One step. `arrays` holds BATCH_ARRAYS; gives tokens, ranks, ..., or `logits` [H, vocab] alone if asked."""
+    def run(self, arrays: dict[str, Array], alternatives: int) -> dict[str, Array]:
+        """One step. `arrays` holds BATCH_ARRAYS; gives tokens, ranks, ..., and the `logits` of rows that are given.
+
+        What else is said of given rows means nothing.
+        """
         heads = len(arrays["rows"])
         out: dict[str, Array] = {
             "tokens": np.empty(heads, np.int32),
@@ -338,8 +341,8 @@ class Plan:
             "bad": np.empty(heads, np.uint8),
             "surprise": np.empty(heads, np.float32),
         }
-        if logits:
-            out["logits"] = np.empty((heads, self._vocab), np.float32)
+        if "given" in arrays:
+            out["logits"] = np.empty((int(arrays["given"].max(initial=-1)) + 1, self._vocab), np.float32)
         self._step(arrays, alternatives, out)
         return out
 

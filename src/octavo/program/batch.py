@@ -78,6 +78,7 @@ class HeadRows:
     dry_starts: npt.NDArray[np.int64] = field(default_factory=lambda: NO_STEPS)  # [H + 1], or [0]
     dry_ids: Ints = field(default_factory=lambda: NO_MASK)
     dry_values: Floats = field(default_factory=lambda: NO_VALUES)
+    given: Ints = field(default_factory=lambda: NO_MASK)  # [H] place in Drawn.logits, -1: drawn from; or [0]: all are
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,3 +111,4 @@ class Drawn:
     top_logprobs: Floats  # [H, L] 0 beyond the row's `top`
     surprise: Floats  # [H] of a row drawn by steps: -log2 of the token's share among those that were left; else 0
     bad: npt.NDArray[np.uint8]  # [H] 1: the row's logits hold a NaN or +-infinity; its other entries mean nothing
+    logits: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # raw, of given rows: the rest is void

@@ -42,7 +42,7 @@ from octavo.program.ops import (
 )
 
 HEAD_ROWS = 64  # head rows projected together
-OPTIONAL = ("steps", "extras", "dry_starts", "dry_ids", "dry_values")  # of a head: not handed over where empty
+OPTIONAL = ("steps", "extras", "dry_starts", "dry_ids", "dry_values", "given")  # of a head: not handed over where empty
 
 
 class Cpu:
@@ -82,11 +82,12 @@ class Cpu:
         assert self.draws, "a program that ends with vectors draws nothing"
         self.store.check()
         top = batch.head.top
-        return Drawn(**self._plan.run(self._arrays(batch), int(top.max(initial=0)), logits=False))
+        return Drawn(**self._plan.run(self._arrays(batch), int(top.max(initial=0))))
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """As `run`, but give the raw logits of the head's rows. [H, vocab]"""
-        logits: npt.NDArray[np.float32] = self._plan.run(self._arrays(batch), 0, logits=True)["logits"]
+        given = np.arange(len(batch.head.rows), dtype=np.int32)
+        logits: npt.NDArray[np.float32] = self._plan.run(self._arrays(batch) | {"given": given}, 0)["logits"]
         return logits
 
     def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:

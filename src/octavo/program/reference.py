@@ -8,7 +8,7 @@ and no request.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +111,9 @@ class Reference:
 
     def run(self, batch: Batch) -> Drawn:
         """One step; see Executor."""
-        return draw(self.logits(batch), batch.head)
+        logits, given = self.logits(batch), batch.head.given
+        drawn = draw(logits, batch.head)
+        return replace(drawn, logits=logits[given >= 0]) if len(given) else drawn
 
     def logits(self, batch: Batch) -> Floats:
         """One step, up to the raw logits of the head's rows. [H, vocab]"""

@@ -142,7 +142,7 @@ def log_probabilities(logits: Floats) -> Doubles:
 
 def draw(logits: Floats, head: HeadRows) -> Drawn:
     """Draw from each row and report what it asks for. logits  # [H, vocab]"""
-    rows, vocab = logits.shape
+    rows = len(logits)
     width = max(0, int(head.top.max(initial=-1)))
     drawn = Drawn(
         tokens=np.zeros(rows, np.int32),
@@ -150,20 +150,30 @@ def draw(logits: Floats, head: HeadRows) -> Drawn:
         ranks=np.zeros(rows, np.int32),
         top_ids=np.full((rows, width), -1, np.int32),
         top_logprobs=np.zeros((rows, width), np.float32),
-        bad=np.asarray(~np.isfinite(logits).all(axis=1), np.uint8),
+        bad=np.zeros(rows, np.uint8),
         surprise=np.zeros(rows, np.float32),
     )
-    for row in np.flatnonzero(drawn.bad == 0).tolist():
-        target, top = int(head.target[row]), int(head.top[row])
-        drawn.tokens[row] = target
-        if target < 0:
-            drawn.tokens[row], drawn.surprise[row] = token(logits[row], head, row)
-        if top < 0:
-            continue
-        logprobs = log_probabilities(logits[row])
-        drawn.logprobs[row] = logprobs[drawn.tokens[row]]
-        drawn.ranks[row] = 1 + np.count_nonzero(logits[row] > logits[row, drawn.tokens[row]])
-        count = min(top, vocab)
-        drawn.top_ids[row, :count] = np.argsort(-logits[row], kind="stable")[:count]
-        drawn.top_logprobs[row, :count] = logprobs[drawn.top_ids[row, :count]]
+    for row in range(rows):
+        draw_row(drawn, row, logits[row], logits[row], head)
     return drawn
+
+
+def draw_row(drawn: Drawn, row: int, raw: Floats, logits: Floats, head: HeadRows) -> None:
+    """Fill in one row: a token of `logits`, and what is reported of `raw`. raw, logits  # [vocab]"""
+    drawn.logprobs[row] = drawn.ranks[row] = drawn.surprise[row] = drawn.top_logprobs[row] = 0
+    drawn.top_ids[row] = -1
+    drawn.bad[row] = not np.isfinite(raw).all()
+    if drawn.bad[row]:
+        return
+    target, top = int(head.target[row]), int(head.top[row])
+    drawn.tokens[row] = target
+    if target < 0:
+        drawn.tokens[row], drawn.surprise[row] = token(logits, head, row)
+    if top < 0:
+        return
+    logprobs = log_probabilities(raw)
+    drawn.logprobs[row] = logprobs[drawn.tokens[row]]
+    drawn.ranks[row] = 1 + np.count_nonzero(raw > raw[drawn.tokens[row]])
+    count = min(top, len(raw))
+    drawn.top_ids[row, :count] = np.argsort(-raw, kind="stable")[:count]
+    drawn.top_logprobs[row, :count] = logprobs[drawn.top_ids[row, :count]]

@@ -31,6 +31,7 @@ NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
     "vllm_xargs": ({},),
     "extra_args": ({},),
 }
+PROCESSORS = {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "object"}}
 NAME = re.compile(r"[!-~]{1,128}")  # of a request: visible ASCII, so that it can stand in a header and a line of a log
 
 
@@ -171,6 +172,8 @@ class GenerationRequest(BaseModel):
     """Stands in the answer's id; the header X-Request-Id goes before it."""
 
     # our own
+    logits_processors: Annotated[Any, WithJsonSchema(PROCESSORS)] = None
+    """Code that the server has installed changes the logits: names, each with its arguments. See docs/processors.md."""
     deadline_ms: int | None = Field(None, ge=1, le=86_400_000)
     """A choice that is not finished so long after the request came ends with finish_reason "length" and stop_reason
     "deadline"."""

@@ -84,6 +84,10 @@ class Call:
         self._breakers = front.language.breakers
         if sampling.dry:
             required(self._tokenizer)
+        for name in sampling.logits_processors or {}:
+            if name not in info.logits_processors:
+                known = ", ".join(info.logits_processors) or "none: no package of this server offers any"
+                raise InvalidValue("logits_processors", name, known)
         self._work = front.language.work
         self._found: dict[int, Output] = {}  # by choice, of a beam search
         if asked.use_beam_search:

@@ -161,6 +161,11 @@ def _engine(status: Status, ready: bool) -> Iterable[Metric]:
     yield _gauge("step_tokens", "Tokens computed in the last step.", stats.step_tokens)
     ended = {(reason,): float(count) for reason, count in stats.finished.items()}
     yield _counter("sequences_finished", "Sequences the engine ended.", ended, "reason")
+    for name, totals, text in (
+        ("logits_processor_seconds", stats.processor_seconds, "Time spent in logits processors, within steps."),
+        ("logits_processor_calls", stats.processor_calls, "Calls of logits processors, one for each token."),
+    ):
+        yield _counter(name, text, {(processor,): float(value) for processor, value in totals.items()}, "processor")
     if info is not None:
         planned = {(category,): float(size) for category, size in info.memory.items()}
         yield _gauge("memory_planned_bytes", "Memory by the plan.", planned, "category")

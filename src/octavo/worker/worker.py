@@ -19,6 +19,7 @@ from octavo.worker.gather import Gathered, gather
 from octavo.worker.grammars import Grammars
 from octavo.worker.guides import Guides
 from octavo.worker.pool import Pools
+from octavo.worker.processors import Processors
 from octavo.worker.slots import Slots
 
 NON_FINITE = "the model's logits are not finite numbers"
@@ -41,12 +42,14 @@ class Worker:
         grammars: Grammars | None = None,
         jump: bool = True,
         pooling: Pooling | None = None,
+        processors: Processors | None = None,
     ) -> None:
         """jump: tokens that a grammar forces are appended without a draw, which changes no text."""
         self._executor = executor
         self._pools = None if pooling is None else Pools(pooling)
         self.slots = Slots(slots, max_len, vocab, groups)
         self.guides = Guides(grammars, slots, vocab, jump=jump)
+        self.processors = processors or Processors({}, vocab)
 
     def run(self, plan: Plan) -> StepResult:
         """One step. Whatever it raises is an engine fault: no run's request can cause it."""
@@ -60,9 +63,15 @@ class Worker:
         batch = gathered.batch
         if self.guides.any:
             batch = replace(batch, head=self.guides.masked(batch.head, gathered.drawn_rows, gathered.drawn_slots))
+        rows, slots = gathered.drawn_rows, gathered.drawn_slots
+        if processed := self.processors.any:
+            batch = replace(batch, head=self.processors.asked(batch.head, rows, slots))
         drawn = self._executor.run(batch)
+        if processed:
+            self.processors.draw(batch.head, drawn, rows, slots, self.slots)
         self._keep(gathered, drawn)
-        return StepResult(self._guide(plan, self._mirostat(plan, _results(plan, gathered, drawn))))
+        results = self._guide(plan, self._mirostat(plan, _results(plan, gathered, drawn)))
+        return StepResult(self._failed(plan, results) if processed else results)
 
     def close(self) -> None:
         """Release the executor."""
@@ -73,9 +82,11 @@ class Worker:
         for slot in plan.frees:
             slots.free(slot)
             self.guides.free(slot)
+            self.processors.free(slot)
         for start in plan.starts:
             slots.start(start)
             self.guides.start(start)
+            self.processors.start(start)
         if self._pools is not None:
             self._pools.apply(plan)
         for run in plan.runs:
@@ -92,6 +103,14 @@ class Worker:
         rows, slot, position = rows[fits], slot[fits], position[fits]
         slots.tokens[slot, position] = drawn.tokens[rows]
         slots.lengths[slot] = position + 1
+
+    def _failed(self, plan: Plan, results: list[RunResult]) -> list[RunResult]:
+        """The results, with the ends of sequences whose processors failed."""
+        failures = self.processors.failures
+        return [
+            RunResult(failed=failures[run.slot]) if run.sample and run.slot in failures else result
+            for run, result in zip(plan.runs, results, strict=True)
+        ]
 
     def _mirostat(self, plan: Plan, results: list[RunResult]) -> list[RunResult]:
         """The results with mirostat's state, so that it outlives a preemption."""
