@@ -103,18 +103,10 @@ def build_engine(
     executor.allocate(plan.pages)
     scheduler = _scheduler(launch, spec, plan, pooling, threads)
     seqs = launch.scheduler.max_seqs
+    size: dict[str, int] = {"slots": seqs, "max_len": plan.max_len, "vocab": spec.vocab, "groups": len(plan.windows)}
     grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=seqs)
-    worker = Worker(
-        executor,
-        slots=seqs,
-        max_len=plan.max_len,
-        vocab=spec.vocab,
-        groups=len(plan.windows),
-        pooling=pooling,
-        grammars=grammars,
-        processors=Processors(installed(), spec.vocab),
-        jump=jump,
-    )
+    processors = Processors(installed(), spec.vocab)
+    worker = Worker(executor, **size, pooling=pooling, grammars=grammars, processors=processors, jump=jump)
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,
         max_len=plan.max_len,
