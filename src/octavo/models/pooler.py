@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from octavo.checkpoint.source import Source
-from octavo.core.errors import InvalidValue
+from octavo.core.errors import InvalidValue, ModelError
 from octavo.core.status import PoolingInfo
 from octavo.models.named import Weights
 from octavo.models.names import Architecture
@@ -30,7 +30,7 @@ PROBLEMS = {
     "single_label_classification": "softmax",
     "multi_label_classification": "sigmoid",
 }
-GGUF_KINDS = {1: "mean", 2: "cls", 3: "last"}  # {arch}.pooling_type
+GGUF_KINDS = {1: "mean", 2: "cls", 3: "last"}  # {arch}.pooling_type; 0: none
 
 
 def with_pooler(
@@ -46,7 +46,8 @@ def with_pooler(
     headless = not spec.head or (source.kind != "gguf" and name not in architecture.names)
     if headless and runner == "generate":
         raise InvalidValue("runner", runner, f"{name} has no head to generate with; pooling gives its vectors")
-    if not headless and (runner == "generate" or (runner == "auto" and source.modules is None)):
+    made_to_pool = source.modules is not None or _gguf_type(source, name) != 0
+    if not headless and (runner == "generate" or (runner == "auto" and not made_to_pool)):
         return spec
     if classifier:
         return replace(spec, head=False, pooler=_classifier(architecture, c))
@@ -93,9 +94,23 @@ def _embedding(spec: ModelSpec, source: Source, name: str) -> Pooler:
     modules = source.modules
     if modules is None:
         usual = "last" if spec.causal else "cls"
-        return Pooler(GGUF_KINDS.get(source.metadata.get(f"{name}.pooling_type", 0), usual), normalize=True)
+        return Pooler(_gguf_kind(source, name) or usual, normalize=True)
     layers = [_dense(Settings(folder, values), number) for number, (values, folder) in enumerate(modules.dense, 1)]
     return Pooler(modules.pooling, tuple(layers), normalize=modules.normalize)
+
+
+def _gguf_type(source: Source, name: str) -> object:
+    """What a GGUF file says of how to pool, 0 where it says nothing."""
+    return source.metadata.get(f"{name}.pooling_type", 0)
+
+
+def _gguf_kind(source: Source, name: str) -> str:
+    """How the file wants its tokens pooled, "" where it says nothing. Raises ModelError."""
+    given = _gguf_type(source, name)
+    if given not in (0, *GGUF_KINDS):
+        known = ", ".join(f"{number} ({kind})" for number, kind in GGUF_KINDS.items())
+        raise ModelError(f"{source.path}: {name}.pooling_type: {str(given)[:100]} is not supported; {known} are")
+    return GGUF_KINDS[given] if given else ""
 
 
 def _dense(c: Settings, number: int) -> Dense:
