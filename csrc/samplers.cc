@@ -53,7 +53,8 @@ int rank(Left& left, Before before, More more) {
   int done = 0;
   for (int64_t room = FIRST_RANKED; done < left.count; room *= 8) {
     const int sorted = int(std::min<int64_t>(left.count, room));
-    std::partial_sort(order + done, order + sorted, end, before);
+    if (sorted < left.count) std::nth_element(order + done, order + sorted, end, before);
+    std::sort(order + done, order + sorted, before);
     while (done < sorted)
       if (!more(order[done++])) return done;
   }

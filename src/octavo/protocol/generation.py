@@ -90,35 +90,35 @@ class GenerationRequest(BaseModel):
     """GBNF, or Lark: the answer is a text of this grammar."""
     json_schema: Annotated[Any, WithJsonSchema(SCHEMA)] = None
     """The answer is JSON of this schema."""
-    typical_p: float = 1.0
+    typical_p: float = Field(1.0, json_schema_extra={"exclusiveMinimum": 0, "maximum": 1})
     """Above 0 up to 1: only the tokens whose surprise is nearest to the expected one, up to this share; 1: all."""
-    top_n_sigma: float = -1.0
+    top_n_sigma: float = Field(-1.0, json_schema_extra={"minimum": -1, "maximum": 1000})
     """From -1 to 1000: only tokens at most so many standard deviations of the logits below the best; 0 or less: all."""
-    xtc_probability: float = 0.0
+    xtc_probability: float = Field(0.0, json_schema_extra={"minimum": 0, "maximum": 1})
     """0 to 1: how often, of the tokens above xtc_threshold, all but the least likely are left out."""
-    xtc_threshold: float = 0.1
+    xtc_threshold: float = Field(0.1, json_schema_extra={"minimum": 0, "maximum": 1})
     """0 to 1: see xtc_probability; above 0.5 it does nothing."""
-    dry_multiplier: float = 0.0
+    dry_multiplier: float = Field(0.0, json_schema_extra={"minimum": 0, "maximum": 100})
     """0 to 100: how much less likely what continues a repetition becomes; 0: no less."""
-    dry_base: float = 1.75
+    dry_base: float = Field(1.75, json_schema_extra={"minimum": 1, "maximum": 100})
     """1 to 100: the penalty grows by this factor with each token of the repetition."""
-    dry_allowed_length: int = 2
+    dry_allowed_length: int = Field(2, json_schema_extra={"minimum": 0})
     """Repetitions of fewer tokens are not penalized."""
-    dry_penalty_last_n: int = -1
+    dry_penalty_last_n: int = Field(-1, json_schema_extra={"minimum": -1})
     """Only so many of the last tokens are looked at for repetitions; -1: all, 0: none."""
     dry_sequence_breakers: list[str] | None = None
     """Texts that no repetition reaches over, 1 to 64; by default newline, colon, quotation mark and asterisk."""
-    mirostat: int = 0
+    mirostat: int = Field(0, json_schema_extra={"minimum": 0, "maximum": 2})
     """1 or 2: mirostat of that version in place of the samplers behind temperature; 0: off."""
-    mirostat_tau: float = 5.0
+    mirostat_tau: float = Field(5.0, json_schema_extra={"minimum": 0, "maximum": 100})
     """0 to 100: the surprise of a token, in bits, that mirostat aims at."""
-    mirostat_eta: float = 0.1
+    mirostat_eta: float = Field(0.1, json_schema_extra={"minimum": 0, "maximum": 1})
     """0 to 1: how fast mirostat comes nearer to it."""
-    dynatemp_range: float = 0.0
+    dynatemp_range: float = Field(0.0, json_schema_extra={"minimum": 0, "maximum": 100})
     """0 to 100: the temperature goes with the entropy, from so much below `temperature` to so much above it."""
-    dynatemp_exponent: float = 1.0
+    dynatemp_exponent: float = Field(1.0, json_schema_extra={"minimum": 0, "maximum": 100})
     """0 to 100: of the entropy, as a part of the largest possible one, before it is mapped to that range."""
-    repeat_last_n: int = -1
+    repeat_last_n: int = Field(-1, json_schema_extra={"minimum": -1})
     """Only so many of the last tokens are penalized for being repeated; -1: all, 0: none."""
     repeat_penalty: float | None = Field(None, gt=0, le=100)
     """Another name of repetition_penalty."""
