@@ -23,18 +23,20 @@ bool is_masked(const octavo_batch& b, int i) {
   return b.mask_words > 0 && b.mask[i] >= 0 && b.target[i] < 0;
 }
 
-// Takes away what the row's mask does not allow. note: called with each token before it is taken.
-template <typename Note>
-void mask_logits(const octavo_batch& b, int i, float* row, int vocab, Note note) {
+// Takes away what the row's mask does not allow, and notes what was there where the row is reported on.
+void mask_logits(const octavo_batch& b, int i, float* row, int vocab, DrawScratch& s) {
   const int32_t* allowed = b.masks + b.mask[i] * b.mask_words;
   for (int first = 0; first < vocab; first += 32) {
+    const uint32_t word = uint32_t(allowed[first / 32]);
     const int end = std::min(32, vocab - first);
-    for (uint32_t taken = ~uint32_t(allowed[first / 32]); taken != 0; taken &= taken - 1) {
-      const int at = __builtin_ctz(taken);
-      if (at >= end) break;
-      note(first + at);
-      row[first + at] = LOWEST;
-    }
+    float* x = row + first;
+    if (word == ~0u) continue;
+    for (int at = 0; b.top[i] >= 0 && at < end; ++at)
+      if (!(word >> at & 1)) s.changed.emplace_back(first + at, x[at]);
+    if (word == 0)  // as most are
+      std::fill(x, x + end, LOWEST);
+    else
+      for (int at = 0; at < end; ++at) x[at] = word >> at & 1 ? x[at] : LOWEST;
   }
 }
 
@@ -64,11 +66,7 @@ void shape_logits(const octavo_batch& b, int i, float* row, int vocab, DrawScrat
   if (b.dry_starts)
     for (int64_t j = b.dry_starts[i]; j < b.dry_starts[i + 1]; ++j)
       change(b.dry_ids[j], row[b.dry_ids[j]] + b.dry_values[j]);
-  if (!is_masked(b, i)) return;
-  if (b.top[i] >= 0)
-    mask_logits(b, i, row, vocab, [&](int id) { s.changed.emplace_back(id, row[id]); });
-  else
-    mask_logits(b, i, row, vocab, [](int) {});
+  if (is_masked(b, i)) mask_logits(b, i, row, vocab, s);
 }
 
 // Likelier first, the lower id on a tie; of places in a list that is in order of id.

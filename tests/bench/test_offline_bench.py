@@ -8,7 +8,7 @@ import sys
 import pytest
 import tiny_llama
 
-from octavo.bench import offline
+from octavo.bench import forms, offline
 from octavo.bench.offline import Work
 from octavo.core.config import CacheConfig
 from octavo.core.errors import InvalidValue, UserError
@@ -119,3 +119,22 @@ def test_decoding_steps_hold_all_sequences(launch):
 def test_work_has_sizes(field):
     with pytest.raises(InvalidValue, match=f"^{field}: 0"):
         Work(**{"prompt": 1, "tokens": 1, field: 0})
+
+
+def test_a_form_is_followed_by_turns_with_and_without_its_forced_tokens(tmp_path):
+    folder = tiny_llama.write_folder(tmp_path / "model", tokenizer=True)
+    launch = LaunchConfig(model=str(folder), cache=CacheConfig(memory_bytes=256 << 20))
+    form = tmp_path / "form.json"
+    form.write_text('{"type": "array", "items": {"const": "the other one"}, "minItems": 50}')
+    found = forms.turns(launch, Work(prompt=5, tokens=40, requests=3), 2, str(form))
+    steps = {name: rows["steps"] for name, rows in found["medians"].items()}
+    assert steps["free"] == steps["drawn"] == 40 > steps["served"]
+    assert found["form"]["gain"] > 0
+    assert [len(rows) for rows in found["runs"].values()] == [2, 2, 2]
+    form.write_text('{"enum": [1]}')
+    with pytest.raises(UserError, match="must not end"):
+        forms.turns(launch, Work(prompt=5, tokens=40, requests=3), 1, str(form))
+    with pytest.raises(UserError, match="form"):
+        forms.turns(launch, Work(prompt=5, tokens=40), 1, str(form))
+    with pytest.raises(UserError, match="nowhere"):
+        forms.turns(launch, Work(prompt=5, tokens=40, requests=3), 1, str(tmp_path / "nowhere"))

@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from octavo.core.table import columns
 from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
 from octavo.engine.launch import build_engine, memory_plan
+from octavo.engine.limits import cores
 
 STEP_TOKENS = 512
 ALONE, BATCH = (512, 128), (128, 64)  # tokens of prompt and answer, if not said
@@ -84,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         if asked[field] is not None and asked[field] < 1:
             raise InvalidValue(field, asked[field], "an integer of 1 or more")
     keep = Keep(args)
+    if asked["form"] is not None:
+        return _form(args, work, keep)
     engine, info = build_engine(work.sized(args.launch))
     about = {"model": info.model, "threads": info.threads, "isa": info.isa, "kv_dtype": info.kv_dtype}
     begun = record.begin("offline", about | {"load_seconds": info.load_seconds} | asked)
@@ -95,6 +99,21 @@ def run(args: argparse.Namespace) -> int:
         results["growth"] = [*growth(args.launch, [(count, GROWN_PROMPT) for count in SEQUENCES])]
         results["growth"] += growth(args.launch, [(1, context) for context in CONTEXTS])
     whole = record.end(begun, results)
+    keep.result(whole, picture.turns)
+    print(json.dumps(whole, indent=2) if args.json else show(whole))
+    return 0
+
+
+def _form(args: argparse.Namespace, work: Work, keep: Keep) -> int:
+    """With and without a form, in place of all else."""
+    from octavo.bench import forms  # it is made of what is below
+
+    asked = args.step
+    if asked["against"] or asked["growth"]:
+        raise InvalidValue("form", asked["form"], "only without --against and --growth")
+    about = {"model": Path(args.launch.model).name, "threads": args.launch.exec.threads or cores(), "isa": ""}
+    begun = record.begin("offline", about | asked)
+    whole = record.end(begun, forms.turns(args.launch, work, asked["runs"], asked["form"]))
     keep.result(whole, picture.turns)
     print(json.dumps(whole, indent=2) if args.json else show(whole))
     return 0
@@ -153,10 +172,10 @@ class Stepped:
     end: float
 
 
-def finish(engine: Engine, prompts: Sequence[list[int]], tokens: int) -> list[Stepped]:
+def finish(engine: Engine, prompts: Sequence[list[int]], tokens: int, grammar: str = "") -> list[Stepped]:
     """Run greedy requests to their ends, which are `tokens` tokens away. The clock starts before the first is added."""
     begin = time.perf_counter()
-    add(engine, prompts, tokens)
+    add(engine, prompts, tokens, grammar)
     steps = []
     while engine.has_work:
         stepped(engine)
@@ -174,12 +193,12 @@ def stepped(engine: Engine) -> list[Output]:
     return outputs
 
 
-def add(engine: Engine, prompts: Sequence[list[int]], tokens: int) -> list[str]:
+def add(engine: Engine, prompts: Sequence[list[int]], tokens: int, grammar: str = "") -> list[str]:
     """Give the engine greedy requests; their ids."""
     sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     names = [f"{number}" for number in range(len(prompts))]
     for name, prompt in zip(names, prompts, strict=True):
-        engine.add(Request(id=name, prompt=prompt, sampling=sampling))
+        engine.add(Request(id=name, prompt=prompt, sampling=sampling, grammar=grammar, grammar_field="form"))
     return names
 
 
@@ -257,7 +276,7 @@ def show(whole: dict[str, Any]) -> str:
     settings, results = whole["settings"], whole["results"]
     work = results["work"]
     what = f"{work['requests']} requests at once, {work['prompt']} tokens in, {work['tokens']} out"
-    if "prefill_tok_s" in results["medians"]["octavo"]:
+    if "prefill_tok_s" in next(iter(results["medians"].values())):
         what = f"one sequence, prefill of {work['prompt']} tokens, decode of {work['tokens']}"
     lines = [
         f"{settings['model']}, {settings['threads']} threads, {settings['isa']}: {what}; medians of {settings['runs']}"
@@ -270,6 +289,9 @@ def show(whole: dict[str, Any]) -> str:
         if rates:
             rows.append((word, *[*rates, *ratio, "", ""][: len(head) - 1]))
     lines.append(columns(rows, right=range(1, len(head)), indent=2))
+    if "form" in results:
+        overhead, gain = results["form"]["overhead"], results["form"]["gain"]
+        lines += ["", f"a step with masks takes {overhead:+.1%}; forced tokens: {gain:.2f} times as fast"]
     if "growth" in results:
         grown = [("sequences", "context", "ms a step", "tokens/s")]
         for row in results["growth"]:

@@ -134,7 +134,7 @@ def turns(found: dict[str, Any], path: Path) -> None:
     results, grown = found["results"], found["results"].get("growth", [])
     figure = _figure(found, f"{found['settings']['model']} in process", (12.0 if grown else 6.0, 4.0))
     rates, *more = figure.subplots(1, 3 if grown else 1, squeeze=False)[0]
-    names = [name for name in results["medians"]["octavo"] if name.endswith("tok_s")]
+    names = [name for name in next(iter(results["medians"].values())) if name.endswith("tok_s")]
     for number, (who, medians) in enumerate(results["medians"].items()):
         there = [(place + 0.4 * number, name) for place, name in enumerate(names) if name in medians]
         axis = [place for place, _ in there]

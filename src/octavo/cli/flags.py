@@ -255,6 +255,8 @@ FLAGS = (
          "step.requests", shown="one sequence, its prefill and its decode apart, as llama-bench counts"),
     Flag("--growth", switch, False, "", "the time of a step from 1 to 256 sequences, and from 128 to 8192 tokens",
          "bench.offline", "step.growth"),
+    Flag("--form", str, None, "file", "a JSON schema that every answer follows: the batch without it, with every token "
+         "drawn, and with forced tokens appended, by turns", "bench.offline", "step.form", shown="answers are free"),
     Flag("--runs", int, 5, "runs", "how often; medians are shown", "bench.offline", "step.runs"),
     Flag("--against", str, None, "command", "runs after each of ours: llama-bench with its model and threads; or, with "
          "--requests, what prints a JSON object with output_tokens_per_second; {requests}, {prompt} and {tokens} in it "

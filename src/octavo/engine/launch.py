@@ -75,8 +75,10 @@ def memory_plan(launch: LaunchConfig) -> MemoryPlan:
         source.close()
 
 
-def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tuple[Engine, EngineInfo]:
-    """Load the model and make ready to serve; all memory of the plan is taken and touched.
+def build_engine(
+    launch: LaunchConfig, progress: Progress | None = None, *, jump: bool = True
+) -> tuple[Engine, EngineInfo]:
+    """Load the model and make ready to serve; all memory of the plan is taken and touched. jump: see Worker.
 
     Raises ModelError for a model that cannot be served and InvalidValue for a setting that cannot be met, both before
     any memory is taken where headers tell; MemoryError where the plan was too hopeful.
@@ -101,17 +103,10 @@ def build_engine(launch: LaunchConfig, progress: Progress | None = None) -> tupl
     executor.allocate(plan.pages)
     scheduler = _scheduler(launch, spec, plan, pooling, threads)
     seqs = launch.scheduler.max_seqs
+    size: dict[str, int] = {"slots": seqs, "max_len": plan.max_len, "vocab": spec.vocab, "groups": len(plan.windows)}
     grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=seqs)
-    worker = Worker(
-        executor,
-        slots=seqs,
-        max_len=plan.max_len,
-        vocab=spec.vocab,
-        groups=len(plan.windows),
-        pooling=pooling,
-        grammars=grammars,
-        processors=Processors(installed(), spec.vocab),
-    )
+    processors = Processors(installed(), spec.vocab)
+    worker = Worker(executor, **size, pooling=pooling, grammars=grammars, processors=processors, jump=jump)
     info = EngineInfo(
         model=launch.name or Path(launch.model).name,
         max_len=plan.max_len,
