@@ -204,6 +204,40 @@ def partial(c: dict[str, Any]) -> dict[str, Any]:
     return {"rope.dimension_count": int(dim * share)}
 
 
+BERT = {
+    "attn_q": "encoder.layer.{i}.attention.self.query",
+    "attn_k": "encoder.layer.{i}.attention.self.key",
+    "attn_v": "encoder.layer.{i}.attention.self.value",
+    "attn_output": "encoder.layer.{i}.attention.output.dense",
+    "attn_output_norm": "encoder.layer.{i}.attention.output.LayerNorm",
+    "ffn_up": "encoder.layer.{i}.intermediate.dense",
+    "ffn_down": "encoder.layer.{i}.output.dense",
+    "layer_output_norm": "encoder.layer.{i}.output.LayerNorm",
+}
+BERT_OUTER = {
+    "token_embd": "embeddings.word_embeddings",
+    "position_embd": "embeddings.position_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+    "token_embd_norm": "embeddings.LayerNorm",
+}
+
+
+def encoder(c: dict[str, Any]) -> dict[str, Any]:
+    """Tokens see each other, and vectors are the first token's."""
+    return {"attention.causal": False, "pooling_type": 2}
+
+
+def unpooled(first: int) -> Callable[[Arrays, dict[str, Any]], Arrays]:
+    """No pooler, and of positions the rows from `first` on."""
+
+    def change(tensors: Arrays, c: dict[str, Any]) -> Arrays:
+        name = "embeddings.position_embeddings.weight"
+        tensors[name] = tensors[name][first:]
+        return {name: value for name, value in tensors.items() if not name.startswith("pooler.")}
+
+    return change
+
+
 ROWS = {
     "qwen2": Row("qwen2", LAYERS, OUTER),
     "qwen3": Row("qwen3", LAYERS, OUTER),
@@ -311,6 +345,9 @@ ROWS = {
     "stablelm-2-12b": Row("stablelm", LAYERS | PER_HEAD, OUTER, "layer", keys=partial, change=one_norm),
     "olmo": Row("olmo", LAYERS, OUTER, "layer", turned=True, keys=lambda c: {"attention.clamp_kqv": c["clip_qkv"]}),
     "olmo2": Row("olmo2", BEHIND, OUTER),
+    "bert": Row("bert", BERT, BERT_OUTER, "layer", keys=encoder, change=unpooled(0)),
+    "roberta": Row("bert", BERT, BERT_OUTER, "layer", keys=encoder, change=unpooled(2)),
+    "xlm-roberta": Row("bert", BERT, BERT_OUTER, "layer", keys=encoder, change=unpooled(2)),
     "olmo3": Row("olmo2", BEHIND, OUTER, keys=olmo3_keys),
     "baichuan2-7b": Row("baichuan", LAYERS, OUTER, turned=True, change=unpacked),
     "mistral": Row("llama", LAYERS, OUTER, turned=True, keys=window),

@@ -62,7 +62,8 @@ def test_the_page_of_models_is_current() -> None:
 def test_gguf_files_of_the_same_weights_answer_alike(name: str, tmp_path: Path) -> None:
     folder = DATA / "zoo" / name
     model = zoo_gguf.write(folder, zoo_gguf.ROWS[name], tmp_path / "x.gguf")
-    assert oracle_folder.largest_error(folder, 33, model=model) < TOLERANCE
+    chunk, last = (1000, 0) if folder in ENCODERS else (33, 5)
+    assert oracle_folder.largest_error(folder, chunk, last=last, model=model) < TOLERANCE
 
 
 def test_every_gguf_architecture_has_a_row() -> None:

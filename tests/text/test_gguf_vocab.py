@@ -10,9 +10,11 @@ from typing import Any
 
 import gguf_file
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_vocab import DATA, Held, read, smollm2, spm, tokenizer_of
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from octavo.checkpoint.source import open_source
 from octavo.core.errors import ModelError
@@ -213,7 +215,7 @@ def test_a_file_may_have_no_tokenizer(metadata: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        (tiny(model="bert"), ["tokenizer.ggml.model", "'bert'", "gpt2", "llama"]),
+        (tiny(model="t5"), ["tokenizer.ggml.model", "'t5'", "gpt2", "llama", "bert"]),
         (tiny(pre="nonsense"), ["tokenizer.ggml.pre", "'nonsense'", "smollm", "qwen2"]),
         (tiny(pre=7), ["tokenizer.ggml.pre", "7"]),
         (tiny(tokens=None), ["tokenizer.ggml.tokens", "missing"]),
@@ -289,3 +291,51 @@ def test_text_fixtures_made_anew_equal_the_committed_ones(tmp_path: Path) -> Non
 def test_errors_name_the_file(damage: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=rf"^{Held(metadata={}).path}: \S"):
         load_tokenizer(Held(metadata=tiny() | damage))
+
+
+WORDS = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "##a", "##b", "ab", ",", "c", "##c", "é", "A"]
+
+
+def tiny_words(*, old: bool = False, **more: Any) -> dict[str, Any]:
+    """A vocabulary of words as llama.cpp's converter writes it; old: as it once did, with every [mark] as it is."""
+    tokens = [
+        word if word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") or (old and word[0] == "[") else "▁" + word
+        for word in WORDS
+    ]
+    tokens = [token.removeprefix("▁##") for token in tokens]
+    types = [3, 1, 3, 3, 3] + [1] * (len(WORDS) - 5)
+    keys = {"model": "bert", "tokens": tokens, "token_type": types, "unknown_token_id": 2, "seperator_token_id": 4}
+    keys |= {"cls_token_id": 3} if old else {"bos_token_id": 3, "eos_token_id": 4}
+    return {f"tokenizer.ggml.{key}": value for key, value in (keys | more).items() if value is not None}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("lower", [True, False])
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(alphabet="abcABÉé, [SEP]\n漢", max_size=20))
+def test_words_are_cut_as_by_the_vocabulary_they_come_from(old: bool, lower: bool, text: str) -> None:
+    theirs = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    theirs.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    theirs.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    theirs.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    theirs.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    vocab = build_vocab(tiny_words(old=old, **{"normalizer.lowercase": lower}))
+    assert vocab is not None and vocab.size == len(WORDS)
+    assert vocab.backend.encode(text).ids == theirs.encode(text).ids
+    pair, wanted = vocab.backend.encode(text, "b"), theirs.encode(text, "b")
+    assert (pair.ids, pair.type_ids) == (wanted.ids, wanted.type_ids)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"tokens": ["▁a", "▁a"], "token_type": None}, "tokens 0 and 1 are both"),
+        ({"tokens": ["a", "▁##a"], "token_type": None}, "seperator_token_id: 4 is not the id of one of the 2 tokens"),
+        ({"tokens": ["▁a"] * 0}, "expected an array of str"),
+        ({"unknown_token_id": 99}, "unknown_token_id: 99"),
+        ({"normalizer.lowercase": 1}, "normalizer.lowercase: 1 is neither true nor false"),
+    ],
+)
+def test_damaged_vocabularies_of_words_are_refused(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        build_vocab(tiny_words(**more))

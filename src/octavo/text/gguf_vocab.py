@@ -1,8 +1,9 @@
 """Tokenizers rebuilt from the metadata of a GGUF file (`tokenizer.ggml.*`).
 
-Owns the reading of that metadata; the invariant: token i of the file has id i. Two kinds are built, as pipelines of the
-`tokenizers` library: "gpt2", byte-level BPE with a named split (splits.py), and "llama", SentencePiece BPE, whose
-merges are recovered from the scores. Does not know the rest of the file, nor how ids are used.
+Owns the reading of that metadata; the invariant: token i of the file has id i. Three kinds are built, as pipelines of
+the `tokenizers` library: "gpt2", byte-level BPE with a named split (splits.py); "llama", SentencePiece BPE, whose
+merges are recovered from the scores; "bert", words and their parts. Does not know the rest of the file, nor how ids
+are used.
 
 Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md; meaning: llama.cpp, src/llama-vocab.cpp.
 """
@@ -39,9 +40,11 @@ def build_vocab(metadata: Mapping[str, Any]) -> GgufVocab | None:
     kind = metadata.get("tokenizer.ggml.model")
     if kind in (None, "none", "no_vocab"):
         return None
-    if kind not in ("gpt2", "llama"):
-        raise ModelError(f"tokenizer.ggml.model: {kind!r} is not supported; supported are gpt2 and llama")
+    if kind not in ("gpt2", "llama", "bert"):
+        raise ModelError(f"tokenizer.ggml.model: {kind!r} is not supported; supported are gpt2, llama and bert")
     fields = _Fields(metadata)
+    if kind == "bert":
+        return _words(fields)
     spm = kind == "llama"
     bos, eos = fields.token("bos_token_id", 1 if spm else None), fields.token("eos_token_id", 2 if spm else None)
     ends = _ends(fields, eos)
@@ -179,6 +182,37 @@ def _sentencepiece(fields: _Fields) -> tuple[Tokenizer, bool]:
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return backend, True
+
+
+def _words(fields: _Fields) -> GgufVocab:
+    """BERT's words and parts of words. A file writes a word's beginning behind U+2581, and its parts without ##.
+
+    As llama.cpp does, texts are lowered where no key says whether they should be, and framed by cls and sep, which have
+    the ids of the usual vocabulary where a file names none.
+    """
+    cls, sep = (fields.token(key, default) for key, default in (("cls_token_id", None), ("seperator_token_id", 102)))
+    cls = fields.token("bos_token_id", 101) if cls is None else cls
+    unknown = fields.token("unknown_token_id", 100)
+    if cls is None or sep is None or unknown is None:
+        raise ModelError("tokenizer.ggml: a vocabulary of words needs cls, sep and unknown tokens")
+    marks = {cls, sep, unknown} | {i for i, kind in enumerate(fields.types) if kind in (CONTROL, UNKNOWN)}
+    marks |= {i for i, token in enumerate(fields.tokens) if token.startswith("[") and token.endswith("]")}
+    written = [
+        token if i in marks else token.removeprefix(SPACE) if token.startswith(SPACE) else "##" + token
+        for i, token in enumerate(fields.tokens)
+    ]
+    vocab = {token: i for i, token in enumerate(written)}
+    if len(vocab) < len(written):
+        raise ModelError("tokenizer.ggml.tokens: two tokens mean the same word")
+    backend = Tokenizer(models.WordPiece(vocab, unk_token=written[unknown]))
+    lower = fields.flag("normalizer.lowercase", True)
+    accents = fields.flag("normalizer.strip_accents", lower)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=accents)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens([AddedToken(written[i], special=True, normalized=False) for i in sorted(marks)])
+    backend.post_processor = processors.BertProcessing((written[sep], sep), (written[cls], cls))
+    return GgufVocab(backend, len(written), None, ())
 
 
 def _mark_tokens(backend: Tokenizer, fields: _Fields, ends: set[int | None]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from octavo.checkpoint.source import Source
 from octavo.models.arch.llama import LAYERS, activation, whole
-from octavo.models.names import Architecture, Tensors, names_of
+from octavo.models.names import GGUF, Architecture, Tensors, names_of
 from octavo.models.settings import Settings
 from octavo.models.spec import Attn, Dense, Layer, Mlp, ModelSpec, Norm, Pooler
 
@@ -82,13 +85,20 @@ def tensors(prefix: str, skipped: int) -> Tensors:
     return Tensors(names, HARMLESS, prefixes=("", prefix), skipped={"positions": skipped} if skipped else {})
 
 
+def from_gguf(c: Settings, source: Source) -> dict[str, Any]:
+    """What the tables of a GGUF file say. Its converter leaves out RoBERTa's rows that are no positions."""
+    sizes = {"max_position_embeddings": "position_embd.weight", "type_vocab_size": "token_types.weight"}
+    return {word: source.tensors[name].shape[0] for word, name in sizes.items() if name in source.tensors}
+
+
 BERT = Architecture(
     names=("BertModel", "BertForMaskedLM"),
-    gguf=(),
-    tensors={"safetensors": tensors("bert.", 0)},
+    gguf=("bert",),
+    tensors={"safetensors": tensors("bert.", 0), "gguf": GGUF},
     spec=bert,
+    more=from_gguf,
     title="BERT",
-    notes="encoder",
+    notes="encoder; a GGUF file may hold RoBERTa too",
     classifier=bert_classifier,
 )
 ROBERTA = Architecture(
