@@ -83,6 +83,14 @@ double seconds_of(Pool& pool, const std::function<void(int)>& work) {
 
 using octavo::Executor;
 
+const int32_t* octavo_sizes(void) {
+  static const int32_t sizes[] = {sizeof(octavo_weight),    sizeof(octavo_act),    sizeof(octavo_norm),
+                                  sizeof(octavo_head_norm), sizeof(octavo_expert), sizeof(octavo_routing),
+                                  sizeof(octavo_op),        sizeof(octavo_config), sizeof(octavo_batch),
+                                  sizeof(octavo_drawn)};
+  return sizes;
+}
+
 const char* octavo_isas(void) {
   static const std::string names = [] {
     std::string all;

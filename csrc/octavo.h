@@ -172,6 +172,10 @@ typedef struct {
   float* vectors;  // [H, width] of a program that ends with hidden, for which nothing else is given
 } octavo_drawn;
 
+// Bytes of weight, act, norm, head_norm, expert, routing, op, config, batch and drawn: a caller that was written for
+// another revision of this file sees it.
+OCTAVO_API const int32_t* octavo_sizes(void);
+
 // Names of the instruction sets this processor can run, best first, separated by spaces.
 OCTAVO_API const char* octavo_isas(void);
 

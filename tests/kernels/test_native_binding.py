@@ -241,3 +241,9 @@ def test_plain_code_is_not_measured_above_the_best_instructions():
     if best == plain:
         pytest.skip("this processor has one set of kernels")
     assert native.measure(1, plain)["int8_gop_s"] < native.measure(1, best)["int8_gop_s"]
+
+
+def test_a_library_of_another_revision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "STRUCTS", (*native.STRUCTS[:-1], native.CBatch))
+    with pytest.raises(ImportError, match="belongs to another revision of octavo: install it again"):
+        native.library.__wrapped__()

@@ -40,16 +40,30 @@ from octavo.kernels.weight import Weight
 
 LIBRARY = "liboctavo_native.so"
 Array = npt.NDArray[Any]
+STRUCTS = (CWeight, CAct, CNorm, CHeadNorm, CExpert, CRouting, COp, Config, CBatch, CDrawn)  # as octavo_sizes has them
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    """The native library, loaded once. Raises ImportError where it was not built."""
+    """The native library, loaded once. Raises ImportError where it was not built, or is another revision's."""
     for folder in octavo.kernels.__path__:
         path = Path(folder) / LIBRARY
         if path.exists():
-            return _declare(ctypes.CDLL(str(path)))
+            lib = ctypes.CDLL(str(path))
+            if not _fits(lib):
+                raise ImportError(f"{path} belongs to another revision of octavo: install it again to build it anew")
+            return _declare(lib)
     raise ImportError(f"{LIBRARY} is not beside octavo.kernels: install octavo with `pip install .` to build it")
+
+
+def _fits(lib: ctypes.CDLL) -> bool:
+    """Whether the library's structs are as large as ours."""
+    try:
+        sizes = lib.octavo_sizes
+    except AttributeError:
+        return False
+    sizes.restype = POINTER(c_int32 * len(STRUCTS))
+    return list(sizes().contents) == [ctypes.sizeof(struct) for struct in STRUCTS]
 
 
 def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
