@@ -247,6 +247,8 @@ FORCED = [  # text of the grammar, or the beginning of one; content; calls
     ('[{"name":"time","parameters":{"a":[{}]}}', "", [("time", '{"a":[{}]}')]),
     ('[{"name":"time","parameters":{"a":"b\\', "", [("time", '{"a":"b\\')]),
     ('[{"name":"ti', '[{"name":"ti', []),
+    ('[{"name":"time","parameters":{}},{"name":"', "", [("time", "{}")]),
+    ('[{"name":"time","parameters":{}}]', "", [("time", "{}")]),
 ]  # fmt: skip
 
 

@@ -13,11 +13,10 @@ from octavo.text.parsers.events import Arguments, CallBegun, Content, Event
 
 _HEAD = re.compile(r'\}?[\[,]\{"name":("(?:[^"\\]|\\.)*"),"parameters":')
 _PARTS = re.compile(r'"|\\.?|[\[\]{}]', re.DOTALL)
-_END = ("", "}", "}]")
 
 
 class Forced:
-    """Reads one list. What is no call, for the text was cut, is content."""
+    """Reads one list. Where the text was cut before its first call, it is content."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -35,11 +34,11 @@ class Forced:
         return events
 
     def finish(self) -> list[Event]:
-        """The head of a call that was cut."""
+        """What is left: of a first call that was cut, its head. That of a later one is dropped."""
         text, self._text = self._text, ""
         if self._within:
             return [Arguments(self._count - 1, text)] if text else []
-        return [] if self._count and text in _END else [Content(text)] if text else []
+        return [Content(text)] if text and not self._count else []
 
     def _begin(self, events: list[Event]) -> bool:
         """The head of the next call; whether it is there."""
