@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from op_cases import Case, Texts
 
+from octavo.kernels import native
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Program
 from octavo.program.reference import Reference
@@ -25,6 +26,34 @@ def all_logits(executor: Reference | Cpu, case: Case) -> np.ndarray:
         return np.concatenate([executor.logits(batch) for batch in case.batches])
     finally:
         executor.close()
+
+
+def every_instruction_set_agrees(case: Case) -> None:
+    """The native executor computes what the reference does; where anything is rounded, most rows all the same."""
+    want = all_logits(Reference(case.program), case)
+    size = np.abs(want).max()
+    for isa in native.isas():
+        error = np.abs(all_logits(Cpu(case.program, 1, max_tokens=544, isa=isa), case) - want)
+        if rounds(case):
+            assert np.median(error) < 0.01 * size, isa
+            assert error.max() < 0.1 * size, isa
+        else:
+            assert error.max() < 4e-6 * size, isa
+
+
+def native_logits_agree(program: Program, isa: str) -> None:
+    """The same of random texts of a program whose activations are rounded, in steps of 48 tokens."""
+    rng = np.random.default_rng(0)
+    texts = Texts.random(rng, (1, 33, 70))
+    batches = list(texts.steps(rng, 48))
+    found = []
+    for executor in (Reference(program), Cpu(program, 2, max_tokens=48, isa=isa)):
+        executor.allocate(texts.pages)
+        found.append(np.concatenate([executor.logits(batch) for batch in batches]))
+        executor.close()
+    want, got = found
+    error, size = np.abs(got - want), np.abs(want).max()
+    assert np.median(error) < 0.01 * size and error.max() < 0.1 * size
 
 
 def same_bits_however_cut(program: Program, isa: str) -> None:

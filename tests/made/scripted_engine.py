@@ -183,8 +183,7 @@ class ScriptedEngine:
         """Numbers that depend on the prompt, of tasks of tokens on each token."""
         assert self.pooling is not None and request.pooling is not None
         each = [*range(self.pooling.width)][: request.pooling.dimensions]
-        of_tokens = (request.pooling.task or "").startswith("token_")
-        rows = request.prompt if of_tokens else [sum(request.prompt)]
+        rows = request.prompt if request.pooling.of_tokens else [sum(request.prompt)]
         return array("f", [(row % (number + 2)) / 8 for row in rows for number in each]).tobytes()
 
     def _cut(self, request: Request, crashes: int) -> Output | None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_engine
 import tiny_llama
-from op_cases import Texts
+from parity import native_logits_agree
 
 from octavo.kernels import native
 from octavo.kernels.weight import Layout
-from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, FfnIn, Proj, Qkv
-from octavo.program.reference import Reference
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +33,4 @@ def test_matrices_of_one_operation_read_one_form(program) -> None:
 
 @pytest.mark.parametrize("isa", native.isas())
 def test_native_logits_are_the_reference_s(program, isa: str) -> None:
-    rng = np.random.default_rng(0)
-    texts = Texts.random(rng, (1, 33, 70))
-    batches = list(texts.steps(rng, 48))
-    found = []
-    for executor in (Reference(program), Cpu(program, 2, max_tokens=48, isa=isa)):
-        executor.allocate(texts.pages)
-        found.append(np.concatenate([executor.logits(batch) for batch in batches]))
-        executor.close()
-    want, got = found
-    error, size = np.abs(got - want), np.abs(want).max()
-    assert np.median(error) < 0.01 * size and error.max() < 0.1 * size
+    native_logits_agree(program, isa)

@@ -8,16 +8,15 @@ import gguf_file
 import numpy as np
 import pytest
 import tiny_engine
-from op_cases import VOCAB, Texts
+from op_cases import VOCAB
+from parity import native_logits_agree
 
 from octavo.checkpoint.source import open_source
 from octavo.kernels import native
 from octavo.kernels.weight import Layout, Weight
 from octavo.models.load import load
 from octavo.models.registry import read_spec
-from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, MoeIn, MoeOut, Program
-from octavo.program.reference import Reference
 
 WIDTH, EXPERTS, LAYERS = 256, 4, 2
 KEYS = {
@@ -124,15 +123,4 @@ def test_the_numbers_are_those_of_the_file(path: Path) -> None:
 
 @pytest.mark.parametrize("isa", native.isas())
 def test_native_logits_are_the_reference_s(path: Path, isa: str) -> None:
-    program = tiny_engine.program_of(path)
-    rng = np.random.default_rng(0)
-    texts = Texts.random(rng, (1, 33, 70))
-    batches = list(texts.steps(rng, 48))
-    found = []
-    for executor in (Reference(program), Cpu(program, 2, max_tokens=48, isa=isa)):
-        executor.allocate(texts.pages)
-        found.append(np.concatenate([executor.logits(batch) for batch in batches]))
-        executor.close()
-    want, got = found
-    error, size = np.abs(got - want), np.abs(want).max()
-    assert np.median(error) < 0.01 * size and error.max() < 0.1 * size
+    native_logits_agree(tiny_engine.program_of(path), isa)

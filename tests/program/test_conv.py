@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conv_cases import Short, convolutions, program
 from op_cases import Texts
-from parity import all_logits, rounds, same_bits_however_cut
+from parity import every_instruction_set_agrees, same_bits_however_cut, stale_pages_do_not_count
 
 from octavo.bench.cases import Shape
 from octavo.core.errors import ModelError
@@ -25,16 +25,7 @@ PLACES = Shape(width=160, heads=2, kv_heads=1, head_dim=32, bias=True, layers=2)
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_instruction_set_computes_what_the_reference_does(name: str) -> None:
-    case = CASES[name]
-    want = all_logits(Reference(case.program), case)
-    size = np.abs(want).max()
-    for isa in native.isas():
-        error = np.abs(all_logits(Cpu(case.program, 1, max_tokens=544, isa=isa), case) - want)
-        if rounds(case):
-            assert np.median(error) < 0.01 * size, isa
-            assert error.max() < 0.1 * size, isa
-        else:
-            assert error.max() < 4e-6 * size, isa
+    every_instruction_set_agrees(CASES[name])
 
 
 @pytest.mark.parametrize("isa", native.isas())
@@ -79,16 +70,7 @@ def test_it_is_a_gated_sum_over_the_last_tokens(dtype: str) -> None:
 )
 def test_stale_memory_never_leaks_into_an_answer(name: str) -> None:
     """Pages full of NaN: only what was written counts, and nothing before a text."""
-    case = CASES[name]
-    clean, dirty = (Cpu(case.program, 2, max_tokens=544) for _ in range(2))
-    clean.allocate(case.pages)
-    dirty.allocate(case.pages)
-    assert dirty.store is not None
-    dirty.store.data.fill(0xFF)
-    for batch in case.batches:
-        assert np.array_equal(clean.logits(batch), dirty.logits(batch))
-    clean.close()
-    dirty.close()
+    stale_pages_do_not_count(CASES[name])
 
 
 @pytest.mark.parametrize("isa", native.isas())

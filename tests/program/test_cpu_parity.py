@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from feature_cases import EVERYTHING, changed, features, fields
 from op_cases import Shape, Texts, cases, make_program
-from parity import all_logits, rounds, same_bits_however_cut, stale_pages_do_not_count
+from parity import every_instruction_set_agrees, same_bits_however_cut, stale_pages_do_not_count
 
 from octavo.core.errors import ModelError
 from octavo.kernels import native
 from octavo.kernels.weight import HALVES, Layout
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Attend
-from octavo.program.reference import Reference
 
 CASES = {case.name: case for case in [*cases(), *features()]}
 REFUSED = {name for name in CASES if name.startswith(("exact/", "attention/6-2-16", "attention/2-2-80"))}
@@ -26,17 +25,7 @@ TAKEN = sorted(set(CASES) - REFUSED)
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_every_instruction_set_computes_what_the_reference_does(name: str) -> None:
-    case = CASES[name]
-    want = all_logits(Reference(case.program), case)
-    size = np.abs(want).max()
-    for isa in native.isas():
-        got = all_logits(Cpu(case.program, 1, max_tokens=544, isa=isa), case)
-        error = np.abs(got - want)
-        if rounds(case):
-            assert np.median(error) < 0.01 * size, isa
-            assert error.max() < 0.1 * size, isa
-        else:
-            assert error.max() < 4e-6 * size, isa
+    every_instruction_set_agrees(CASES[name])
 
 
 @pytest.mark.parametrize("isa", native.isas())

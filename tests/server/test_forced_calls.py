@@ -8,13 +8,10 @@ import jsonschema
 import openai
 import pytest
 import tiny_llama
-from served import served, until
+from served_folder import served_folder
 from tool_chat import CHAT, MESSAGES, TEMPLATE, TOOLS, both
 
 from octavo.checkpoint.source import open_source
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
-from octavo.engine.client import ProcessClient
-from octavo.engine.config import LaunchConfig
 from octavo.text.tokenizer import load_tokenizer
 
 SCHEMA = {
@@ -41,15 +38,7 @@ def server(tmp_path_factory):
         made.chat_template = TEMPLATE
         return made
 
-    launch = LaunchConfig(
-        model=str(folder),
-        name="tiny",
-        scheduler=SchedulerConfig(max_seqs=4, max_step_tokens=16, max_queued=8),
-        cache=CacheConfig(memory_bytes=2**29),
-        exec=ExecConfig(executor="cpu", threads=1),
-    )
-    with served(ProcessClient(launch), load, reasoning_parser="none") as made:
-        until(lambda: made.ask("GET", "/ready").status == 200, 60)
+    with served_folder(folder, load, reasoning_parser="none") as made:
         yield made
 
 

@@ -14,17 +14,14 @@ import pytest
 import tiny_llama
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from served import served, until
+from served import until
+from served_folder import served_folder
 
-from octavo.checkpoint.source import open_source
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
-from octavo.engine.client import ProcessClient
-from octavo.engine.config import LaunchConfig
+from octavo.core.config import SchedulerConfig
 from octavo.protocol.chat import ChatRequest
 from octavo.protocol.completions import CompletionRequest
 from octavo.protocol.generation import NEUTRAL_GENERATION
 from octavo.protocol.structured import StructuredOutputs
-from octavo.text.tokenizer import load_tokenizer
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 BASE = {
@@ -39,15 +36,8 @@ GROWTH_BYTES = 200 * 2**20  # of the engine: tokenizer, tables and 64 forms, see
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tiny_llama.write_folder(tmp_path_factory.mktemp("tiny"), tokenizer=True)
-    launch = LaunchConfig(
-        model=str(folder),
-        name="tiny",
-        scheduler=SchedulerConfig(max_seqs=4, max_step_tokens=64, max_queued=600),
-        cache=CacheConfig(memory_bytes=2**29),
-        exec=ExecConfig(executor="cpu", threads=1),
-    )
-    with served(ProcessClient(launch), lambda: load_tokenizer(open_source(folder))) as made:
-        until(lambda: made.ask("GET", "/ready").status == 200, 60)
+    scheduler = SchedulerConfig(max_seqs=4, max_step_tokens=64, max_queued=600)
+    with served_folder(folder, scheduler=scheduler) as made:
         yield made
 
 

@@ -9,14 +9,11 @@ import openai
 import pytest
 import tiny_llama
 import tiny_pooling
-from served import served, until
+from served import until
+from served_folder import served_folder
 
 from octavo import LLM, PoolingParams
-from octavo.checkpoint.source import open_source
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
-from octavo.engine.client import ProcessClient
-from octavo.engine.config import LaunchConfig
-from octavo.text.tokenizer import load_tokenizer
+from octavo.core.config import SchedulerConfig
 
 TEXTS = ["the cat sleeps", "a dog", "the dog runs fast, the cat sleeps.", "red! blue", "payment city amount"]
 LONG = "the cat runs. the dog sleeps, day and night! " * 20
@@ -27,21 +24,7 @@ MAKERS = {
 }
 
 
-def running(folder, **exec_fields):
-    """A server of a folder, as a context."""
-
-    def load():
-        with open_source(folder) as source:
-            return load_tokenizer(source)
-
-    launch = LaunchConfig(
-        model=str(folder),
-        name="tiny",
-        scheduler=SchedulerConfig(max_seqs=8, max_queued=200),
-        cache=CacheConfig(memory_bytes=2**30),
-        exec=ExecConfig(threads=1, **exec_fields),
-    )
-    return served(ProcessClient(launch), load)
+SCHEDULER = SchedulerConfig(max_seqs=8, max_queued=200)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +36,9 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def servers(folders):
     with ExitStack() as stack:
-        made = {name: stack.enter_context(running(folder)) for name, folder in folders.items()}
-        for server in made.values():
-            until(lambda at=server: at.ask("GET", "/ready").status == 200, 60)
-        yield made
+        yield {
+            name: stack.enter_context(served_folder(folder, scheduler=SCHEDULER)) for name, folder in folders.items()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +218,10 @@ def test_a_caller_that_leaves_leaves_nothing_behind(servers):
 
 def test_a_model_that_generates_says_how_it_gives_embeddings(tmp_path):
     folder = tiny_llama.write_folder(tmp_path, tokenizer=True)
-    with running(folder) as server:
-        until(lambda: server.ask("GET", "/ready").status == 200, 60)
+    with served_folder(folder) as server:
         told = refused(server, "/v1/embeddings", input="a")
         assert told["message"].startswith("this model generates text; serve it with runner=pooling")
-    with running(folder, runner="pooling") as server, LLM(folder, runner="pooling", memory="1GiB") as llm:
-        until(lambda: server.ask("GET", "/ready").status == 200, 60)
+    with served_folder(folder, runner="pooling") as server, LLM(folder, runner="pooling", memory="1GiB") as llm:
         for _ in range(2):  # the second time from the prefix cache
             answer = given(server, "/v1/embeddings", input=LONG[:200])
             assert answer["data"][0]["embedding"] == llm.embed(LONG[:200], use_tqdm=False)[0].outputs.embedding

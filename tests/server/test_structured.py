@@ -11,16 +11,11 @@ import jsonschema
 import openai
 import pytest
 import tiny_llama
-from served import served, until
+from served_folder import served_folder
 
-from octavo.checkpoint.source import open_source
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
 from octavo.core.errors import UserError
 from octavo.core.request import Request, SamplingParams
-from octavo.engine.client import ProcessClient
 from octavo.engine.compile import Compiled, Compiler
-from octavo.engine.config import LaunchConfig
-from octavo.text.tokenizer import load_tokenizer
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 LESS = 3 + ord("<")  # the token of this byte
@@ -36,15 +31,7 @@ SCHEMA = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tiny_llama.write_folder(tmp_path_factory.mktemp("tiny"), tokenizer=True)
-    launch = LaunchConfig(
-        model=str(folder),
-        name="tiny",
-        scheduler=SchedulerConfig(max_seqs=4, max_step_tokens=16, max_queued=8),
-        cache=CacheConfig(memory_bytes=2**29),
-        exec=ExecConfig(executor="cpu", threads=1),
-    )
-    with served(ProcessClient(launch), lambda: load_tokenizer(open_source(folder))) as made:
-        until(lambda: made.ask("GET", "/ready").status == 200, 60)
+    with served_folder(folder) as made:
         yield made
 
 

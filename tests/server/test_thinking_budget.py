@@ -7,12 +7,10 @@ import pytest
 import tiny_llama
 from scripted_engine import ScriptedEngine
 from served import served, until
+from served_folder import served_folder
 from tool_chat import CHAT, MESSAGES, TEMPLATE, both
 
 from octavo.checkpoint.source import open_source
-from octavo.core.config import CacheConfig, ExecConfig, SchedulerConfig
-from octavo.engine.client import ProcessClient
-from octavo.engine.config import LaunchConfig
 from octavo.text.tokenizer import load_tokenizer
 
 CLOSING = "\n</think>\n\n"
@@ -109,16 +107,8 @@ def test_a_model_that_does_not_reason_has_no_budget(tokenizer):
 
 
 def test_a_real_model_answers_in_the_form_behind_what_was_cut(folder, tokenizer):
-    launch = LaunchConfig(
-        model=str(folder),
-        name="tiny",
-        scheduler=SchedulerConfig(max_seqs=4, max_step_tokens=16, max_queued=8),
-        cache=CacheConfig(memory_bytes=2**29),
-        exec=ExecConfig(executor="cpu", threads=1),
-    )
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["up"]}}}
-    with served(ProcessClient(launch), lambda: tokenizer) as server:
-        until(lambda: server.ask("GET", "/ready").status == 200, 60)
+    with served_folder(folder, lambda: tokenizer) as server:
         asked = OPENED | {"extra_body": OPENED["extra_body"] | {"thinking_token_budget": 9}}
         with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
             thought, said, _, finish = both(client, **asked, response_format=form, seed=3, max_tokens=60)

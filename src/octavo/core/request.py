@@ -300,6 +300,11 @@ class PoolingParams(msgspec.Struct, frozen=True, kw_only=True):
             _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, 2**31 - 1, " (or -1)")
 
     @property
+    def of_tokens(self) -> bool:
+        """Whether each token is given something, and not the text."""
+        return self.task in ("token_embed", "token_classify")
+
+    @property
     def activate(self) -> bool | None:
         """What `use_activation` and `normalize` say together."""
         return self.normalize if self.use_activation is None else self.use_activation
@@ -343,13 +348,17 @@ def check_sampling_tokens(sampling: SamplingParams, vocab: int) -> None:
                 raise InvalidValue(field, token, f"token ids from 0 to {vocab - 1}")
 
 
+def check_ids(field: str, ids: list[int], vocab: int) -> None:
+    """Raise InvalidValue, naming the place, for a token id that the vocabulary does not have."""
+    if ids and (set(map(type, ids)) != {int} or not 0 <= min(ids) <= max(ids) < vocab):
+        index, token = next((i, t) for i, t in enumerate(ids) if type(t) is not int or not 0 <= t < vocab)
+        raise InvalidValue(f"{field}[{index}]", token, f"token ids from 0 to {vocab - 1}")
+
+
 def check_tokens(request: Request, vocab: int) -> None:
     """Raise InvalidValue for any token id of a request that the vocabulary does not have."""
     accepted = f"token ids from 0 to {vocab - 1}"
-    prompt = request.prompt
-    if prompt and (set(map(type, prompt)) != {int} or not 0 <= min(prompt) <= max(prompt) < vocab):
-        index, token = next((i, t) for i, t in enumerate(prompt) if type(t) is not int or not 0 <= t < vocab)
-        raise InvalidValue(f"prompt[{index}]", token, accepted)
+    check_ids("prompt", request.prompt, vocab)
     sampling = request.sampling
     check_sampling_tokens(sampling, vocab)
     for token in (token for word in request.bad_words for token in word):

@@ -25,12 +25,11 @@ from octavo.engine.results import (
     ScoringOutput,
     Vector,
 )
-from octavo.text.pooled import Pooled, cosine, joined, pieces_of, shortened, tokens_of
+from octavo.text.pooled import PIECE, Pooled, cosine, joined, pieces_of, tokens_of
 
 P = TypeVar("P", PoolingOutput, EmbeddingOutput, ClassificationOutput, ScoringOutput)
 Floats = npt.NDArray[np.float32]
 Params = PoolingParams | Sequence[PoolingParams] | None
-PIECE = PoolingParams(task="embed", use_activation=False)  # how a piece of a text is asked
 
 
 class Pools(Offline):
@@ -158,7 +157,6 @@ class Pools(Offline):
         """Embeddings of texts of any length."""
         texts = several(prompts)
         params = for_each("pooling_params", pooling_params, len(texts), PoolingParams)
-        normal = self.info.pooling is not None and self.info.pooling.normalize
         pieces = [
             pieces_of(field, written(field, text), self.tokenizer, self.info)
             for field, text in zip((f"prompts[{i}]" for i in range(len(texts))), texts, strict=True)
@@ -168,9 +166,8 @@ class Pools(Offline):
         made = []
         for each, wanted in zip(pieces, params, strict=True):
             parts = [next(given) for _ in each]
-            vector = joined([array("f", part.outputs.data.tobytes()) for part in parts], [len(p.ids) for p in each])
-            activate = normal if wanted.activate is None else wanted.activate
-            embedding = shortened(vector, wanted.dimensions, normalize=activate).tolist()
+            vectors = [array("f", part.outputs.data.tobytes()) for part in parts]
+            embedding = joined(each, vectors, wanted, self.info).tolist()
             ids = [token for piece in each for token in piece.ids]
             made.append(PooledRequestOutput(parts[0].request_id, ids, EmbeddingOutput(embedding)))
         return made
@@ -210,4 +207,4 @@ def _numbers(total: Vector, pooled: Pooled, params: PoolingParams) -> Floats:
     if total.finish == "error":
         raise EngineFault(total.output.error or "the engine failed")
     numbers = np.frombuffer(total.output.vector, np.float32)
-    return numbers.reshape(len(pooled.ids), -1) if (params.task or "").startswith("token_") else numbers
+    return numbers.reshape(len(pooled.ids), -1) if params.of_tokens else numbers

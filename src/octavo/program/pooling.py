@@ -42,7 +42,7 @@ class Pooling:
 
     def kind_of(self, params: PoolingParams) -> str:
         """Which tokens' vectors a request needs: "cls", "last", "mean", or "all", each by itself."""
-        return "all" if (params.task or "").startswith("token_") else self.kind
+        return "all" if params.of_tokens else self.kind
 
     def finished(self, vectors: Doubles, params: PoolingParams) -> Floats:
         """What the request is given of each vector. vectors  # [rows, width] -> [rows, outputs]"""

@@ -71,18 +71,19 @@ class CompletionRequest(GenerationRequest):
 def prompts(field: str, value: Any) -> list[str | list[int]]:
     """The prompts in whichever of the four forms, checked for type and emptiness."""
     if isinstance(value, str):
-        return [_text(field, value)]
+        return [text_of(field, value)]
     if not isinstance(value, list) or not value:
         raise InvalidValue(field, brief(value), "a text, a list of token ids, or a list of either, not empty")
     first = value[0]
     if isinstance(first, str):
-        return [_text(f"{field}[{place}]", item) for place, item in enumerate(value)]
+        return [text_of(f"{field}[{place}]", item) for place, item in enumerate(value)]
     if isinstance(first, list):
         return [token_ids(f"{field}[{place}]", item) for place, item in enumerate(value)]
     return [token_ids(field, value)]
 
 
-def _text(field: str, value: Any) -> str:
+def text_of(field: str, value: Any) -> str:
+    """A text that is not empty. Raises InvalidValue."""
     if not isinstance(value, str) or not value:
         raise InvalidValue(field, brief(value), "a text of at least one character")
     return unicode(field, value)

@@ -195,9 +195,7 @@ class GenerationRequest(BaseModel):
     @field_validator("cache_salt")
     @classmethod
     def _salt(cls, value: str) -> str:
-        if not value:
-            raise InvalidValue("cache_salt", value, "1 to 256 characters")
-        return unicode("cache_salt", value)
+        return salt(value)
 
     @field_validator("request_id")
     @classmethod
@@ -258,6 +256,13 @@ AS_GIVEN = [
     for name in SamplingParams.__struct_fields__
     if name in GenerationRequest.model_fields and name not in _OTHERWISE
 ]
+
+
+def salt(value: str) -> str:
+    """What keeps prefixes apart. Raises InvalidValue."""
+    if not value:
+        raise InvalidValue("cache_salt", value, "1 to 256 characters")
+    return unicode("cache_salt", value)
 
 
 def request_name(field: str, value: str) -> str:

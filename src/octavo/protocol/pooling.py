@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import TASKS, PoolingParams
-from octavo.protocol.completions import PROMPT, prompts
-from octavo.protocol.generation import request_name
+from octavo.protocol.completions import PROMPT, prompts, text_of
+from octavo.protocol.generation import request_name, salt
 from octavo.protocol.usage import Usage
-from octavo.protocol.wire import STRICT, TEXT, brief, unicode
+from octavo.protocol.wire import STRICT, TEXT, brief
 
 MAX_TEXTS = 2048  # of one call, as in the OpenAI API
 
@@ -54,7 +54,7 @@ class PooledRequest(BaseModel):
     @field_validator("cache_salt")
     @classmethod
     def _salt(cls, value: str) -> str:
-        return unicode("cache_salt", value)
+        return salt(value)
 
     def params(self, task: str | None) -> PoolingParams:
         """What is to be given. Raises InvalidValue for anything out of range."""
@@ -128,10 +128,10 @@ class ScoreRequest(PooledRequest):
     def _texts(cls, value: Any, info: Any) -> list[str]:
         name = info.field_name
         if isinstance(value, str):
-            return [unicode(name, _filled(name, value))]
+            return [text_of(name, value)]
         if not isinstance(value, list) or not value:
             raise InvalidValue(name, brief(value), "a text, or a list of texts")
-        return _few(name, [unicode(f"{name}[{i}]", _filled(f"{name}[{i}]", text)) for i, text in enumerate(value)])
+        return _few(name, [text_of(f"{name}[{i}]", text) for i, text in enumerate(value)])
 
     def pairs(self) -> tuple[str, list[str], list[str]]:
         """Name of the second field, first and second texts. Raises UserError where they make no pairs."""
@@ -165,7 +165,7 @@ class RerankRequest(PooledRequest):
     @field_validator("query")
     @classmethod
     def _query(cls, value: str) -> str:
-        return unicode("query", _filled("query", value))
+        return text_of("query", value)
 
     @field_validator("documents")
     @classmethod
@@ -173,9 +173,7 @@ class RerankRequest(PooledRequest):
         if not isinstance(value, list) or not value:
             raise InvalidValue("documents", brief(value), "a list of texts, or of objects with text")
         texts = [item.get("text") if isinstance(item, dict) and item.keys() == {"text"} else item for item in value]
-        return _few(
-            "documents", [unicode(f"documents[{i}]", _filled(f"documents[{i}]", t)) for i, t in enumerate(texts)]
-        )
+        return _few("documents", [text_of(f"documents[{i}]", t) for i, t in enumerate(texts)])
 
 
 def _few(field: str, texts: list[Any]) -> list[Any]:
@@ -183,12 +181,6 @@ def _few(field: str, texts: list[Any]) -> list[Any]:
     if len(texts) > MAX_TEXTS:
         raise InvalidValue(field, f"{len(texts)} texts", f"at most {MAX_TEXTS}")
     return texts
-
-
-def _filled(field: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise InvalidValue(field, brief(value), "a text of at least one character")
-    return value
 
 
 class Embedding(msgspec.Struct):

@@ -65,7 +65,7 @@ class Sequence:
     def whole(self) -> bool:
         """Whether something is owed of each token of its prompt, so that all of them must be computed."""
         pooling = self.request.pooling
-        return self.scored or (pooling is not None and (pooling.task or "").startswith("token_"))
+        return self.scored or (pooling is not None and pooling.of_tokens)
 
     def heads(self, first: int, count: int) -> int:
         """Rows whose logits are wanted, of `count` from position `first` on: for prompt tokens, and to draw from."""

@@ -13,9 +13,10 @@ from contextlib import aclosing
 import msgspec
 
 from octavo.core.beam import BeamSearchParams, steps
-from octavo.core.errors import EngineFault, InvalidValue, Unavailable
+from octavo.core.errors import EngineFault, InvalidValue
 from octavo.core.plan import Output
 from octavo.core.request import Request, SamplingParams
+from octavo.server.ends import check_end
 from octavo.server.together import together
 
 Generate = Callable[[Request], AsyncGenerator[Output, None]]
@@ -45,10 +46,7 @@ async def best_beams(generate: Generate, first: Request, params: BeamSearchParam
         request = msgspec.structs.replace(first, id=id, prompt=beam, sampling=one, after="")
         async with aclosing(generate(request)) as outputs:
             async for output in outputs:
-                if output.finish == "error":
-                    raise EngineFault(output.error or "the engine failed")
-                if output.finish == "abort":
-                    raise Unavailable("the request was ended because the server is shutting down")
+                check_end(output)
                 if output.logprobs:
                     return dict(output.logprobs[0].top)
         raise EngineFault("the engine gave no token")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import octavo
-from octavo.core.errors import ModelError, OctavoError, QueueFull, Unavailable, UnknownModel
+from octavo.core.errors import InvalidValue, ModelError, OctavoError, QueueFull, Unavailable, UnknownModel
 from octavo.core.status import EngineInfo, Status
 from octavo.server.config import ServerConfig
 from octavo.server.metrics import Meter
@@ -122,6 +122,11 @@ class Front:
             self.inflight -= 1
             if not self.inflight:
                 self._idle.set()
+
+    def check_priority(self, priority: int) -> None:
+        """Raise InvalidValue where a request would go before or behind its turn and this server lets none."""
+        if priority and not self.config.priorities:
+            raise InvalidValue("priority", priority, "only 0: this server schedules first come, first served")
 
     def model(self, name: str | None) -> str:
         """The name to answer with. Raises UnknownModel."""

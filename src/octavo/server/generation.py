@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from octavo.core.errors import EngineFault, InvalidValue, Unavailable, UserError
+from octavo.core.errors import InvalidValue, UserError
 from octavo.core.plan import Output
-from octavo.core.request import Request, SamplingParams, check_sampling_tokens, choice_seed, last_tokens
+from octavo.core.request import Request, SamplingParams, check_ids, check_sampling_tokens, choice_seed, last_tokens
 from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.generation import GenerationRequest
 from octavo.server.beams import best_beams, params_of
 from octavo.server.budget import Budget, within
+from octavo.server.ends import check_end
 from octavo.server.front import Front
 from octavo.server.metrics import Meter
 from octavo.server.together import together
@@ -78,8 +79,7 @@ class Call:
         self.grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
         self.grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()
-        if asked.priority and not front.config.priorities:
-            raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
+        front.check_priority(asked.priority)
         self._deadline = None if asked.deadline_ms is None else self._began + asked.deadline_ms / 1000
         self._breakers = front.language.breakers
         if sampling.dry:
@@ -144,9 +144,7 @@ class Call:
             wanted = f" and {asked} tokens to generate" if asked is not None else ""
             message = f"{field}: {len(prompt)} prompt tokens{wanted} do not fit; the model takes {longest} in all"
             raise UserError(message, field, "context_length_exceeded")
-        for place, token in enumerate(prompt) if max(prompt) >= self._info.vocab else ():
-            if token >= self._info.vocab:
-                raise InvalidValue(f"{field}[{place}]", token, f"token ids from 0 to {self._info.vocab - 1}")
+        check_ids(field, prompt, self._info.vocab)
         return asked if asked is not None else min(room, default_tokens or room)
 
     async def run(self, take: Take) -> None:
@@ -190,7 +188,7 @@ class Call:
                     first, delta = not total.tokens, total.push(output)
                     if delta.finish is not None:
                         reason = delta.finish
-                        _check_end(delta)
+                        check_end(delta)
                     if delta.tokens:
                         now = time.monotonic()
                         self._meter.tokens(len(delta.tokens), now - last, first=first)
@@ -225,13 +223,3 @@ async def _until(deadline: float, outputs: AsyncGenerator[Output, None], id: str
                 return
             except StopAsyncIteration:
                 return
-
-
-def _check_end(delta: Delta) -> None:
-    """Raise what an output says that is not the end of an answer."""
-    if delta.finish == "error" and delta.stop_reason == "grammar":
-        raise UserError(delta.error or "", None, "invalid_grammar")
-    if delta.finish == "error":
-        raise EngineFault(delta.error or "the engine failed")
-    if delta.finish == "abort":
-        raise Unavailable("the request was ended because the server is shutting down")

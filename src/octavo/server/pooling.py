@@ -6,7 +6,6 @@ WINDOW are there at once, so that large batches fill the machine and not the que
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import secrets
 import time
@@ -17,8 +16,7 @@ from typing import Any
 
 import msgspec
 
-from octavo.core.errors import EngineFault, InvalidValue, Unavailable
-from octavo.core.plan import Output
+from octavo.core.errors import EngineFault
 from octavo.core.request import PoolingParams, Request
 from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.pooling import (
@@ -42,11 +40,12 @@ from octavo.protocol.pooling import (
     Vectors,
 )
 from octavo.protocol.usage import Usage
+from octavo.server.ends import check_end
 from octavo.server.front import Front
-from octavo.text.pooled import Pooled, cosine, joined, pieces_of, shortened, tokens_of
+from octavo.server.together import together
+from octavo.text.pooled import PIECE, Pooled, cosine, joined, pieces_of, tokens_of
 
 WINDOW = 128  # of one call's texts in the engine at once
-PIECE = PoolingParams(task="embed", use_activation=False)  # how a piece of a text is asked
 
 
 class PoolingCall:
@@ -55,12 +54,10 @@ class PoolingCall:
     def __init__(self, front: Front, info: EngineInfo, asked: PooledRequest, params: PoolingParams) -> None:
         """Raises UserError where the model does not give what is asked."""
         check_kind(Request(id="", prompt=[], pooling=params), info.pooling)
-        if asked.priority and not front.config.priorities:
-            raise InvalidValue("priority", asked.priority, "only 0: this server schedules first come, first served")
+        front.check_priority(asked.priority)
         self.id = secrets.token_hex(12)
         self.info = info
         self.params = params
-        self.labels = info.pooling.labels if info.pooling else []
         self._front = front
         self._asked = asked
         self._model = front.model(asked.model)
@@ -81,13 +78,7 @@ class PoolingCall:
             for number, pooled in waiting:
                 given[number] = await self._one(number, pooled, params)
 
-        tasks = [asyncio.ensure_future(work()) for _ in range(min(WINDOW, len(asked)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await together([work() for _ in range(min(WINDOW, len(asked)))])
         self._front.meter.request_seconds.observe(time.monotonic() - self._began)
         return given
 
@@ -108,7 +99,8 @@ class PoolingCall:
                         reason = output.finish
                         self._tokens += len(pooled.ids)
                         self._cached += output.cached
-                        return _vector(output)
+                        check_end(output)
+                        return array("f", output.vector)
             raise EngineFault("the engine gave no vector")
         finally:
             self._front.meter.finished(reason)
@@ -122,17 +114,6 @@ class PoolingCall:
         }
 
 
-def _vector(output: Output) -> array[float]:
-    """The numbers of a final output. Raises what it says where it is none."""
-    if output.finish == "error":
-        raise EngineFault(output.error or "the engine failed")
-    if output.finish == "abort":
-        raise Unavailable("the request was ended because the server is shutting down")
-    vector = array("f")
-    vector.frombytes(output.vector)
-    return vector
-
-
 async def embedded(front: Front, info: EngineInfo, asked: EmbeddingRequest) -> bytes:
     """The JSON of embeddings. Raises UserError."""
     asked.check()
@@ -142,17 +123,7 @@ async def embedded(front: Front, info: EngineInfo, asked: EmbeddingRequest) -> b
         fields = _fields("input", texts)
         pieces = await call.tokens(texts, lambda: [pieces_of(*each, tokenizer, info) for each in fields])
         given = iter(await call.run([piece for each in pieces for piece in each], PIECE))
-        normal = (
-            call.params.activate if call.params.activate is not None else bool(info.pooling and info.pooling.normalize)
-        )
-        vectors = [
-            shortened(
-                joined([next(given) for _ in each], [len(piece.ids) for piece in each]),
-                call.params.dimensions,
-                normalize=normal,
-            )
-            for each in pieces
-        ]
+        vectors = [joined(each, [next(given) for _ in each], call.params, info) for each in pieces]
     else:
         vectors = await _inputs(call, front, asked)
     data = [Embedding(index, _shown(vector, asked.encoding_format)) for index, vector in enumerate(vectors)]
@@ -164,7 +135,7 @@ async def pooled(front: Front, info: EngineInfo, asked: PoolingRequest) -> bytes
     call = PoolingCall(front, info, asked, asked.params(asked.task))
     vectors = await _inputs(call, front, asked)
     width = 0
-    if (asked.task or "").startswith("token_"):
+    if call.params.of_tokens:
         pooling = info.pooling
         assert pooling is not None
         width = len(pooling.labels) or min(asked.dimensions or pooling.width, pooling.width)
@@ -181,9 +152,10 @@ async def classified(front: Front, info: EngineInfo, asked: ClassifyRequest) -> 
     """The JSON of labels. Raises UserError."""
     call = PoolingCall(front, info, asked, asked.params("classify"))
     data = []
+    labels = info.pooling.labels if info.pooling else []
     for index, vector in enumerate(await _inputs(call, front, asked)):
         best = max(range(len(vector)), key=vector.__getitem__)
-        data.append(Classified(index, call.labels[best], vector.tolist(), len(vector)))
+        data.append(Classified(index, labels[best], vector.tolist(), len(vector)))
     return msgspec.json.encode(Classifications(**call.named("classify"), created=int(time.time()), data=data))
 
 

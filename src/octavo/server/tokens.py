@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from octavo.core.errors import InvalidValue
+from octavo.core.request import check_ids
 from octavo.protocol.tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 from octavo.server.chat import chat_tokens, check_template
 from octavo.server.front import Front
@@ -44,9 +44,7 @@ async def detokenized(front: Front, asked: DetokenizeRequest) -> bytes:
     front.model(asked.model)
     tokenizer = front.language.required("tokens")
     tokens: list[int] = asked.tokens
-    if tokens and max(tokens) >= tokenizer.vocab_size:
-        place = next(place for place, token in enumerate(tokens) if token >= tokenizer.vocab_size)
-        raise InvalidValue(f"tokens[{place}]", tokens[place], f"token ids from 0 to {tokenizer.vocab_size - 1}")
+    check_ids("tokens", tokens, tokenizer.vocab_size)
     text = await front.language.work(len(tokens), lambda: tokenizer.decode(tokens, skip_special=False))
     return msgspec.json.encode(Detokenized(text))
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from octavo.core.errors import InvalidValue, UserError
-from octavo.core.request import PoolingParams
+from octavo.core.request import PoolingParams, check_ids
 from octavo.core.status import EngineInfo
 from octavo.text.tokenizer import Tokenizer
 
 MAX_PIECES = 1024  # of one text
+PIECE = PoolingParams(task="embed", use_activation=False)  # how a piece of a text is asked
 
 
 class Pooled(NamedTuple):
@@ -40,8 +41,7 @@ def tokens_of(
     limit = _limit(params, info.max_len)
     if isinstance(text, list):
         return _checked(field, Pooled(text[:limit]), info)
-    if tokenizer is None:
-        raise UserError(f"{field}: this model has no tokenizer; give token ids", field, "no_tokenizer")
+    tokenizer = _required(field, tokenizer)
     if not special and second is None:
         return _checked(field, Pooled(tokenizer.encode(text, special=False)[:limit]), info)
     ids, begin = tokenizer.encode_pair(text, second, limit=limit)
@@ -54,26 +54,24 @@ def pieces_of(field: str, text: str | list[int], tokenizer: Tokenizer | None, in
     longest = info.max_len
     if isinstance(text, list):
         pieces = [text[at : at + longest] for at in range(0, len(text), longest)]
-    elif tokenizer is None:
-        raise UserError(f"{field}: this model has no tokenizer; give token ids", field, "no_tokenizer")
     else:
-        pieces = tokenizer.encode_pieces(text, longest)
+        pieces = _required(field, tokenizer).encode_pieces(text, longest)
     if len(pieces) > MAX_PIECES:
         raise InvalidValue(field, f"a text of {len(pieces)} pieces", f"one of at most {MAX_PIECES} of {longest} tokens")
     return [_checked(field, Pooled(piece), info) for piece in pieces]
 
 
-def joined(vectors: Sequence[array[float]], counts: Sequence[int]) -> array[float]:
-    """The mean of the vectors of a text's pieces, each as often as it has tokens."""
+def joined(
+    pieces: Sequence[Pooled], vectors: Sequence[array[float]], params: PoolingParams, info: EngineInfo
+) -> array[float]:
+    """A text's embedding, as `params` want it, from those of its pieces, asked as PIECE: their mean, each as often as
+    it has tokens."""
+    counts = [len(piece.ids) for piece in pieces]
     total = sum(counts)
-    columns = zip(*vectors, strict=True)
-    return array("f", (sum(map(operator.mul, column, counts)) / total for column in columns))
-
-
-def shortened(vector: array[float], dimensions: int | None, *, normalize: bool) -> array[float]:
-    """The first numbers of an embedding, of length 1 if `normalize`."""
-    vector = vector[:dimensions]
-    if not normalize:
+    columns = list(zip(*vectors, strict=True))[: params.dimensions]
+    vector = array("f", (sum(map(operator.mul, column, counts)) / total for column in columns))
+    usual = info.pooling is not None and info.pooling.normalize
+    if not (usual if params.activate is None else params.activate):
         return vector
     length = max(math.sqrt(math.fsum(number * number for number in vector)), 1e-12)
     return array("f", (number / length for number in vector))
@@ -87,6 +85,12 @@ def cosine(first: array[float], second: array[float]) -> float:
 
 def _product(first: array[float], second: array[float]) -> float:
     return math.fsum(map(operator.mul, first, second))
+
+
+def _required(field: str, tokenizer: Tokenizer | None) -> Tokenizer:
+    if tokenizer is None:
+        raise UserError(f"{field}: this model has no tokenizer; give token ids", field, "no_tokenizer")
+    return tokenizer
 
 
 def _limit(params: PoolingParams, longest: int) -> int | None:
@@ -107,7 +111,5 @@ def _checked(field: str, made: Pooled, info: EngineInfo) -> Pooled:
             f"{field}: {count} tokens do not fit; the model takes {info.max_len}. truncate_prompt_tokens=-1 cuts texts"
         )
         raise UserError(told, field, "context_length_exceeded")
-    if max(made.ids) >= info.vocab:
-        place = next(place for place, token in enumerate(made.ids) if token >= info.vocab)
-        raise InvalidValue(f"{field}[{place}]", made.ids[place], f"token ids from 0 to {info.vocab - 1}")
+    check_ids(field, made.ids, info.vocab)
     return made
