@@ -37,7 +37,7 @@ Array = npt.NDArray[np.generic]
 
 
 class Layout(IntEnum):
-    """Packed forms; the numbers are those of csrc/table.h."""
+    """Packed forms; the numbers are those of csrc/octavo.h."""
 
     F32 = 0
     BF16 = 1
