@@ -6,6 +6,7 @@ The engine never sees text: stop strings, templates and detokenization live in t
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -346,6 +347,15 @@ def check_sampling_tokens(sampling: SamplingParams, vocab: int) -> None:
         for token in getattr(sampling, field) or ():
             if token >= vocab:
                 raise InvalidValue(field, token, f"token ids from 0 to {vocab - 1}")
+
+
+def check_processors(sampling: SamplingParams, known: Collection[str]) -> None:
+    """Raise InvalidValue for a logits processor that is not among those `known`."""
+    for name in sampling.logits_processors or {}:
+        if name not in known:
+            raise InvalidValue(
+                "logits_processors", name, ", ".join(known) or "none: no package of this server offers any"
+            )
 
 
 def check_ids(field: str, ids: list[int], vocab: int) -> None:

@@ -19,7 +19,15 @@ import msgspec
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.plan import Output
-from octavo.core.request import Request, SamplingParams, check_ids, check_sampling_tokens, choice_seed, last_tokens
+from octavo.core.request import (
+    Request,
+    SamplingParams,
+    check_ids,
+    check_processors,
+    check_sampling_tokens,
+    choice_seed,
+    last_tokens,
+)
 from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.generation import GenerationRequest
 from octavo.server.beams import best_beams, params_of
@@ -84,10 +92,7 @@ class Call:
         self._breakers = front.language.breakers
         if sampling.dry:
             required(self._tokenizer)
-        for name in sampling.logits_processors or {}:
-            if name not in info.logits_processors:
-                known = ", ".join(info.logits_processors) or "none: no package of this server offers any"
-                raise InvalidValue("logits_processors", name, known)
+        check_processors(sampling, info.logits_processors)
         self._work = front.language.work
         self._found: dict[int, Output] = {}  # by choice, of a beam search
         if asked.use_beam_search:

@@ -1,7 +1,8 @@
 """Logits processors: code of others that changes a row's logits before it is drawn from.
 
-An entry point of the group GROUP names a factory: called once for each sequence that asks for it, with the request's
-arguments and the size of the vocabulary, it gives what is called before each of that sequence's tokens is drawn.
+An entry point of the group GROUP names a factory: called with a request's arguments and the size of the vocabulary when
+the request comes, and again whenever its sequence begins, it gives what is called before each of the sequence's tokens
+is drawn.
 
 Invariant: what a processor raises, or gives that is no row of logits, ends the sequence it was called for and no other.
 Owns the books of what they cost. Knows no executor and no schedule.
@@ -19,7 +20,7 @@ import numpy as np
 
 from octavo.core.errors import InvalidValue
 from octavo.core.plan import Start
-from octavo.core.request import Request
+from octavo.core.request import Request, check_processors
 from octavo.program.batch import Drawn, Floats, HeadRows, Ints
 from octavo.program.sampling import draw_row
 from octavo.worker.slots import Slots
@@ -96,11 +97,9 @@ class Processors:
             draw_row(drawn, row, raw, logits, head)
 
     def _chain(self, request: Request) -> dict[str, Processor]:
+        check_processors(request.sampling, self._factories)
         chain = {}
         for name, arguments in (request.sampling.logits_processors or {}).items():
-            if name not in self._factories:
-                known = ", ".join(self._factories) or "none: no package offers any"
-                raise InvalidValue("logits_processors", name, known)
             try:
                 chain[name] = self._factories[name](dict(arguments), self._vocab)
             except Exception as error:  # code of others: any
