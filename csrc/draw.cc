@@ -19,25 +19,11 @@ bool is_hot(float temperature, float top_p) {
   return temperature > (top_p > 0.96f ? 0.75f : 1.05f);
 }
 
-bool is_masked(const octavo_batch& b, int i) {
-  return b.mask_words > 0 && b.mask[i] >= 0 && b.target[i] < 0;
-}
-
 // Takes away what the row's mask does not allow, and notes what was there where the row is reported on.
-void mask_logits(const octavo_batch& b, int i, float* row, int vocab, DrawScratch& s) {
-  const int32_t* allowed = b.masks + b.mask[i] * b.mask_words;
-  for (int first = 0; first < vocab; first += 32) {
-    const uint32_t word = uint32_t(allowed[first / 32]);
-    const int end = std::min(32, vocab - first);
-    float* x = row + first;
-    if (word == ~0u) continue;
-    for (int at = 0; b.top[i] >= 0 && at < end; ++at)
-      if (!(word >> at & 1)) s.changed.emplace_back(first + at, x[at]);
-    if (word == 0)  // as most are
-      std::fill(x, x + end, LOWEST);
-    else
-      for (int at = 0; at < end; ++at) x[at] = word >> at & 1 ? x[at] : LOWEST;
-  }
+void mask_logits(const octavo_batch& b, int i, const int32_t* mask, float* row, int vocab, DrawScratch& s) {
+  for (int id = 0; b.top[i] >= 0 && id < vocab; ++id)
+    if (!(uint32_t(mask[id / 32]) >> id % 32 & 1)) s.changed.emplace_back(id, row[id]);
+  mask_values(mask, 0, vocab, row);
 }
 
 // Bias, penalties and mask of one row; values are changed in place, and noted where the row is reported on.
@@ -66,7 +52,7 @@ void shape_logits(const octavo_batch& b, int i, float* row, int vocab, DrawScrat
   if (b.dry_starts)
     for (int64_t j = b.dry_starts[i]; j < b.dry_starts[i + 1]; ++j)
       change(b.dry_ids[j], row[b.dry_ids[j]] + b.dry_values[j]);
-  if (is_masked(b, i)) mask_logits(b, i, row, vocab, s);
+  if (const int32_t* mask = mask_of(b, i)) mask_logits(b, i, mask, row, vocab, s);
 }
 
 // Likelier first, the lower id on a tie; of places in a list that is in order of id.
@@ -82,6 +68,7 @@ struct Known {
   int spans;
   int vocab;
   const float* row;  // its logits, or null
+  const int32_t* mask;
   const Sweep& sweep;
   int at;  // its place in the block
   float largest;
@@ -200,7 +187,8 @@ int32_t draw_all(const Kernels& kernels, const octavo_op& op, const Rows& in, co
     left -= s.mass[span];
   }
   const int first = chosen * SPAN;
-  const float* x = known.row ? known.row + first : kernels.head_span(op, in, known.at, chosen, s.span.data());
+  const float* x =
+      known.row ? known.row + first : kernels.head_span(op, in, known.at, chosen, known.mask, s.span.data());
   kernels.row_masses(x, SPAN, known.largest, factor, s.masses.get());
   return first + std::max(0, choose(s.masses.get(), std::min(SPAN, known.vocab - first), left));
 }
@@ -316,8 +304,12 @@ Manner manner_of(const octavo_batch& b, int i, int vocab) {
   const float temperature = b.temperature[i];
   const bool adjusted = b.bias_starts[i + 1] > b.bias_starts[i] || b.history_starts[i + 1] > b.history_starts[i];
   const bool dry = b.dry_starts && b.dry_starts[i + 1] > b.dry_starts[i];
+  m.spans = spans_of(vocab);
+  if (const int32_t* mask = mask_of(b, i)) {
+    for (int span = 0; span < spans_of(vocab); ++span) m.spans -= !leaves_any(mask, b.mask_words, span);
+  }
   m.stepped = b.target[i] < 0 && b.steps && b.steps[i] != 0;
-  m.held = b.target[i] >= 0 || b.top[i] >= 0 || adjusted || dry || m.stepped || is_masked(b, i);
+  m.held = b.target[i] >= 0 || b.top[i] >= 0 || adjusted || dry || m.stepped;
   if (temperature == 0.f) return m;
   m.factor = 1.f / temperature;
   m.top_k = b.top_k[i] > 0 && b.top_k[i] < vocab ? b.top_k[i] : 0;
@@ -349,7 +341,8 @@ bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const
   }
   const size_t first = size_t(at) * sweep.stride;
   const int vocab = context.config->vocab;
-  Known known{sweep.top + first, sweep.mass + first, sweep.best + first, spans, vocab, row, sweep, at, LOWEST};
+  Known known{
+      sweep.top + first, sweep.mass + first, sweep.best + first, spans, vocab, row, mask_of(b, i), sweep, at, LOWEST};
   bool finite = true;
   if (held) {
     known.largest = kernels.row_max(row, spans * SPAN, &finite);
@@ -361,6 +354,7 @@ bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const
   }
   drawn.bad[i] = !finite;
   if (!finite) return true;
+  if (!held && known.largest == LOWEST) return false;  // the mask leaves nothing
   if (b.target[i] < 0) {
     Known shaped = known;
     if (held) {

@@ -58,6 +58,9 @@ void Executor::add_blocks(const octavo_batch& b, Wanted wanted, Held held) {
       heads_.push_back(swept);
       ++block.rows;
     }
+    std::sort(heads_.begin() + start + block.held, heads_.end(), [&](int i, int j) {
+      return manners_[i].spans != manners_[j].spans ? manners_[i].spans > manners_[j].spans : i < j;
+    });
     for (size_t j = start; j < heads_.size(); ++j) inputs_.push_back(b.rows[heads_[j]]);
     block.heads = heads_.data() + start;
     block.inputs = inputs_.data() + start;

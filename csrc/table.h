@@ -22,6 +22,7 @@ constexpr int MOST_TOP_K = 64;   // largest top_k whose candidates are found wit
 constexpr int HELD_ROWS = 32;    // head rows whose logits are kept at once
 constexpr int NEAR = 4096;       // candidates that a draw looks among before it looks among all tokens
 constexpr float LOWEST = -3.4028234e38f;
+constexpr float ABOVE_LOWEST = -0x1.fffffcp127f;  // the next number
 
 // Sums of codes kept for each row: one for each integer dot.
 inline int sums_of(int cols, int group) {
@@ -102,11 +103,13 @@ struct Manner {
   bool mass;      // the masses of all tokens are summed
   bool collect;   // candidates are collected: values down to `below` under the largest, and among the top_k largest
   int32_t top_k;  // 0: all
+  int32_t spans;  // of the vocabulary that its mask leaves
   float factor;   // 1 / temperature; 0: the largest is taken
   float below;
 };
 
-// Head rows that are projected together: the first `held` keep their logits.
+// Head rows that are projected together: the first `held` keep their logits, the others come by their spans, most
+// first, so that rows whose masks leave little lie in tiles that most spans pass over.
 struct HeadBlock {
   int rows, held;
   const int32_t *heads, *inputs;  // [rows] index of the head row, and of its row of x
@@ -205,8 +208,9 @@ struct Kernels {
   void (*hidden)(const octavo_op&, const Context&, int tid);
   void (*conv)(const octavo_op&, const Context&, const Rows& in, Rows& out, int tid);
   void (*head)(const octavo_op&, const Context&, Rows& in, int tid);  // the step's block of head rows
-  // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`.
-  const float* (*head_span)(const octavo_op&, const Rows& in, int row, int span, float* room);
+  // Logits of one span of a block's row, again; room: [TILE * SPAN]. It gives a part of `room`. mask: as mask_of gives
+  // it
+  const float* (*head_span)(const octavo_op&, const Rows& in, int row, int span, const int32_t* mask, float* room);
   float (*span_top)(const float* x);                            // largest of SPAN values, NaN where one is not finite
   float (*span_mass)(const float* x, float top, float factor);  // sum of exp((x - top) * factor) over SPAN values
   // Passes over one row of n values, n a multiple of 16.
@@ -257,6 +261,31 @@ inline size_t latent_cols(const octavo_op& op) {
 }
 inline int spans_of(int vocab) {
   return (vocab + SPAN - 1) / SPAN;
+}
+// The tokens that a row may draw, as words of bits; null: all.
+inline const int32_t* mask_of(const octavo_batch& b, int i) {
+  if (b.mask_words == 0 || b.mask[i] < 0 || b.target[i] >= 0) return nullptr;
+  return b.masks + int64_t(b.mask[i]) * b.mask_words;
+}
+// Whether a mask of `words` words leaves any token of a span.
+inline bool leaves_any(const int32_t* mask, int words, int span) {
+  constexpr int SPAN_WORDS = SPAN / 32;
+  const int end = words < (span + 1) * SPAN_WORDS ? words : (span + 1) * SPAN_WORDS;
+  int32_t any = 0;
+  for (int word = span * SPAN_WORDS; word < end; ++word) any |= mask[word];
+  return any != 0;
+}
+// Takes away what a mask does not allow of the tokens from `first` on, a multiple of 32.
+inline void mask_values(const int32_t* mask, int first, int count, float* x) {
+  for (int at = 0; at < count; at += 32) {
+    const uint32_t word = uint32_t(mask[(first + at) / 32]);
+    const int end = count - at < 32 ? count - at : 32;
+    if (word == ~0u) continue;
+    if (word == 0)  // as most are
+      for (int j = 0; j < end; ++j) x[at + j] = LOWEST;
+    else
+      for (int j = 0; j < end; ++j) x[at + j] = word >> j & 1 ? x[at + j] : LOWEST;
+  }
 }
 // Whether products are sums of floats, not integer dots.
 inline bool is_float(int layout) {

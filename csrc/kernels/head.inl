@@ -82,13 +82,32 @@ static void collect_span(const float* x, int first_id, float low, const Sweep& s
     }
 }
 
-// One row's SPAN logits.
-static void sweep_span(const float* x, const Manner& manner, const Sweep& sweep, int row, int span, float* ranked) {
+// Takes away what the mask does not allow of a span; tokens beyond the vocabulary are the least already.
+static void mask_span(const int32_t* mask, int vocab, int span, float* x) {
+  const int first = span * SPAN;
+  mask_values(mask, first, vocab - first < SPAN ? vocab - first : SPAN, x);
+}
+
+// A row that may draw nothing of the span.
+static void pass_span(const Sweep& sweep, int row, int span) {
+  const int at = row * sweep.stride + span;
+  sweep.top[at] = LOWEST;
+  sweep.mass[at] = 0.f;
+  sweep.count[at] = 0;
+}
+
+// One row's SPAN logits, of which the mask, if there is one, is taken.
+static void sweep_span(float* x, const int32_t* mask, int vocab, const Manner& manner, const Sweep& sweep, int row,
+                       int span, float* ranked) {
   const int at = row * sweep.stride + span;
   Bounds& bounds = sweep.bounds[row];
-  const float top = sweep.top[at] = span_top(x);
+  float top = sweep.top[at] = span_top(x);
   sweep.count[at] = 0;
   if (!(top == top)) return;
+  if (mask) {
+    mask_span(mask, vocab, span, x);
+    top = sweep.top[at] = span_top(x);
+  }
   const float best = lift(&bounds.best, top);
   if (top == best) sweep.best[at] = span * SPAN + first_equal(x, top);
   if (manner.mass) sweep.mass[at] = span_mass(x, top, manner.factor);
@@ -100,6 +119,7 @@ static void sweep_span(const float* x, const Manner& manner, const Sweep& sweep,
     if (top >= least) least = raise_least(x, manner.top_k, ranked, &bounds.least);
     low = low > least ? low : least;
   }
+  if (mask && !(low > LOWEST)) low = ABOVE_LOWEST;  // what is masked is no candidate
   if (top >= low) collect_span(x, span * SPAN, low, sweep, row, span);
 }
 
@@ -136,26 +156,49 @@ static void head(const octavo_op& op, const Context& context, Rows& in, int tid)
   float* out = reinterpret_cast<float*>(context.memory->scratch + tid * context.memory->scratch_bytes);
   float* ranked = out + BLOCK_TILES * TILE * SPAN;
   for (int i = 0; i < block.rows * MOST_TOP_K; ++i) ranked[i] = LOWEST;
+  const auto asks = [&](int row, int span) {
+    const int32_t* mask = row < block.held ? nullptr : mask_of(step.batch, block.heads[row]);
+    return mask == nullptr || leaves_any(mask, step.batch.mask_words, span);
+  };
+  const auto take = [&](int row, int span, float* x) {
+    const int32_t* mask = mask_of(step.batch, block.heads[row]);
+    if (row < block.held)
+      __builtin_memcpy(context.memory->logits + (size_t(row) * sweep.stride + span) * SPAN, x, SPAN * 4);
+    else if (asks(row, span))
+      sweep_span(x, mask, weight.rows, step.manners[block.heads[row]], sweep, row, span, ranked + row * MOST_TOP_K);
+    else
+      pass_span(sweep, row, span);
+  };
   for_units(context, spans_of(weight.rows), in, tid, [&](int span, const Block& tiles) {
-    project_span(op, tiles, span, out);
-    const int row0 = tiles.row0(), end = row0 + tiles.rows();
-    for (int row = row0; row < end; ++row) {
-      const float* x = out + (row - row0) * SPAN;
-      if (row < block.held)
-        __builtin_memcpy(context.memory->logits + (size_t(row) * sweep.stride + span) * SPAN, x, SPAN * 4);
-      else
-        sweep_span(x, step.manners[block.heads[row]], sweep, row, span, ranked + row * MOST_TOP_K);
+    const auto asked = [&](int tile) {  // whether a row of the tile asks for the span
+      for (int row = tile_start(in.rows, tiles.tiles, tile); row < tile_start(in.rows, tiles.tiles, tile + 1); ++row)
+        if (asks(row, span)) return true;
+      return false;
+    };
+    for (int tile = tiles.first, end = tile; tile < tiles.end; tile = end) {
+      const bool some = asked(tile);
+      while (end < tiles.end && (end == tile || asked(end) == some)) ++end;
+      const Block alike{in, tiles.tiles, tile, end};
+      if (some) project_span(op, alike, span, out);
+      for (int row = 0; row < alike.rows(); ++row)
+        if (some)
+          take(alike.row0() + row, span, out + row * SPAN);
+        else
+          pass_span(sweep, alike.row0() + row, span);
     }
   });
 }
 
 // One span of one row again: the same bits. room: [TILE * SPAN]
-static const float* head_span(const octavo_op& op, const Rows& in, int row, int span, float* room) {
+static const float* head_span(const octavo_op& op, const Rows& in, int row, int span, const int32_t* mask,
+                              float* room) {
   const int tiles = tiles_of(in.rows);
   int index = 0;
   while (row >= tile_start(in.rows, tiles, index + 1)) ++index;
   project_span(op, Block{in, tiles, index, index + 1}, span, room);
-  return room + (row - tile_start(in.rows, tiles, index)) * SPAN;
+  float* x = room + (row - tile_start(in.rows, tiles, index)) * SPAN;
+  if (mask) mask_span(mask, op.weight[0].rows, span, x);
+  return x;
 }
 
 static void row_masses(const float* row, int n, float top, float factor, float* masses) {

@@ -113,7 +113,8 @@ def test_act_order_keeps_its_codes_and_the_answers(tmp_path, bits, symmetric):
     with open_source(path) as source:
         wide = load(source, spec, dtype="float32")
     got, want = logits(lower(spec, wide, kv_dtype="float32", max_len=64, exact=True)), logits(plain(tmp_path, meant))
-    assert np.abs(got - want).max() < (1e-5 if symmetric else 3e-3) * want.std()  # minima are rounded to float16
+    # Sums of float32 differ with the machine's BLAS; minima are rounded to float16.
+    assert np.abs(got - want).max() < (3e-5 if symmetric else 3e-3) * want.std()
     program = lower(spec, weights, kv_dtype="float32", max_len=64)
     reference = logits(program)
     for isa in native.isas():  # a few codes of inputs are rounded the other way

@@ -13,7 +13,7 @@ from parity import every_instruction_set_agrees, same_bits_however_cut, stale_pa
 from octavo.bench.cases import Shape
 from octavo.core.errors import ModelError
 from octavo.kernels import native
-from octavo.kernels.weight import Layout, Weight
+from octavo.kernels.weight import Layout, Weight, from_bfloat16, to_bfloat16
 from octavo.program.cost import by_kind, costs
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, Conv, Op
@@ -50,19 +50,22 @@ def test_it_is_a_gated_sum_over_the_last_tokens(dtype: str) -> None:
         for weight, bias in ((conv.b, conv.b_bias), (conv.c, conv.c_bias), (conv.z, conv.z_bias))
     )
     u = b * z
+    low = high = u  # between these lies what the pages hold: a sum near a tie goes up on one machine, down on another
     if dtype == "bfloat16":
-        bits = u.view(np.uint32)
-        u = (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16).view(np.float32)
-    wanted = np.empty((tokens, made.width))
+        low, high = (from_bfloat16(to_bfloat16(u * np.float32(1 + by))) for by in (-1e-6, 1e-6))
+    wanted, slack = np.empty((tokens, made.width)), np.empty((tokens, made.width))
     for t in range(tokens):
         seen = [(j, t - 3 + j) for j in range(4) if t - 3 + j >= 0]
-        wanted[t] = c[t] * (conv.bias + sum(conv.taps[j].astype(np.float64) * u[at] for j, at in seen))
+        wanted[t] = c[t] * (conv.bias + sum(conv.taps[j].astype(np.float64) * low[at] for j, at in seen))
+        slack[t] = np.abs(c[t]) * sum(np.abs(conv.taps[j] * (high[at] - low[at])) for j, at in seen)
     executor = Reference(made)
     executor.allocate(texts.pages)
     for first, count in ((0, 1), (1, 31), (32, 1), (33, 12)):
         registers = Registers(h=[h[first : first + count], h[:0]])
         executor.step(conv, registers, texts.batch(rng, [(0, first, count)]))
-        np.testing.assert_allclose(registers.h[1], wanted[first : first + count], atol=2e-5)
+        part = slice(first, first + count)
+        assert (np.abs(registers.h[1] - wanted[part]) <= 2e-5 + slack[part]).all()
+    assert np.count_nonzero(slack) < slack.size / 50
 
 
 @pytest.mark.parametrize(

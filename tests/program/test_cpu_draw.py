@@ -153,6 +153,58 @@ PER_ROW = {field.name for field in dataclasses.fields(HeadRows)} - {
 }
 
 
+def masks_of(rng: np.random.Generator, rows: int, vocab: int) -> np.ndarray:
+    """Masks of one token, of some near each other, of some anywhere, and of most. [rows, vocab padded] bits"""
+    bits = np.zeros((rows, (vocab + 31) // 32 * 32), np.bool_)
+    for row in range(rows):
+        first = rng.integers(0, vocab)
+        near = np.arange(first, min(vocab, first + 40))
+        bits[row, [[first], near, rng.integers(0, vocab, 30), np.flatnonzero(rng.random(vocab) < 0.9)][row % 4]] = True
+    return bits
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("vocab", [300, 20011])
+def test_masked_rows_skip_what_they_may_not_draw_and_draw_the_same(isa: str, manner: str, vocab: int) -> None:
+    """Whatever the company, beside rows that keep their logits, and a second time where one look is not enough."""
+    rows, rng = 70, np.random.default_rng(6)
+    batch = one_manner(rows_of(vocab, rows), **MANNERS[manner])
+    bits = masks_of(rng, rows, vocab)
+    masks = np.packbits(bits, axis=1, bitorder="little").view(np.int32)
+    mask = np.where(rng.random(rows) < 0.2, -1, np.arange(rows)).astype(np.int32)
+    masked = dataclasses.replace(batch, head=dataclasses.replace(batch.head, mask=mask, masks=masks))
+    cpu = executor(peaked(vocab, 3.0), isa)
+    got = cpu.run(masked)
+    assert bits[mask, got.tokens][mask >= 0].all()
+    held = cpu.run(dataclasses.replace(masked, head=dataclasses.replace(masked.head, top=masked.head.top + 1)))
+    assert np.array_equal(got.tokens, held.tokens)
+    for kept in (np.arange(rows) % 3 == 1, np.arange(rows) == 40, mask >= 0):
+        head = masked.head
+        columns = {name: getattr(head, name)[kept] for name in PER_ROW if len(getattr(head, name))}
+        some = dataclasses.replace(head, **columns, history_starts=head.history_starts[: kept.sum() + 1],
+                                   bias_starts=head.bias_starts[: kept.sum() + 1])  # fmt: skip
+        assert np.array_equal(cpu.run(dataclasses.replace(masked, head=some)).tokens, got.tokens[kept])
+    logits = cpu.logits(batch)
+    want = sampling.draw(logits, masked.head)
+    for row in np.flatnonzero(want.tokens != got.tokens):
+        assert near_edge(logits[row], masked.head, row), (row, want.tokens[row], got.tokens[row])
+    assert (want.tokens == got.tokens).mean() > 0.9
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_mask_that_leaves_nothing_harms_nobody(isa: str) -> None:
+    batch = one_manner(rows_of(5003, 20), **MANNERS["few"])
+    masks = np.full((2, (5003 + 31) // 32), -1, np.int32)
+    masks[1] = 0
+    mask = np.where(np.arange(20) == 11, 1, 0).astype(np.int32)
+    cpu = executor(peaked(5003, 3.0), isa)
+    free = cpu.run(batch)
+    got = cpu.run(dataclasses.replace(batch, head=dataclasses.replace(batch.head, mask=mask, masks=masks)))
+    assert np.array_equal(np.delete(got.tokens, 11), np.delete(free.tokens, 11))
+    assert 0 <= got.tokens[11] < 5003 and not got.bad.any()
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_more_rows_than_are_held_at_once(isa: str) -> None:
     count = 2 * HEAD_ROWS + 7  # some of them held, some not
@@ -192,6 +244,11 @@ def test_a_row_that_is_not_finite_is_marked_and_alone(isa: str, fault: float) ->
     ids[13] = 7
     dirty = executor(dataclasses.replace(program, ops=ops), isa).run(dataclasses.replace(batch, ids=ids))
     assert np.flatnonzero(dirty.bad).tolist() == [13]
+    mask = np.where(np.arange(20) % 2, 0, -1).astype(np.int32)  # of the faulty row too
+    one = np.packbits(np.arange(320) == 250, bitorder="little").view(np.int32)[None]
+    masked = dataclasses.replace(batch.head, mask=mask, masks=one)
+    dirtier = executor(dataclasses.replace(program, ops=ops), isa)
+    assert dirtier.run(dataclasses.replace(batch, ids=ids, head=masked)).bad.tolist() == dirty.bad.tolist()
     rest = np.arange(20) != 13
     assert np.array_equal(clean.tokens[rest], dirty.tokens[rest])
     assert np.array_equal(clean.logprobs[rest], dirty.logprobs[rest])

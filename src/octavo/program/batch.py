@@ -110,5 +110,5 @@ class Drawn:
     top_ids: Ints  # [H, L] likeliest first, lowest id first on a tie; -1 beyond the row's `top`
     top_logprobs: Floats  # [H, L] 0 beyond the row's `top`
     surprise: Floats  # [H] of a row drawn by steps: -log2 of the token's share among those that were left; else 0
-    bad: npt.NDArray[np.uint8]  # [H] 1: the row's logits hold a NaN or +-infinity; its other entries mean nothing
+    bad: npt.NDArray[np.uint8]  # [H] 1: a NaN or +-infinity among the row's logits that are looked at; the rest is void
     logits: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # raw, of given rows: the rest is void
