@@ -91,11 +91,24 @@ def test_calls_in_parallel_unless_they_may_not_be(client, script):
     assert [name for name, _ in both(client, tools=TOOLS, parallel_tool_calls=False)[2]] == ["weather"]
 
 
-def test_a_call_that_is_cut_is_content(client, script):
+def test_a_call_that_is_cut_is_content_until_its_arguments_begin(client, script):
     script.text = CALL
-    cut = both(client, tools=TOOLS, max_tokens=20)
+    cut = both(client, tools=TOOLS, max_tokens=10)
     assert cut[2:] == ([], "length")
     assert CALL.startswith(cut[1]) and cut[1]
+    cut = both(client, tools=TOOLS, max_tokens=len(script([])) - 12)
+    [(name, arguments)] = cut[2]
+    assert (cut[1], name, cut[3]) == ("", "weather", "length")
+    assert '{"city": "Osloé"}'.startswith(arguments) and arguments
+
+
+def test_arguments_are_streamed(client, script):
+    script.text = CALL
+    chunks = list(client.chat.completions.create(model="tiny", messages=MESSAGES, tools=TOOLS, stream=True))
+    calls = [call for chunk in chunks for choice in chunk.choices for call in choice.delta.tool_calls or []]
+    assert [call.function.name for call in calls] == ["weather", *[None] * (len(calls) - 1)]
+    parts = [call.function.arguments for call in calls if call.function.arguments]
+    assert len(parts) > 5 and json.loads("".join(parts)) == {"city": "Osloé"}
 
 
 def test_reasoning_may_be_left_out(client, script):

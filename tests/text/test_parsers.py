@@ -12,6 +12,7 @@ from octavo.text.parsers import registry
 from octavo.text.parsers.calls import Calls
 from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Plain, Reasoning
 from octavo.text.parsers.forced import Forced
+from octavo.text.parsers.scan import Scan
 
 TOOLS = {
     "weather": {
@@ -46,9 +47,9 @@ def summary(events, *, plain=False):
     return thought, said, [(name, arguments if plain else json.loads(arguments)) for name, arguments in made]
 
 
-def fed(parser, *pieces):
+def fed(parser, *pieces, plain=False):
     """What a parser makes of a text in these pieces."""
-    return summary([event for piece in pieces for event in parser.push(piece)] + parser.finish())
+    return summary([event for piece in pieces for event in parser.push(piece)] + parser.finish(), plain=plain)
 
 
 def line(name, **arguments):
@@ -143,41 +144,75 @@ FORMS = {  # family: (text, content, calls)
         ("<|channel|>commentary to=functions.time<|message|>{}", "", [("time", {})]),
     ],
 }  # fmt: skip
-BAD_CALLS = [line("nobody"), '{"name": "time", "arguments": [1]}', '{"name": "time", "arguments": {"a": NaN}}',
-             '{"name": "time", "arguments": {"a": 1e999}}', '{"name": "time", "arguments": {"a": }}', "[" * 100_000,
-             '{"name": "time", "arguments": {"a', '{"name": 5}', "{}", "5", ""]  # fmt: skip
+BAD_CALLS = [line("nobody"), '{"name": "time", "arguments": [1]}', '{"name": "time", "arguments": NaN}', "[" * 100_000,
+             '{"arguments": {"a": 1e999}, "name": "time"}', '{"name": "time", "arguments": "{"}',
+             '{"name": "time", "arguments": ', '{"name": "ti', '{"name": 5}', "{}", "5", ""]  # fmt: skip
 BROKEN = {  # family: texts without any call in them, all of which are content
     "hermes": ["<tool_call", "Text with < and <tool and {braces}. ",
                *(f"<tool_call>{bad}</tool_call>" for bad in BAD_CALLS)],
-    "llama3_json": ['{"a": 1}', "{ and [", '{"name": "time"}', "<|python_tag|>time.call()", *BAD_CALLS[:6]],
+    "llama3_json": ['{"a": 1}', "{ and [", '{"name": "time"}', "<|python_tag|>time.call()", *BAD_CALLS[:5]],
     "pythonic": ["[1] and [2]", "[time(1)]", "[time(**{})]", "[nobody()]", "[time(a=b'c')]", "[time(a=1e999)]",
                  "[time(a=f())]", "[time(a=", "[]", "[[1, 2], 'x']", "<|python_start|>time(<|python_end|>",
                  "[time(a={1: 2})]", "[time(" + "[" * 100_000],
-    "mistral": ["[TOOL_CALLS", "[TOOL_CALLS] not JSON", "[TOOL_CALLS]time[ARGS]{", "[TOOL_CALLS]nobody[ARGS]{} so",
-                "[TOOL_CALLS]time[ARGS]{a}", "[TOOL_CALLS]time[ARGS][1]",
+    "mistral": ["[TOOL_CALLS", "[TOOL_CALLS] not JSON", "[TOOL_CALLS]time[ARGS]", "[TOOL_CALLS]nobody[ARGS]{} so",
+                "[TOOL_CALLS]time[ARGS][1]",
                 *(f"[TOOL_CALLS][{bad}]" for bad in BAD_CALLS)],
     "qwen3_coder": ["<function", "<tool_call>a</tool_call>", XML.replace("weather", "nobody"),
                     "<tool_call><function=time> text </function></tool_call>",
                     "<tool_call><function=time><parameter=a>1"],
     "deepseek_v3": ["<｜tool▁calls▁begin", V3.format(""), V3.format("time"), V3.format(V31_CALL.format("nobody", "{}")),
-                    V3.format(V3_CALL.format("time", "{")), V3.format(V31_CALL.format("time", "{}") + "and")],
+                    V3.format(V3_CALL.format("time", "[]")), V3.format("and" + V31_CALL.format("time", "{}"))],
     "granite": ["<|tool_call|>", "[1]", *(f"<|tool_call|>[{bad}" for bad in BAD_CALLS)],
     "phi4_mini_json": ["functools are", "functools[1]", *(f"functools[{bad}]" for bad in BAD_CALLS)],
     "gemma4": ["<|tool_call>call:time{a:}<tool_call|>", "<|tool_call>time{}<tool_call|>",
                "<|tool_call>call:nobody{}<tool_call|>", '<|tool_call>call:time{a:<|"|>b', "<|tool_call>call:time{a b}",
                "<|tool_call>call:time{a:1 b:2}<tool_call|>", "<|tool_call>call:time{}x<tool_call|>",
                "<|tool_call>call:time{a:<b>}<tool_call|>", "<|tool_call>call:time{a:" + "[" * 10_000 + "<tool_call|>"],
-    "openai": ["<|channel|>comm", f"{GPT}{{<|call|>", f"{GPT}[1]<|call|>", GPT.replace("weather", "nobody") + "{}",
+    "openai": ["<|channel|>comm", f"{GPT}<|call|", f"{GPT}[1]<|call|>", GPT.replace("weather", "nobody") + "{}",
                "<|channel|>commentary to=browser.search<|message|>{}<|call|>"],
+}  # fmt: skip
+NAN = '{"name": "time", "arguments": {"a": NaN}}'
+OPEN = '{"name": "time", "arguments": {"a": "b\\'
+BEGUN = {  # family: texts whose first call begins, and then ends or breaks: content, calls with arguments as written
+    "hermes": [
+        (f"<tool_call>{OPEN}", "", [("time", '{"a": "b\\')]),
+        ('Hm. <tool_call>{"name": "time", "arguments": {', "Hm.", [("time", "{")]),
+        (f"<tool_call>{NAN}</tool_call> so", "NaN}}</tool_call> so", [("time", '{"a": ')]),
+        ('<tool_call>{"name": "time", "arguments": {"a": 1e999}}\n</tool_c', "", [("time", '{"a": 1e999}')]),
+        (f"<tool_call>{line('time')[:-1]} so. ", "so. ", [("time", "{}")]),
+        (f'<tool_call>{line("time")[:-1]}, "id": 1}}</tool_call>', "", [("time", "{}")]),
+        ('<tool_call>{"name": "time", "arguments": {"a": [1}}</tool_call>', "", [("time", '{"a": [1')]),
+    ],
+    "llama3_json": [(OPEN, "", [("time", '{"a": "b\\')]), (NAN + " so", "NaN}} so", [("time", '{"a": ')])],
+    "pythonic": [],
+    "mistral": [
+        ("[TOOL_CALLS]time[ARGS]{", "", [("time", "{")]),
+        ("[TOOL_CALLS]time[ARGS]{a} so", "a} so", [("time", "{")]),
+        (f"[TOOL_CALLS][{line('time')}, {line('nobody')}]", f"}}, {line('nobody')}]", [("time", "{}")]),
+        (f"[TOOL_CALLS][{line('time')}, {OPEN}", "", [("time", "{}"), ("time", '{"a": "b\\')]),
+        (f"[TOOL_CALLS][{line('time')}, {{\"na", '}, {"na', [("time", "{}")]),
+    ],
+    "qwen3_coder": [],
+    "deepseek_v3": [
+        (V3.format(V3_CALL.format("time", "{")), "", [("time", "{\n")]),
+        (V3.format(V31_CALL.format("time", "{}") + "and"), "<｜tool▁call▁end｜>and<｜tool▁calls▁end｜>",
+         [("time", "{}")]),
+        (V3.format(V3_CALL.format("time", "{}"))[:-20], "", [("time", "{}")]),
+    ],
+    "granite": [(f"<|tool_call|>[{OPEN}", "", [("time", '{"a": "b\\')])],
+    "phi4_mini_json": [(f"functools[{NAN}] so", "NaN}}] so", [("time", '{"a": ')])],
+    "gemma4": [],
+    "openai": [(f"{GPT}{{<|call|>", "", [("weather", "{")]), (f'{GPT}{{"a": "<|call|>', "", [("weather", '{"a": "')])],
 }  # fmt: skip
 SAME = {"deepseek_v31": "deepseek_v3", "functiongemma": "gemma4", "granite-20b-fc": "granite",
         "llama4_pythonic": "pythonic", "lfm2": "pythonic"}  # fmt: skip
 CASES = [(name, *form) for name, forms in FORMS.items() for form in forms]
+ALL_BEGUN = [(name, *form) for name, forms in BEGUN.items() for form in forms]
 ALL_BROKEN = [(name, text) for name, texts in BROKEN.items() for text in texts]
 
 
 def test_every_parser_is_tested():
-    assert FORMS.keys() == BROKEN.keys() == {row.name for row in registry.TOOLS} - SAME.keys()
+    assert FORMS.keys() == BROKEN.keys() == BEGUN.keys() == {row.name for row in registry.TOOLS} - SAME.keys()
     assert all(registry.family(name) is registry.family(other) for name, other in SAME.items())
 
 
@@ -193,6 +228,43 @@ def test_calls_are_read_whole_and_cut_anywhere(name, text, content, made):
 def test_what_is_no_call_is_content(name, text):
     assert fed(calls(name), text) == ("", text, [])
     assert fed(calls(name), *[text[i : i + 7] for i in range(0, len(text), 7)]) == ("", text, [])
+
+
+@pytest.mark.parametrize(("name", "text", "content", "made"), ALL_BEGUN)
+def test_a_call_that_began_stays_as_far_as_it_got(name, text, content, made):
+    for pieces in ([text], [*text], *([text[:cut], text[cut:]] for cut in range(len(text)))):
+        assert fed(calls(name), *pieces, plain=True) == ("", content, made)
+
+
+@pytest.mark.parametrize("name", [name for name, forms in BEGUN.items() if forms])
+def test_arguments_are_given_out_as_they_come(name):
+    [text] = [text for text, _, made in FORMS[name][:3] if made[0] == ("weather", OSLO)][:1]
+    parser, parts = calls(name), []
+    for letter in text:
+        parts += [event.text for event in parser.push(letter) if isinstance(event, Arguments) and not event.index]
+    assert len(parts) > 30
+    assert json.loads("".join(parts)) == OSLO
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers()
+                    | st.text(), lambda each: st.lists(each) | st.dictionaries(st.text(), each), max_leaves=8),
+       st.data())  # fmt: skip
+@settings(max_examples=400, deadline=None)
+def test_a_scan_takes_what_json_takes(value, data):
+    text = json.dumps({"a": value}, ensure_ascii=data.draw(st.booleans()), indent=data.draw(st.none() | st.just(1)))
+    whole = Scan()
+    assert [whole.push(letter + "}", 0, 1) for letter in text] == [1] * len(text) and whole.done
+    begin = data.draw(st.integers(1, len(text)))
+    end = data.draw(st.integers(begin, min(len(text), begin + 3)))
+    text = text[:begin] + data.draw(st.sampled_from([*',:{}[]"\\ \n-+.0e1tu', "nul", ""])) + text[end:]
+    scan = Scan()
+    assert scan.push(text, 0, len(text)) == len(text) or scan.done or scan.broken
+    try:
+        json.JSONDecoder(parse_constant=lambda name: json.loads(name[:0])).raw_decode(text)
+    except json.JSONDecodeError:
+        assert not scan.done
+    else:
+        assert scan.done
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -236,9 +308,11 @@ def damaged(draw):
 @example(("hermes", "<tool_call><tool_call>"), [11])
 def test_any_cut_of_any_text_gives_the_same(case, sizes):
     name, text = case
-    whole = fed(calls(name), text)
-    assert fed(calls(name), *cut(text, sizes)) == whole
-    assert all(tool in TOOLS and isinstance(arguments, dict) for tool, arguments in whole[2])
+    whole = fed(calls(name), text, plain=True)
+    assert fed(calls(name), *cut(text, sizes), plain=True) == whole
+    for tool, arguments in whole[2]:
+        scan = Scan()
+        assert tool in TOOLS and scan.push(arguments, 0, len(arguments)) == len(arguments) and not scan.broken
 
 
 FORCED = [  # text of the grammar, or the beginning of one; content; calls
@@ -310,7 +384,7 @@ GPT_ANSWERS = [  # end of the prompt, text, (reasoning, content, calls)
     ("<|channel|>final<|message|>", "Yes <|th", ("", "Yes <|th", [])),
     ("", "Plain <text>.", ("", "Plain <text>.", [])),
     ("", "<|channel|>anal", ("", "<|channel|>anal", [])),
-    ("", GPT + '{"city": ', ("", GPT.replace(" <|constrain|>json", "") + '{"city": ', [])),
+    ("", GPT + '[1', ("", GPT.replace(" <|constrain|>json", "") + "[1", [])),
 ]  # fmt: skip
 
 
@@ -318,6 +392,13 @@ GPT_ANSWERS = [  # end of the prompt, text, (reasoning, content, calls)
 def test_channels_are_read_whole_and_cut_anywhere(prompt, text, made):
     for pieces in ([text], [*text], *([text[:cut], text[cut:]] for cut in range(len(text)))):
         assert fed(Chain(thinking("openai_gptoss", prompt), calls("openai")), *pieces) == made
+
+
+def test_a_call_in_a_channel_comes_as_it_is_written():
+    parser, parts = Chain(thinking("openai_gptoss", ""), calls("openai")), []
+    for letter in GPT + ARGUMENTS:
+        parts += [event.text for event in parser.push(letter) if isinstance(event, Arguments)]
+    assert "".join(parts) == ARGUMENTS and len(parts) > 30
 
 
 def test_reasoning_comes_before_calls():

@@ -1,11 +1,17 @@
-"""Calls of tools within a text: found by the marks of a family, read when whole, given out or left as content.
+"""Calls of tools within a text: found by the marks of a family, given out as they come or whole, or left as content.
 
-Invariant: only calls of known tools with a JSON object as arguments are given out; whatever else stands between the
-marks is content, as it is written. White space behind a call is dropped, and that before one where no content follows.
+A call is certain once the text before its arguments is complete, names a known tool, and their JSON object begins
+(`Family.head`). From there on they are given out as written, as far as they are JSON; where that breaks or ends, the
+call stays as it is. Forms without such a head, and calls written otherwise, are read when their section is whole.
+
+Invariant: only calls of known tools are given out, with a JSON object as arguments, or the beginning of one where it
+breaks or ends; whatever else stands between the marks is content, as it is written: behind a call, if it is more than
+closing brackets and marks. White space behind a call is dropped, and that before one where no content follows.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
 from collections.abc import Callable
@@ -13,6 +19,7 @@ from dataclasses import dataclass
 
 from octavo.text.parsers.events import Arguments, CallBegun, Content, Event, Tools
 from octavo.text.parsers.marks import begun, first_of
+from octavo.text.parsers.scan import Scan
 
 SPACES = " \t\r\n"
 LETTERS = string.ascii_letters + string.digits
@@ -27,7 +34,9 @@ class Family:
     calls stand before it. end: where the section at the start of a text ends, -1 if it does not yet; of the text the
     first characters, whose number is given, were seen before. read: the calls of a section, whose end may be missing.
     Raises ValueError where it holds none. marks: what must stay in the text although it is special. spaces: what is
-    dropped beside calls. apart: a grammar can tell calls by their first mark from an answer.
+    dropped beside calls. apart: a grammar can tell calls by their first mark from an answer. head: what stands before
+    the arguments of a call, from the start of its section or the end of the arguments before it, with the name as its
+    group and the object's bracket behind it. closing: marks that end calls and sections.
     """
 
     end: Callable[[str, int], int]
@@ -37,6 +46,8 @@ class Family:
     marks: tuple[str, ...] = ()
     spaces: str = SPACES
     apart: bool = True
+    head: re.Pattern[str] | None = None
+    closing: tuple[str, ...] = ()
 
 
 def new_id() -> str:
@@ -54,6 +65,9 @@ class Calls:
         self._text = ""  # not given out: what may begin a section, or one that has begun
         self._inside = False
         self._seen = 0
+        self._place = 0  # of the section, what is given out
+        self._given = 0  # calls of the section
+        self._scan: Scan | None = None  # of the arguments that are being given out
         self._space = ""  # not given out: white space that may stand before a call
         self._said = False
         self._after_call = False
@@ -86,6 +100,7 @@ class Calls:
             end = self._family.end(self._text, self._seen)
             if end < 0:
                 self._seen = len(self._text)
+                self._begun(self._text, self._seen - begun(self._text, self._family.closing), events)
                 return False
             section, self._text = self._text[:end], self._text[end:]
             self._inside = False
@@ -111,20 +126,58 @@ class Calls:
         return len(text) - begun(text, family.opening), False
 
     def _section(self, text: str, events: list[Event]) -> None:
-        """Give out the calls of a section; what holds none is content."""
+        """Give out the calls of a section that are not yet; what holds none is content."""
+        closing = max((len(mark) for mark in self._family.closing if text.endswith(mark)), default=0)
+        self._begun(text, len(text) - closing, events)
+        given, rest = self._given, text[self._place :]
+        self._place, self._given, self._scan = 0, 0, None
         try:
             calls = self._family.read(text, self._tools)
         except (ValueError, RecursionError, MemoryError):
             calls = []
         if not calls or any(name not in self._tools for name, _ in calls):
-            self._say(text, events)
+            if not given or not self._closes(rest):
+                self._say(rest, events)
             return
+        for name, arguments in calls[given:]:
+            self._call(name, events)
+            self._argue(arguments, events)
+
+    def _begun(self, text: str, end: int, events: list[Event]) -> None:
+        """Give out what is certain of the calls in the first `end` characters of a section."""
+        head = self._family.head
+        while head is not None:
+            if self._scan is None:
+                found = head.match(text, self._place, end)
+                if found is None or (name := found[found.lastindex or 0]) not in self._tools:
+                    return
+                self._scan, self._place = Scan(), found.end()
+                self._given += 1
+                self._call(name, events)
+            start, self._place = self._place, self._scan.push(text, self._place, end)
+            self._argue(text[start : self._place], events)
+            if not self._scan.done:
+                return
+            self._scan = None
+
+    def _closes(self, rest: str) -> bool:
+        """Whether what stands behind a call only ends it, or begins to."""
+        for mark in self._family.closing:
+            rest = rest.replace(mark, "")
+        rest = rest.strip(SPACES + "]}")
+        return not rest or any(mark.startswith(rest) for mark in self._family.closing)
+
+    def _call(self, name: str, events: list[Event]) -> None:
+        """Begin a call."""
         self._space, self._after_call = self._space if self._said else "", True
-        for name, arguments in calls:
-            if self._parallel or not self._count:
-                events.append(CallBegun(self._count, new_id(), name))
-                events.append(Arguments(self._count, arguments))
-                self._count += 1
+        self._count += 1
+        if self._parallel or self._count == 1:
+            events.append(CallBegun(self._count - 1, new_id(), name))
+
+    def _argue(self, text: str, events: list[Event]) -> None:
+        """More of the arguments of the last call."""
+        if text and (self._parallel or self._count == 1):
+            events.append(Arguments(self._count - 1, text))
 
     def _say(self, text: str, events: list[Event]) -> None:
         """Give out content, but for white space at its end."""

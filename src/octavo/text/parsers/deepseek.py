@@ -40,4 +40,10 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return calls
 
 
-FAMILY = Family(_end, _read, opening=(OPENING,), marks=(OPENING, CLOSING, BEGIN, BETWEEN, END))
+FENCE = "```"
+HEAD = re.compile(
+    rf"(?:{OPENING}|(?:\s*{FENCE})?\s*{END})\s*{BEGIN}"
+    rf'(?:[^<"\n]*{BETWEEN}([^<"\n]+)\n```json\n|\s*([^<"\s]+)\s*{BETWEEN})\s*(?=\{{)'
+)
+MARKS = (OPENING, CLOSING, BEGIN, BETWEEN, END)
+FAMILY = Family(_end, _read, opening=(OPENING,), marks=MARKS, head=HEAD, closing=(CLOSING, END, FENCE))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from octavo.text.parsers.calls import Call, Family
 from octavo.text.parsers.events import Tools
-from octavo.text.parsers.payload import balanced, listed, loaded
+from octavo.text.parsers.payload import balanced, headed, listed, loaded
 
 MARKS = ("<|tool_call|>", "<tool_call>", "<function_call>")
 
@@ -22,4 +22,5 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return listed(loaded(section))
 
 
-FAMILY = Family(_end, _read, opening=MARKS, leading=("[",), marks=MARKS, apart=False)
+HEAD = headed(MARKS, "arguments")
+FAMILY = Family(_end, _read, opening=MARKS, leading=("[",), marks=MARKS, apart=False, head=HEAD)

@@ -15,7 +15,7 @@ import re
 from octavo.text.parsers.calls import Call, Family
 from octavo.text.parsers.events import Content, Event, Reasoning, Thinker, Tools
 from octavo.text.parsers.marks import ANYTHING, Written, begun, first_of
-from octavo.text.parsers.payload import arguments, behind, loaded
+from octavo.text.parsers.payload import arguments, loaded
 
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 HEADS = (START, CHANNEL, MESSAGE, "to=")  # what the head of a message begins with
@@ -74,18 +74,16 @@ class Channels:
         """What is certain with this text."""
         self._text += text
         events: list[Event] = []
-        while self._text and (self._begin() if self._head else self._go_on(events)):
+        while self._text and (self._begin(events) if self._head else self._go_on(events)):
             pass
         return events
 
     def finish(self) -> list[Event]:
         """What is left."""
         text, self._text = self._text, ""
-        if self._to:
-            return [Content(f"{TO}{self._to}{MESSAGE}{text}")]
         return [Reasoning(text) if self._thinks and not self._head else Content(text)] if text else []
 
-    def _begin(self) -> bool:
+    def _begin(self, events: list[Event]) -> bool:
         """Take the head of a message; whether its body begins."""
         text = self._text.lstrip()
         if not any(mark.startswith(text[: len(mark)]) for mark in HEADS):
@@ -98,29 +96,30 @@ class Channels:
         self._to = recipient.group(1) if recipient else ""
         self._thinks = not self._to and f"{CHANNEL}analysis" in head
         self._head, self._text = False, rest
+        if self._to:
+            events.append(Content(f"{TO}{self._to}{MESSAGE}"))
         return True
 
     def _go_on(self, events: list[Event]) -> bool:
         """Give out the body of a message; whether its end is there."""
         found = first_of(self._text, ENDS)
-        if self._to and found is None:
-            return False
         place = len(self._text) - begun(self._text, ENDS) if found is None else found[0]
         body, rest = self._text[:place], self._text[place:]
-        if self._to:
-            events.append(Content(f"{TO}{self._to}{MESSAGE}{body}{CALL}"))
-        elif body:
+        if body:
             events.append(Reasoning(body) if self._thinks else Content(body))
         self._text = rest
         if found is None:
             return False
+        if self._to:
+            events.append(Content(CALL))
         self._head, self._to = True, ""
         self._text = rest if found[1] == START else rest[len(found[1]) :]
         return True
 
 
 def _end(text: str, seen: int) -> int:
-    return behind(text, CALL, seen)
+    place = text.find(CALL, max(0, seen - len(CALL) + 1))  # a token of its own, never within a string
+    return -1 if place < 0 else place + len(CALL)
 
 
 def _read(section: str, tools: Tools) -> list[Call]:
@@ -131,4 +130,5 @@ def _read(section: str, tools: Tools) -> list[Call]:
 
 
 HARMONY = Harmony()
-FAMILY = Family(_end, _read, opening=(TO,), marks=Harmony.marks, apart=False)
+HEAD = re.compile(_CALL.pattern + r"\s*(?=\{)")
+FAMILY = Family(_end, _read, opening=(TO,), marks=Harmony.marks, apart=False, head=HEAD, closing=(CALL,))

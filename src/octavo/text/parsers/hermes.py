@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from octavo.text.parsers.calls import Call, Family
 from octavo.text.parsers.events import Tools
-from octavo.text.parsers.payload import behind, listed, loaded
+from octavo.text.parsers.payload import behind, headed, listed, loaded
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
@@ -22,4 +22,5 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return listed(loaded(section.removeprefix(OPENING).removesuffix(CLOSING)))
 
 
-FAMILY = Family(_end, _read, opening=(OPENING,), marks=(OPENING, CLOSING))
+HEAD = headed((OPENING,), "arguments")
+FAMILY = Family(_end, _read, opening=(OPENING,), marks=(OPENING, CLOSING), head=HEAD, closing=(CLOSING,))

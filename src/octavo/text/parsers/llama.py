@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from octavo.text.parsers.calls import SPACES, Call, Family
 from octavo.text.parsers.events import Tools
-from octavo.text.parsers.payload import balanced, called, loaded
+from octavo.text.parsers.payload import balanced, called, headed, loaded
 
 MARK = "<|python_tag|>"
 KEYS = ("parameters", "arguments")
@@ -24,4 +24,13 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return [called(value, KEYS)]
 
 
-FAMILY = Family(_end, _read, opening=(MARK, '{"name"'), leading=("{",), marks=(MARK,), spaces=SPACES + ";", apart=False)
+FAMILY = Family(
+    _end,
+    _read,
+    opening=(MARK, '{"name"'),
+    leading=("{",),
+    marks=(MARK,),
+    spaces=SPACES + ";",
+    apart=False,
+    head=headed((MARK,), *KEYS),
+)

@@ -10,7 +10,7 @@ import re
 
 from octavo.text.parsers.calls import Call, Family
 from octavo.text.parsers.events import Tools
-from octavo.text.parsers.payload import arguments, balanced, listed, loaded
+from octavo.text.parsers.payload import arguments, balanced, headed, listed, loaded
 
 OPENING = "[TOOL_CALLS]"
 _HEAD = re.compile(r"\[TOOL_CALLS\]\s*(?:(?=[\[{])|([^\s\[\]{}]+)(?:\[CALL_ID\][^\[\]{}]*)?(?:\[ARGS\])?\s*(?=\{))")
@@ -29,4 +29,6 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return [(head.group(1), arguments(value))] if head.group(1) else listed(value)
 
 
-FAMILY = Family(_end, _read, opening=(OPENING,), marks=(OPENING, "[ARGS]", "[CALL_ID]"))
+_NAMED = r"\[TOOL_CALLS\]\s*([^\s\[\]{}]+)(?:\[CALL_ID\][^\[\]{}]*)?(?:\[ARGS\])?\s*(?=\{)"
+HEAD = re.compile(f"{_NAMED}|{headed((OPENING,), 'arguments').pattern}")
+FAMILY = Family(_end, _read, opening=(OPENING,), marks=(OPENING, "[ARGS]", "[CALL_ID]"), head=HEAD)

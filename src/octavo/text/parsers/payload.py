@@ -75,6 +75,12 @@ def arguments(value: Any) -> str:
     return dumped(value or {})
 
 
+def headed(marks: Sequence[str], *keys: str) -> re.Pattern[str]:
+    """Family.head of an object with name and arguments, under one of `keys`: behind a mark, in a list, or neither."""
+    before = rf"\}}\s*,\s*|(?:(?:{'|'.join(map(re.escape, marks))})\s*)?(?:\[\s*)?"
+    return re.compile(rf'\s*(?:{before})\{{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:{"|".join(keys)})"\s*:\s*(?=\{{)')
+
+
 def called(value: Any, keys: Sequence[str] = ("arguments",)) -> Call:
     """The call that an object describes; its arguments stand under one of `keys`, or are none. Raises ValueError."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):

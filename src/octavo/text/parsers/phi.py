@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from octavo.text.parsers.calls import Call, Family
 from octavo.text.parsers.events import Tools
-from octavo.text.parsers.payload import balanced, listed, loaded
+from octavo.text.parsers.payload import balanced, headed, listed, loaded
 
 WORD = "functools"
+KEYS = ("arguments", "parameters")
 
 
 def _end(text: str, seen: int) -> int:
@@ -17,7 +18,7 @@ def _end(text: str, seen: int) -> int:
 
 
 def _read(section: str, tools: Tools) -> list[Call]:
-    return listed(loaded(section.removeprefix(WORD)), ("arguments", "parameters"))
+    return listed(loaded(section.removeprefix(WORD)), KEYS)
 
 
-FAMILY = Family(_end, _read, opening=(WORD + "[",))
+FAMILY = Family(_end, _read, opening=(WORD + "[",), head=headed((WORD,), *KEYS))
