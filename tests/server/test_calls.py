@@ -117,6 +117,26 @@ def test_reasoning_may_be_left_out(client, script):
     assert both(client, extra_body={"include_reasoning": False}) == ("", "Yes.", [], "stop")
 
 
+def test_tokens_of_reasoning_are_counted(server, script, tokenizer):
+    thought = tokenizer.encode("<think>Hm, é.</think>", special=False)
+    for text, count in (
+        ("<think>Hm, é.</think>\n\nYes. " + CALL, len(thought)),
+        ("<think>Hm, é.", len(thought) - len(tokenizer.encode("</think>", special=False)) + 1),  # and the text's end
+        ("Yes <think>", 0),
+        (" \n<think>Hm, é.</think>", len(tokenizer.encode(" \n<think>Hm, é.</think>", special=False))),
+    ):
+        script.text = text
+        asked = {"messages": MESSAGES, "n": 2, "include_reasoning": False}
+        usage = server.post(CHAT, **asked).json["usage"]
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": 2 * count}
+        for each in (False, True):
+            options = {"include_usage": True, "continuous_usage_stats": each}
+            chunks = server.post(CHAT, **asked, stream=True, stream_options=options).events[:-1]
+            assert chunks[-1]["usage"] == usage
+            counts = [chunk["usage"]["completion_tokens_details"]["reasoning_tokens"] for chunk in chunks if each]
+            assert counts == sorted(counts)
+
+
 def test_streamed_tokens_are_all_there(server, script, tokenizer):
     script.text = "<think>Hm.</think>Yes. " + CALL
     events = server.post(CHAT, messages=MESSAGES, tools=TOOLS, stream=True, return_token_ids=True).events

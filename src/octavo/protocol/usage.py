@@ -11,13 +11,20 @@ class PromptDetails(msgspec.Struct):
     cached_tokens: int = 0
 
 
+class CompletionDetails(msgspec.Struct):
+    """`reasoning_tokens`: those generated up to the end mark of the reasoning, which counts too; 0 where none is."""
+
+    reasoning_tokens: int = 0
+
+
 class Usage(msgspec.Struct):
-    """Counts over all prompts and choices; a prompt with several choices counts once."""
+    """Counts over all prompts and choices; a prompt with several choices counts once. The last is a chat's."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def of(cls, prompt: int, completion: int, cached: int) -> Usage:

@@ -19,7 +19,7 @@ from octavo.text import forced
 from octavo.text.detok import Detokenizer
 from octavo.text.parsers import registry
 from octavo.text.parsers.calls import Calls, Family
-from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Event, Parser, Plain, Reasoning
+from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Event, Parser, Plain, Reasoning, Thinker
 from octavo.text.parsers.forced import Forced
 
 TAIL = 24  # tokens of the prompt that are looked at for a mark at its end
@@ -57,6 +57,11 @@ class Reading:
             rest = Calls(self._family, tools, parallel=self._asked.parallel_tool_calls)
         return rest if self._thought is None else Chain(self._thought.parser(self._state), rest)
 
+    def thoughts(self) -> Thoughts:
+        """What counts the tokens of one answer's reasoning."""
+        thinker = None if self._thought is None else self._thought.parser(self._state)
+        return Thoughts(thinker, Detokenizer(self._tokenizer, prompt=self._prompt, kept=self.kept))
+
     def grammar(self, given: str) -> str:
         """What the answer follows, where the request's own grammar is `given`; empty: nothing. Raises UserError."""
         given = self._said(given)
@@ -90,6 +95,31 @@ class Reading:
                 raise InvalidValue("tool_choice", "auto", wanted)
             given = forced.or_calls(given, self._family.opening, self._tokenizer.written)
         return given
+
+
+class Thoughts:
+    """Counts the tokens of one answer's reasoning: from the first on to the one that ends it.
+
+    Where it goes on later (gpt-oss), those count that begin or end within it. No `thinker`: there are none.
+    """
+
+    def __init__(self, thinker: Thinker | None, detokenizer: Detokenizer) -> None:
+        self._thinker = thinker
+        self._detokenizer = detokenizer
+        self._seen = 0
+        self._count = 0
+
+    def count(self, tokens: Sequence[int]) -> int:
+        """Those among all the answer's tokens so far."""
+        if self._thinker is None:
+            return 0
+        for token in tokens[self._seen :]:
+            before = self._thinker.inside
+            self._thinker.push(self._detokenizer.push([token]))
+            self._seen += 1
+            if before or self._thinker.inside:
+                self._count = self._count + 1 if self._count else self._seen
+        return self._count
 
 
 def _family_of(language: Language, config: ServerConfig) -> Family:

@@ -25,9 +25,9 @@ from octavo.protocol.chat import (
     Message,
     conversation,
 )
-from octavo.protocol.usage import Usage
+from octavo.protocol.usage import CompletionDetails, Usage
 from octavo.protocol.wire import brief, unicode
-from octavo.server.answer import Reading, calls, deltas, message, read
+from octavo.server.answer import Reading, Thoughts, calls, deltas, message, read
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
@@ -119,6 +119,7 @@ class ChatCall:
         self._call = Call(front, info, asked, self._sampling)
         self._names = TokenNames(front.language.tokenizer)
         self._reading: Reading
+        self._thoughts: dict[int, Thoughts] = {}  # by choice
 
     @classmethod
     async def open(cls, front: Front, info: EngineInfo, asked: ChatRequest) -> ChatCall:
@@ -150,7 +151,7 @@ class ChatCall:
         call, asked = self._call, self._asked
         choices = [await self._choice(index) for index in range(len(call.requests))]
         answer = ChatCompletion(
-            f"chatcmpl-{call.name}", call.created, call.model, call.fingerprint, choices, self._usage()
+            f"chatcmpl-{call.name}", call.created, call.model, call.fingerprint, choices, await self._last_usage()
         )
         if asked.return_token_ids:
             answer.prompt_token_ids = call.requests[0].prompt
@@ -207,7 +208,7 @@ class ChatCall:
 
         await self._call.run(take)
         if wanted:
-            put(msgspec.json.encode(self._chunk([], self._usage())))
+            put(msgspec.json.encode(self._chunk([], await self._last_usage())))
 
     def _news(self, piece: Piece, events: list[Event], *, called: bool) -> list[ChatChunkChoice]:
         """What a piece adds to its choice: text, calls, an end, or nothing. Its tokens come with the first."""
@@ -230,11 +231,23 @@ class ChatCall:
         call = self._call
         return ChatChunk(f"chatcmpl-{call.name}", call.created, call.model, call.fingerprint, choices, usage)
 
+    async def _last_usage(self) -> Usage:
+        """Counts of what is done: all tokens may have to be read for it."""
+        count = sum(len(total.tokens) for total in self._call.totals.values())
+        return await self._front.language.work(count, self._usage)
+
     def _usage(self) -> Usage:
+        """Counts so far."""
         totals = self._call.totals
         cached = totals[0].cached if 0 in totals else 0
         completion = sum(len(total.tokens) for total in totals.values())
-        return Usage.of(len(self._call.requests[0].prompt), completion, cached)
+        usage = Usage.of(len(self._call.requests[0].prompt), completion, cached)
+        for index in totals:
+            if index not in self._thoughts:
+                self._thoughts[index] = self._reading.thoughts()
+        thought = sum(self._thoughts[index].count(total.tokens) for index, total in totals.items())
+        usage.completion_tokens_details = CompletionDetails(thought)
+        return usage
 
 
 class Stream:
