@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
+
 import openai
 import pytest
 import tiny_llama
 from scripted_engine import ScriptedEngine
 from served import served, until
 from served_folder import served_folder
+from tiny_engine import engine_of, gathered, program_of
 from tool_chat import CHAT, MESSAGES, TEMPLATE, both
 
 from octavo.checkpoint.source import open_source
+from octavo.core.request import Request, SamplingParams
+from octavo.server.budget import Budget, within
+from octavo.text.detok import Detokenizer
+from octavo.text.parsers.thinking import THINK
 from octavo.text.tokenizer import load_tokenizer
 
 CLOSING = "\n</think>\n\n"
@@ -113,3 +121,46 @@ def test_a_real_model_answers_in_the_form_behind_what_was_cut(folder, tokenizer)
         with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
             thought, said, _, finish = both(client, **asked, response_format=form, seed=3, max_tokens=60)
             assert thought and (said, finish) == ('"up"', "stop")
+
+
+STATES = [
+    {"presence_penalty": 1.5},
+    {"frequency_penalty": 1.0, "repetition_penalty": 1.2, "repeat_last_n": 6},
+    {"dry_multiplier": 2.0, "dry_allowed_length": 1},
+    {"mirostat": 2, "mirostat_tau": 2.0},
+    {"mirostat": 1, "mirostat_tau": 3.0, "presence_penalty": 0.5},
+    {"min_tokens": 20, "top_k": 5},
+]
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: ",".join(state))
+def test_what_goes_on_behind_a_cut_draws_as_if_there_were_none(folder, tokenizer, state):
+    engine = engine_of(program_of(folder), "cpu")
+    sampling = SamplingParams(max_tokens=40, temperature=1.5, **state)
+    request = Request(id="a", prompt=[9, 8, 7, 9, 8], sampling=sampling, seed=5, bad_words=[[11, 12]])
+
+    async def generate(asked):
+        engine.add(asked)
+        try:
+            while engine.has_work:
+                for output in engine.step():
+                    yield output
+        finally:
+            engine.abort(asked.id)
+
+    async def cut(tokens):
+        budget = Budget(tokens, lambda: THINK.parser("inside"), lambda: Detokenizer(tokenizer), [], "")
+        async with aclosing(within(budget, generate, request)) as outputs:
+            return [token async for output in outputs for token in output.tokens]
+
+    uncut = gathered(engine, [request])["a"].tokens
+    assert len(uncut) == 40
+    for tokens in (1, 7, 25):
+        assert asyncio.run(cut(tokens)) == uncut
+    engine.close()
+
+
+def test_a_prompt_counts_as_cached_only_where_it_was(server, engine, tokenizer):
+    fields = {"messages": MESSAGES, "thinking_token_budget": 3}
+    usage = server.post(CHAT, **fields).json["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 0

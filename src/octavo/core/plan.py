@@ -87,7 +87,7 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     error is the request's grammar's. `cached` counts prompt tokens found in the prefix cache. `prompt_logprobs` come
     with the first output; entry i belongs to prompt token i + 1. `whole`: it stopped behind its last token, at the end
     of a grammar, and not at it. `vector` comes with the only output of a request that pools: its float32 numbers, as
-    bytes; those of tokens row by row.
+    bytes; those of tokens row by row. `mu`: of mirostat, behind these tokens.
     """
 
     id: str
@@ -100,6 +100,7 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     cached: int = 0
     vector: bytes = b""
     whole: bool = False
+    mu: float | None = None
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -322,6 +322,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     of `grammar` (llguidance's form, see text/grammar.py), unless that is empty; `grammar_field` is where the caller
     wrote it. `second`: how many tokens are of the first type, 0: all. `dry_breakers`: see worker/dry.py.
     `after`: the id of another request of this prompt, which comes first; this one waits until that has computed it.
+    `drawn`: how many of the prompt's last tokens count as generated, for penalties, bad words and logits processors
+    (not for the grammar or limits), of a request that goes on where another left off; `mu`: mirostat's state there.
     """
 
     id: str
@@ -339,6 +341,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     bad_words: list[list[int]] = []
     dry_breakers: list[list[int]] = []
     after: str = ""
+    drawn: int = 0
+    mu: float | None = None
 
 
 def check_sampling_tokens(sampling: SamplingParams, vocab: int) -> None:

@@ -106,7 +106,8 @@ class Scheduler:
             limit = len(request.prompt) + 1
         ends = frozenset(sampling.stop_token_ids or ()) | frozenset(() if sampling.ignore_eos else request.eos_ids)
         order = place(self.config, request, self._arrivals)
-        sequence = Sequence(request=request, order=order, limit=limit, tokens=list(request.prompt), ends=ends)
+        tokens = list(request.prompt)
+        sequence = Sequence(request=request, order=order, limit=limit, tokens=tokens, ends=ends, mu=request.mu)
         self._sequences[request.id] = sequence
         self._waiting.push(sequence)
         self._arrivals += 1
@@ -347,7 +348,8 @@ class Scheduler:
         whole = news.stopped and finish != "stop" and kept == len(news.tokens)
         finish = "stop" if whole else finish
         self._tally.generated_tokens += kept
-        output = Output(id=sequence.request.id, tokens=list(news.tokens[:kept]), logprobs=list(news.logprobs[:kept]))
+        tokens, logprobs = list(news.tokens[:kept]), list(news.logprobs[:kept])
+        output = Output(id=sequence.request.id, tokens=tokens, logprobs=logprobs, mu=news.mu)
         if first:
             self._tally.prompt_tokens += len(sequence.request.prompt)
             output.cached = sequence.cached

@@ -1,7 +1,8 @@
 """Reasoning that may take so many tokens: then what ends it is written for the model, which goes on behind that.
 
 The sequence is given up there, and another goes on with all its tokens as a prompt, which the prefix cache has: the
-same tokens whatever else runs. Its draws have a seed of their own, and penalties count what it generates itself.
+same tokens whatever else runs. It draws as the first would have: with its seed, its penalties, which count what that
+generated and the end written for it, and its state of mirostat.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from octavo.core.errors import QueueFull
 from octavo.core.plan import Output
-from octavo.core.request import Request, choice_seed
+from octavo.core.request import Request
 from octavo.text.detok import Detokenizer
 from octavo.text.parsers.events import Thinker
 
@@ -57,6 +58,7 @@ class Watch:
 async def within(budget: Budget, generate: Generate, request: Request) -> AsyncGenerator[Output, None]:
     """Outputs of a request whose reasoning keeps to its budget. Raises as `generate` does."""
     watch, made = Watch(budget), []
+    mu = None
     if not watch.spent:
         async with aclosing(generate(request)) as outputs:
             async for output in outputs:
@@ -68,6 +70,7 @@ async def within(budget: Budget, generate: Generate, request: Request) -> AsyncG
                         return
                     continue
                 made += output.tokens[:kept]
+                mu = output.mu  # a sequence of mirostat draws one token at a time, so this is behind the last kept
                 yield msgspec.structs.replace(output, tokens=output.tokens[:kept], finish=None, stop_reason=None)
                 break
     room = (request.sampling.max_tokens or 0) - len(made)
@@ -76,10 +79,10 @@ async def within(budget: Budget, generate: Generate, request: Request) -> AsyncG
         yield Output(id=request.id, tokens=closing, finish="length")
         return
     yield Output(id=request.id, tokens=closing)
-    rest = _rest(request, [*made, *closing], budget.grammar)
+    rest = _rest(request, [*made, *closing], budget.grammar, mu)
     async with aclosing(_offered(generate, rest) if made else generate(rest)) as outputs:
         async for output in outputs:
-            yield output
+            yield msgspec.structs.replace(output, cached=0 if made else min(output.cached, len(request.prompt)))
 
 
 def _kept(watch: Watch, output: Output) -> int | None:
@@ -91,7 +94,7 @@ def _kept(watch: Watch, output: Output) -> int | None:
     return None
 
 
-def _rest(request: Request, made: list[int], grammar: str) -> Request:
+def _rest(request: Request, made: list[int], grammar: str, mu: float | None) -> Request:
     """The request that goes on behind the tokens made so far."""
     sampling = request.sampling
     assert sampling.max_tokens is not None, "the front sets it"
@@ -106,9 +109,10 @@ def _rest(request: Request, made: list[int], grammar: str) -> Request:
         id=request.id + "-answer",
         prompt=[*request.prompt, *made],
         sampling=rest,
-        seed=choice_seed(request.seed, 2**40),
         grammar=grammar,
         after="",
+        drawn=len(made),
+        mu=mu,
     )
 
 

@@ -118,7 +118,7 @@ class Slots:
         assert 0 < count <= self.max_len
         self.tokens[slot, :count] = start.tokens
         self.lengths[slot] = count
-        self.prompt_lens[slot] = len(request.prompt)
+        self.prompt_lens[slot] = len(request.prompt) - request.drawn
         self.table_lens[slot] = 0
         self.second[slot] = request.second or self.max_len
         self.any_second |= request.second > 0
