@@ -58,8 +58,8 @@ def row(name: str, test: str, octavo: str = "exact", *, where: str = "TC", other
 ROWS = (
     row("model", f"{CLIENT}::test_models_are_listed_under_all_their_names", "exact; may be left out", where="TCEPLSR",
         others="vlo"),
-    row("messages", f"{CLIENT}::test_a_developer_speaks_as_the_system_and_parts_are_joined", "exact; text only",
-        where="C", others="vlo"),
+    row("messages", f"{CLIENT}::test_a_developer_speaks_as_the_system_and_parts_are_joined",
+        "exact; text only; where texts are pooled in place of input", where="CEP", others="vlo"),
     row("prompt", f"{CLIENT}::test_a_streamed_completion_equals_the_whole_one", where="T", others="vlo"),
     row("stream", f"{CLIENT}::test_a_streamed_chat_equals_the_whole_one", others="vlo"),
     row("n", f"{CLIENT}::test_choices_have_the_seeds_that_follow",
@@ -93,11 +93,12 @@ ROWS = (
     row("bad_words", f"{FIELDS}::test_bad_words_are_spelled_alone_and_behind_a_space", "exact; at most 1024"),
     row("truncate_prompt_tokens", f"{FIELDS}::test_truncate_prompt_tokens", "exact; -1 leaves room for max_tokens;"
         " of texts that are pooled the first stay", where="TCEPLSR"),
-    row("add_generation_prompt", f"{FIELDS}::test_continue_final_message", where="C", others="vl"),
-    row("continue_final_message", f"{FIELDS}::test_continue_final_message", where="C"),
+    row("add_generation_prompt", f"{FIELDS}::test_continue_final_message", "exact; false unless given where texts are"
+        " pooled", where="CEP", others="vl"),
+    row("continue_final_message", f"{FIELDS}::test_continue_final_message", where="CEP"),
     row("chat_template", f"{FIELDS}::test_a_chat_template_of_the_request",
-        "exact; only with --trust-request-chat-template", where="C"),
-    row("chat_template_kwargs", f"{BODIES}::test_what_chat_refuses", "exact; names of the template's own", where="C",
+        "exact; only with --trust-request-chat-template", where="CEP"),
+    row("chat_template_kwargs", f"{BODIES}::test_what_chat_refuses", "exact; names of the template's own", where="CEP",
         others="vl"),
     row("priority", "sched/test_scheduler.py::test_priority_orders_the_queue",
         "exact; with --scheduling-policy priority", where="TCEPLSR"),

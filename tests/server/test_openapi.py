@@ -36,8 +36,12 @@ BODIES = {
         {"prompt": ["Hello", "there"], "max_tokens": 4, "logprobs": 2, "echo": True, "return_token_ids": True},
         {"prompt": [[1, 2, 3]], "max_tokens": 4, "prompt_logprobs": 1},
     ],
-    "/v1/embeddings": [{"input": "Hello"}, {"input": [[5, 6], [7]], "encoding_format": "base64"}],
-    "/pooling": [{"input": "Hello"}, {"input": ["Hello", "there"], "task": "token_classify"}],
+    "/v1/embeddings": [
+        {"input": "Hello"},
+        {"input": [[5, 6], [7]], "encoding_format": "base64"},
+        {"messages": MESSAGES, "add_generation_prompt": True},
+    ],
+    "/pooling": [{"input": "Hello"}, {"input": ["Hello", "there"], "task": "token_classify"}, {"messages": MESSAGES}],
     "/classify": [{"input": ["Hello", "there"]}],
     **{path: [{"text_1": "Hello", "text_2": ["Hello", "there"]}] for path in ("/score", "/v1/score")},
     **{

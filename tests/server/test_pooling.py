@@ -13,7 +13,9 @@ from served import until
 from served_folder import served_folder
 
 from octavo import LLM, PoolingParams
+from octavo.checkpoint.source import open_source
 from octavo.core.config import SchedulerConfig
+from octavo.text.tokenizer import load_tokenizer
 
 TEXTS = ["the cat sleeps", "a dog", "the dog runs fast, the cat sleeps.", "red! blue", "payment city amount"]
 LONG = "the cat runs. the dog sleeps, day and night! " * 20
@@ -163,6 +165,73 @@ def test_scores_and_ranks_of_models_of_both_kinds(servers, models, name):
     first = given(servers[name], "/rerank", query=TEXTS[0], documents=TEXTS, top_n=2, return_documents=False)
     assert [entry["index"] for entry in first["results"]] == order[:2]
     assert {entry["document"] for entry in first["results"]} == {None}
+
+
+MESSAGES = [{"role": "user", "content": "the cat sleeps"}, {"role": "assistant", "content": "a dog runs"}]
+TEMPLATE = "{% for m in messages %}{{ m.content }}{{ mark or '.' }}{% endfor %}"
+TEMPLATE += "{% if add_generation_prompt %} dog{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def chatty(folders):
+    def load():
+        with open_source(folders["embedder"]) as source:
+            made = load_tokenizer(source)
+        made.chat_template = TEMPLATE
+        return made
+
+    with served_folder(folders["embedder"], load, trust_request_chat_template=True) as server:
+        yield server
+
+
+def test_a_conversation_is_what_its_template_writes(chatty):
+    said = "the cat sleeps.a dog runs."
+    for fields, text in (
+        ({}, said),
+        ({"add_generation_prompt": True}, said + " dog"),
+        ({"continue_final_message": True}, said[:-1]),
+        ({"chat_template_kwargs": {"mark": "!"}}, said.replace(".", "!")),
+        ({"chat_template": "{{ messages[1].content }}"}, "a dog runs"),
+        ({"chat_template": "{{ messages[1].content }}", "add_special_tokens": True}, "a dog runs"),
+        ({"truncate_prompt_tokens": 3}, said),
+        ({"enable_chunked_processing": True}, said),
+        (
+            {"enable_chunked_processing": True, "chat_template": "{% for i in range(9) %}the cat runs. {% endfor %}"},
+            "the cat runs. " * 9,
+        ),
+    ):
+        marks = fields.get("add_special_tokens", False)
+        same = {name: value for name, value in fields.items() if name.startswith(("truncate", "enable"))}
+        tokens = given(chatty, "/tokenize", prompt=text, add_special_tokens=marks)["tokens"]
+        answer = given(chatty, "/v1/embeddings", messages=MESSAGES, **fields)
+        expected = given(chatty, "/v1/embeddings", input=tokens, **same)
+        assert (answer["data"], answer["usage"]["prompt_tokens"]) == (
+            expected["data"],
+            expected["usage"]["prompt_tokens"],
+        )
+        if "enable_chunked_processing" not in fields:
+            for task in (None, "token_embed"):
+                answer = given(chatty, "/pooling", messages=MESSAGES, task=task, **fields)
+                assert answer["data"] == given(chatty, "/pooling", input=tokens, task=task, **same)["data"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling"])
+def test_a_conversation_is_refused_by_name(servers, chatty, path):
+    told = refused(servers["embedder"], path, messages=MESSAGES)
+    assert (told["param"], told["code"]) == ("messages", "no_chat_template")
+    assert "give input" in told["message"]
+    told = refused(servers["embedder"], path, messages=MESSAGES, chat_template="a")
+    assert told["param"] == "chat_template"
+    for fields, param in (
+        ({"input": "a"}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "cat", "content": "a"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": LONG}]}, "messages"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+        ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs.messages"),
+        ({"messages": None, "input": "a", "add_generation_prompt": True}, "add_generation_prompt"),
+    ):
+        assert refused(chatty, path, **{"messages": MESSAGES, **fields})["param"] == param
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import TASKS, PoolingParams
+from octavo.protocol.chat import MAX_MESSAGES, Message, template_variables
 from octavo.protocol.completions import PROMPT, prompts, text_of
 from octavo.protocol.generation import request_name, salt
 from octavo.protocol.usage import Usage
@@ -77,14 +78,45 @@ class InputRequest(PooledRequest):
 
 
 class VectorRequest(InputRequest):
-    """Texts whose vectors are asked."""
+    """Texts, or a conversation, whose vectors are asked: either `input` or `messages`."""
 
+    input: Annotated[Any, WithJsonSchema(PROMPT)] = None  # list[str | list[int]] once checked
+    """A text, a list of token ids, or a list of either."""
+    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    """Or a conversation, which the chat template writes: one text."""
+    add_special_tokens: bool | None = None  # type: ignore[assignment]
+    """Add the marks that the model wants around texts; left out: around `input`, not around a conversation."""
+    add_generation_prompt: bool = False
+    """Let the template begin an answer."""
+    continue_final_message: bool = False
+    """The last message stays open. Only with add_generation_prompt false."""
+    chat_template: str | None = Field(None, min_length=1)
+    """Jinja, instead of the model's own. Only where the server was told to trust such."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Variables for the chat template."""
     encoding_format: Literal["float", "base64"] = "float"
     """Numbers as JSON, or the bytes of float32 numbers, little-endian, in base64."""
     dimensions: int | None = None
     """Only so many of an embedding's first numbers."""
     normalize: bool | None = None
     """Whether embeddings get length 1; left out: as the model's maker meant."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return template_variables(value)
+
+    def check(self) -> None:
+        """Exactly one of the two; what belongs to messages, with them. Raises UserError."""
+        if self.input is None and self.messages is None:
+            raise UserError("input is required, or messages", "input", "missing_required_parameter")
+        if self.input is not None and self.messages is not None:
+            raise InvalidValue("messages", "given", "either input or messages, not both")
+        for field in ("add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs"):
+            if self.input is not None and getattr(self, field):
+                raise InvalidValue(field, "given", "only with messages")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
 
 
 class EmbeddingRequest(VectorRequest):
@@ -94,7 +126,8 @@ class EmbeddingRequest(VectorRequest):
     """Of a text longer than the model takes give the mean of its pieces, each counted as often as it has tokens."""
 
     def check(self) -> None:
-        """Refuse what does not go together. Raises InvalidValue."""
+        """Refuse what does not go together. Raises UserError."""
+        super().check()
         if self.enable_chunked_processing and self.truncate_prompt_tokens is not None:
             told = "only without enable_chunked_processing"
             raise InvalidValue("truncate_prompt_tokens", self.truncate_prompt_tokens, told)

@@ -50,16 +50,18 @@ async def chat_tokens(
     chat_template: str | None = None,
     tools: Sequence[Tool] = (),
     effort: str | None = None,
+    instead: str = "use /v1/completions",
 ) -> list[int]:
-    """Token ids of a conversation in the model's template, or another. effort: of reasoning. Raises UserError."""
+    """Token ids of a conversation in the model's template, or another. Raises UserError.
+
+    effort: of reasoning. instead: what to do where there is no template.
+    """
     tokenizer = language.required("messages")
     template = language.template
     if chat_template is not None:
         template = await language.work(INLINE + 1, lambda: _template(tokenizer, chat_template))
     if template is None:
-        raise UserError(
-            "messages: this model has no chat template; use /v1/completions", "messages", "no_chat_template"
-        )
+        raise UserError(f"messages: this model has no chat template; {instead}", "messages", "no_chat_template")
     if effort is not None:
         variables = _with_effort(template, effort) | variables
     plain = conversation(messages)

@@ -27,7 +27,6 @@ from octavo.protocol.pooling import (
     Embedding,
     EmbeddingRequest,
     Embeddings,
-    InputRequest,
     PooledRequest,
     PooledVectors,
     PoolingRequest,
@@ -37,9 +36,11 @@ from octavo.protocol.pooling import (
     Score,
     ScoreRequest,
     Scores,
+    VectorRequest,
     Vectors,
 )
 from octavo.protocol.usage import Usage
+from octavo.server.chat import chat_tokens, check_template
 from octavo.server.ends import check_end
 from octavo.server.front import Front
 from octavo.server.together import together
@@ -118,22 +119,25 @@ async def embedded(front: Front, info: EngineInfo, asked: EmbeddingRequest) -> b
     """The JSON of embeddings. Raises UserError."""
     asked.check()
     call = PoolingCall(front, info, asked, asked.params("embed"))
-    texts, tokenizer = asked.input, front.language.tokenizer
+    field, texts, special = await _asked(front, asked)
+    tokenizer = front.language.tokenizer
     if asked.enable_chunked_processing:
-        fields = _fields("input", texts)
+        fields = _fields(field, texts)
         pieces = await call.tokens(texts, lambda: [pieces_of(*each, tokenizer, info) for each in fields])
         given = iter(await call.run([piece for each in pieces for piece in each], PIECE))
         vectors = [joined(each, [next(given) for _ in each], call.params, info) for each in pieces]
     else:
-        vectors = await _inputs(call, front, asked)
+        vectors = await _inputs(call, front, field, texts, special=special)
     data = [Embedding(index, _shown(vector, asked.encoding_format)) for index, vector in enumerate(vectors)]
     return msgspec.json.encode(Embeddings(**call.named("embd"), created=int(time.time()), data=data))
 
 
 async def pooled(front: Front, info: EngineInfo, asked: PoolingRequest) -> bytes:
     """The JSON of whatever the model gives. Raises UserError."""
+    asked.check()
     call = PoolingCall(front, info, asked, asked.params(asked.task))
-    vectors = await _inputs(call, front, asked)
+    field, texts, special = await _asked(front, asked)
+    vectors = await _inputs(call, front, field, texts, special=special)
     width = 0
     if call.params.of_tokens:
         pooling = info.pooling
@@ -152,8 +156,9 @@ async def classified(front: Front, info: EngineInfo, asked: ClassifyRequest) -> 
     """The JSON of labels. Raises UserError."""
     call = PoolingCall(front, info, asked, asked.params("classify"))
     data = []
+    vectors = await _inputs(call, front, "input", asked.input, special=asked.add_special_tokens)
     labels = info.pooling.labels if info.pooling else []
-    for index, vector in enumerate(await _inputs(call, front, asked)):
+    for index, vector in enumerate(vectors):
         best = max(range(len(vector)), key=vector.__getitem__)
         data.append(Classified(index, labels[best], vector.tolist(), len(vector)))
     return msgspec.json.encode(Classifications(**call.named("classify"), created=int(time.time()), data=data))
@@ -178,14 +183,34 @@ async def ranked(front: Front, info: EngineInfo, asked: RerankRequest) -> bytes:
     return msgspec.json.encode(Ranking(**call.named("rerank"), results=results))
 
 
-async def _inputs(call: PoolingCall, front: Front, asked: InputRequest) -> list[array[float]]:
+async def _asked(front: Front, asked: VectorRequest) -> tuple[str, list[Any], bool]:
+    """Which texts are asked, by which field, and whether with marks; a conversation is its tokens. Raises UserError."""
+    if asked.messages is None:
+        return "input", asked.input, asked.add_special_tokens is not False
+    check_template(front, asked.chat_template)
+    tokens = await chat_tokens(
+        front.language,
+        asked.messages,
+        add_generation_prompt=asked.add_generation_prompt,
+        add_special_tokens=asked.add_special_tokens is True,
+        variables=asked.chat_template_kwargs,
+        continue_final_message=asked.continue_final_message,
+        chat_template=asked.chat_template,
+        instead="give input",
+    )
+    return "messages", [tokens], False
+
+
+async def _inputs(
+    call: PoolingCall, front: Front, field: str, texts: list[Any], *, special: bool
+) -> list[array[float]]:
     """What the engine gives of each text by itself."""
-    texts, tokenizer, special = asked.input, front.language.tokenizer, asked.add_special_tokens
+    tokenizer = front.language.tokenizer
     made = await call.tokens(
         texts,
         lambda: [
-            tokens_of(field, text, tokenizer, call.info, call.params, special=special)
-            for field, text in _fields("input", texts)
+            tokens_of(name, text, tokenizer, call.info, call.params, special=special)
+            for name, text in _fields(field, texts)
         ],
     )
     return await call.run(made, call.params)
