@@ -1,8 +1,9 @@
 """Calls of tools within a text: found by the marks of a family, given out as they come or whole, or left as content.
 
 A call is certain once the text before its arguments is complete, names a known tool, and their JSON object begins
-(`Family.head`). From there on they are given out as written, as far as they are JSON; where that breaks or ends, the
-call stays as it is. Forms without such a head, and calls written otherwise, are read when their section is whole.
+(`Family.head`). From there on they are given out as written, as far as they are JSON (or as the family's reader turns
+them into it); where that breaks or ends, the call stays as it is. Forms without such a head, and calls written
+otherwise, are read when their section is whole.
 
 Invariant: only calls of known tools are given out, with a JSON object as arguments, or the beginning of one where it
 breaks or ends; whatever else stands between the marks is content, as it is written: behind a call, if it is more than
@@ -16,6 +17,7 @@ import secrets
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from octavo.text.parsers.events import Arguments, CallBegun, Content, Event, Tools
 from octavo.text.parsers.marks import begun, first_of
@@ -24,6 +26,20 @@ from octavo.text.parsers.scan import Scan
 SPACES = " \t\r\n"
 LETTERS = string.ascii_letters + string.digits
 Call = tuple[str, str]  # name, arguments as JSON
+
+
+class Reader(Protocol):
+    """Reads the arguments of one call; see Scan, for those that are JSON."""
+
+    @property
+    def done(self) -> bool:
+        """Whether they are whole."""
+
+    def push(self, text: str, start: int, end: int) -> tuple[int, str]:
+        """Take text[start:end] of a section: as far as is certain, and the JSON of it."""
+
+    def rest(self, arguments: str) -> str:
+        """What is missing at the end of the section, of `arguments`, which it holds read as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +52,8 @@ class Family:
     Raises ValueError where it holds none. marks: what must stay in the text although it is special. spaces: what is
     dropped beside calls. apart: a grammar can tell calls by their first mark from an answer. head: what stands before
     the arguments of a call, from the start of its section or the end of the arguments before it, with the name as its
-    group and the object's bracket behind it. closing: marks that end calls and sections.
+    group and the object's bracket behind it. closing: marks that end calls and sections. reader: of the arguments of a
+    tool.
     """
 
     end: Callable[[str, int], int]
@@ -48,6 +65,7 @@ class Family:
     apart: bool = True
     head: re.Pattern[str] | None = None
     closing: tuple[str, ...] = ()
+    reader: Callable[[str, Tools], Reader] = lambda name, tools: Scan()
 
 
 def new_id() -> str:
@@ -67,7 +85,7 @@ class Calls:
         self._seen = 0
         self._place = 0  # of the section, what is given out
         self._given = 0  # calls of the section
-        self._scan: Scan | None = None  # of the arguments that are being given out
+        self._reader: Reader | None = None  # of the arguments that are being given out
         self._space = ""  # not given out: white space that may stand before a call
         self._said = False
         self._after_call = False
@@ -129,8 +147,8 @@ class Calls:
         """Give out the calls of a section that are not yet; what holds none is content."""
         closing = max((len(mark) for mark in self._family.closing if text.endswith(mark)), default=0)
         self._begun(text, len(text) - closing, events)
-        given, rest = self._given, text[self._place :]
-        self._place, self._given, self._scan = 0, 0, None
+        given, reader, rest = self._given, self._reader, text[self._place :]
+        self._place, self._given, self._reader = 0, 0, None
         try:
             calls = self._family.read(text, self._tools)
         except (ValueError, RecursionError, MemoryError):
@@ -139,6 +157,8 @@ class Calls:
             if not given or not self._closes(rest):
                 self._say(rest, events)
             return
+        if reader is not None and given <= len(calls):
+            self._argue(reader.rest(calls[given - 1][1]), events)
         for name, arguments in calls[given:]:
             self._call(name, events)
             self._argue(arguments, events)
@@ -147,18 +167,18 @@ class Calls:
         """Give out what is certain of the calls in the first `end` characters of a section."""
         head = self._family.head
         while head is not None:
-            if self._scan is None:
+            if self._reader is None:
                 found = head.match(text, self._place, end)
                 if found is None or (name := found[found.lastindex or 0]) not in self._tools:
                     return
-                self._scan, self._place = Scan(), found.end()
+                self._reader, self._place = self._family.reader(name, self._tools), found.end()
                 self._given += 1
                 self._call(name, events)
-            start, self._place = self._place, self._scan.push(text, self._place, end)
-            self._argue(text[start : self._place], events)
-            if not self._scan.done:
+            self._place, news = self._reader.push(text, self._place, end)
+            self._argue(news, events)
+            if not self._reader.done:
                 return
-            self._scan = None
+            self._reader = None
 
     def _closes(self, rest: str) -> bool:
         """Whether what stands behind a call only ends it, or begins to."""

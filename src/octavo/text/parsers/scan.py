@@ -36,8 +36,8 @@ class Scan:
         self._within = ""  # what is there of a number (its state) or word; what is missing of an escape
         self._key = False  # the string is a name
 
-    def push(self, text: str, start: int, end: int) -> int:
-        """Take text[start:end]; where what belongs to the object ends."""
+    def push(self, text: str, start: int, end: int) -> tuple[int, str]:
+        """Take text[start:end]; where what belongs to the object ends, and this text."""
         place = start
         while place < end and not self.done and not self.broken:
             if self._wants == "string" and not self._within:
@@ -48,7 +48,11 @@ class Scan:
                     break
             if self._take(text[place]):
                 place += 1
-        return place
+        return place, text[start:place]
+
+    def rest(self, arguments: str) -> str:
+        """Nothing: what is JSON to its end is given out to its end."""
+        return ""
 
     def _take(self, letter: str) -> bool:
         """One letter; whether it is taken: else it breaks the object, or only ended a number."""
