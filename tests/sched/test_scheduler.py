@@ -620,6 +620,19 @@ def test_a_prefix_is_found_as_far_as_its_window_is_there():
     assert min(whole) >= 0 and windowed[0] == -1 and min(windowed[1:]) >= 0
 
 
+def test_who_was_preempted_still_fits_beside_those_that_could_pass_it():
+    """Where "c" and "d" are admitted by the room that they need themselves, "b" has none when "a" ends."""
+    sched = scheduler(pages=13, max_seqs=7, max_step_tokens=50, prefix_cache=False)
+    for name, length, most in (("a", 105, 65), ("b", 65, 300), ("c", 20, 300), ("d", 20, 300)):
+        sched.add(request(name, length, max_tokens=most))
+    for name in "ab":
+        sched._sequences[name].preemptions = 1
+    while "a" in sched._sequences:
+        step(sched)
+    plan, _ = step(sched)
+    assert sched._sequences["b"].slot in {run.slot for run in plan.runs}
+
+
 def test_who_loses_a_prefix_between_admission_and_start_waits():
     """What "b" would share is taken from under it by "a"'s next page; computing it anew, there would be no room."""
     sched = scheduler(pages=12, windows=(0, 40), max_seqs=4, max_step_tokens=256)

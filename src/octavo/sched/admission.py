@@ -2,10 +2,10 @@
 
 Admissible are the first of the queue for which there are slots, and pages that nobody holds: each must find room for
 itself, those admissible before it and every running sequence to compute all tokens they have *and* grow by 2**p rows of
-pages each (or as far as their max_tokens allow), p being how often it was preempted. Nobody passes one that does not
-fit. One that fits may be passed, by a shorter prompt that fits beside it. An admissible sequence starts in the first
-step that grants it tokens, so that it finds the prefixes computed until then. Nothing of this is reserved: it is a
-test, not a claim. It follows that
+pages each (or as far as their max_tokens allow), p being how often it, or one before it in the queue, was preempted.
+Nobody passes one that does not fit. One that fits may be passed, by a shorter prompt that fits beside it. An admissible
+sequence starts in the first step that grants it tokens, so that it finds the prefixes computed until then. Nothing of
+this is reserved: it is a test, not a claim. It follows that
   - nobody is preempted in a step that starts somebody, for all known tokens fit;
   - the first in order is never preempted by others and always fits, so it always finishes;
   - each return of a sequence needs twice the room of the one before, so under fcfs a sequence is preempted at most 1 +
@@ -47,10 +47,11 @@ def admissible(waiting: Iterable[Sequence], running: Iterable[Sequence], tables:
     prompts: list[Prompt] = []
     entering: list[tuple[Sequence, int, list[int]]] = []  # with the rows found, and their pages that nobody holds
     claims: dict[int, int] = {}  # growth in rows -> pages that all before may come to hold to grow by so much
+    growth = 1
     for sequence in waiting:
         found = find(sequence, tables)
         rows, idle = len(found) // groups.count, tables.idle(found)
-        growth = 1 << sequence.preemptions
+        growth = max(growth, 1 << sequence.preemptions)  # who is passed must still fit when it comes to its turn
         if growth not in claims:
             claims[growth] = sum(map(claim, running, repeat(growth)))
             claims[growth] += sum(groups.claim(other.wanted(growth) - known, more) for other, known, more in entering)
