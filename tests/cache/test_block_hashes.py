@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.cache.hash import block_hashes, root_hash
+from octavo.cache.hash import begun_names, block_hashes, root_hash
 from octavo.core.layout import PAGE
 
 TOKENS = st.lists(st.integers(0, 3), max_size=5 * PAGE)
@@ -53,6 +53,17 @@ def test_adapters_and_salts_share_nothing():
     ]
     chains = [block_hashes(tokens, root) for root in roots]
     assert len({digest for chain in chains for digest in chain}) == 3 * len(roots)
+
+
+@given(st.lists(st.integers(0, 3), max_size=PAGE), st.lists(st.integers(0, 3), max_size=PAGE), st.booleans())
+def test_begun_pages_of_equal_tokens_alone_have_equal_names(one, other, apart):
+    roots = root_hash(0, ""), root_hash(0, "b" if apart else "")
+    names = begun_names(one, roots[0]), begun_names(other, roots[1])
+    assert [len(each) for each in names] == [len(one), len(other)]
+    for left, first in enumerate(names[0], 1):
+        for right, second in enumerate(names[1], 1):
+            assert (first == second) == (not apart and one[:left] == other[:right])
+        assert len(first) > len(roots[0]) + 1  # no digest of any group
 
 
 def test_largest_token_ids():

@@ -56,6 +56,21 @@ def test_the_longest_prefix_whose_windows_are_there_is_found(windows, rows, data
     assert tables.pool.held == 0
 
 
+@given(WINDOWS, st.lists(st.integers(1, PAGE - 1), min_size=1, max_size=3, unique=True).map(sorted), st.data())
+def test_the_longest_begin_that_every_group_has_is_found(windows, ends, data):
+    tables = BlockTables(BlockPool(16), CacheGroups(windows, 8))
+    names = [CHAIN[0] + bytes(4 * rows) for rows in range(1, PAGE + 1)]
+    table = tables.pool.take(2 * len(windows))
+    for rows in ends:
+        tables.seal_begun(table, 1, names[rows - 1], rows)
+    asked = data.draw(st.integers(0, PAGE))
+    known = max([rows for rows in ends if rows <= asked], default=0)
+    assert tables.begun(names[:asked]) == (table[len(windows) :] if known else [], known)
+    tables.pool.forget([data.draw(st.sampled_from(table[len(windows) :]))])
+    assert tables.begun(names[:asked]) == ([], 0)
+    tables.pool.check()
+
+
 @given(WINDOWS, st.integers(1, 90), st.integers(1, 380), st.booleans())
 def test_what_is_held_is_what_may_be_seen_and_never_more_than_was_claimed(windows, step, length, prefix_cache):
     groups = CacheGroups(windows, step)

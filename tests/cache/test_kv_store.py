@@ -27,6 +27,19 @@ def test_layers_lie_one_after_another_on_cache_lines() -> None:
     memory.close()
 
 
+@pytest.mark.parametrize("part", [store.COPIED, 1000])
+def test_pages_are_copied_in_all_layers_and_read_before_any_is_written(monkeypatch, part: int) -> None:
+    monkeypatch.setattr(store, "COPIED", part)
+    memory = KvStore(LAYOUT, 5)
+    memory.touched()
+    pages = memory.data.reshape(3, 5, -1)
+    pages[:] = np.random.default_rng(0).integers(0, 256, pages.shape, np.uint8)
+    before = pages.copy()
+    memory.copy(((0, 1), (1, 2), (2, 0), (1, 4)))
+    np.testing.assert_array_equal(pages, before[:, [2, 0, 1, 3, 1]])
+    memory.close()
+
+
 def test_touching_leaves_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "PART", 4096)
     memory = KvStore(LAYOUT, 40)

@@ -147,9 +147,14 @@ def mixed_requests(
 
 def gathered(engine: Engine, requests: list[Request]) -> dict[str, Output]:
     """All outputs of each request, joined into one; the engine is checked after each step."""
-    whole = {request.id: Output(id=request.id) for request in requests}
     for request in requests:
         engine.add(request)
+    return finished(engine, requests)
+
+
+def finished(engine: Engine, requests: list[Request]) -> dict[str, Output]:
+    """As `gathered`, of requests that the engine has and that have given nothing yet."""
+    whole = {request.id: Output(id=request.id) for request in requests}
     while engine.has_work:
         for output in engine.step():
             total = whole[output.id]

@@ -168,6 +168,15 @@ def test_reading_what_was_never_written_makes_a_bad_row() -> None:
     assert drawn.bad.tolist() == [1, 0]
 
 
+def test_pages_are_copied_and_read_before_any_is_written() -> None:
+    program = make_program(np.random.default_rng(0), Shape(kv_dtype="float32", layers=2), "af")
+    executor = Reference(program)
+    executor.allocate(4)
+    executor._held[:] = np.arange(4)[:, None, None, None]
+    executor.copy(((0, 1), (1, 0), (1, 3)))
+    assert [np.unique(executor._held[:, :, page]).tolist() for page in range(4)] == [[1], [0], [2], [1]]
+
+
 def test_memory_is_what_the_layout_declares() -> None:
     for dtype in ("bfloat16", "float32"):
         program = make_program(np.random.default_rng(0), Shape(kv_dtype=dtype, layers=2), "af")

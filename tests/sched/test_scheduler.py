@@ -354,16 +354,16 @@ def test_a_known_prefix_is_not_computed_again():
     finish(sched)
     sched.add(request("b", 100, max_tokens=1))
     plan, outputs = step(sched)
-    assert [(run.first, run.count, len(run.blocks)) for run in plan.runs] == [(96, 4, 4)]
-    assert outputs[0].cached == 96
+    assert [(run.first, run.count, len(run.blocks)) for run in plan.runs] == [(99, 1, 4)]
+    assert outputs[0].cached == 99
     stats = sched.stats()
-    assert (stats.prefix_queries, stats.prefix_hits) == (200, 96)
+    assert (stats.prefix_queries, stats.prefix_hits) == (200, 99)
     assert (stats.prompt_tokens, stats.generated_tokens) == (200, 2)
 
 
 def test_one_token_is_always_left_to_compute():
     sched = scheduler()
-    for name, cached in (("a", 0), ("b", 32), ("c", 32)):
+    for name, cached in (("a", 0), ("b", 63), ("c", 63)):
         sched.add(request(name, 64, max_tokens=1))
         assert finish(sched)[name].cached == cached
 
@@ -377,11 +377,43 @@ def test_generated_pages_are_found_by_the_next_turn():
     assert finish(sched)["b"].cached == 64
 
 
+def test_the_next_turn_goes_on_in_a_page_that_nobody_holds():
+    """And who shares it then, or less of it than was named, has a copy."""
+    sched = scheduler()
+    sched.add(request("a", 40, max_tokens=1))
+    page = step(sched)[0].runs[0].blocks[1]
+    sched.add(request("b", 45, max_tokens=9))
+    sched.add(request("c", 50, max_tokens=9))
+    sched.add(request("d", 40, max_tokens=9))
+    plan, _ = step(sched)
+    assert [(run.first, run.count) for run in plan.runs] == [(40, 5), (40, 10), (39, 1)]
+    own = [run.blocks[1] for run in plan.runs]
+    assert own[0] == page
+    assert plan.copies == ((page, own[1]), (page, own[2]))
+    finish(sched)
+    sched.add(request("e", 42, max_tokens=1))
+    plan, outputs = step(sched)
+    assert outputs[0].cached == 40
+    assert len(plan.copies) == 1
+
+
+def test_a_page_is_copied_though_it_is_given_to_another_in_the_same_step():
+    sched = scheduler(pages=5)
+    sched.add(request("a", 20, max_tokens=1))
+    step(sched)
+    sched.add(request("b", 20, max_tokens=1))  # what "a" named is more than it may use: a copy
+    sched.add(request("c", 100, first=500, max_tokens=1))
+    plan, outputs = step(sched)
+    ((source, copy),) = plan.copies
+    assert source in plan.runs[1].blocks and copy in plan.runs[0].blocks
+    assert [output.cached for output in outputs] == [19, 0]
+
+
 @pytest.mark.parametrize("change", [{"salt": "tenant"}, {"adapter": 1}])
 def test_salt_and_adapter_keep_prefixes_apart(change):
     sched = scheduler()
     prompt = list(range(100))
-    for name, cached, fields in (("a", 0, {}), ("b", 0, change), ("c", 96, change), ("d", 96, {})):
+    for name, cached, fields in (("a", 0, {}), ("b", 0, change), ("c", 99, change), ("d", 99, {})):
         sched.add(Request(id=name, prompt=prompt, sampling=SamplingParams(max_tokens=1), **fields))
         assert finish(sched)[name].cached == cached
 
@@ -414,7 +446,7 @@ def test_choices_wait_for_the_first_to_compute_their_prompt_and_others_pass():
             assert start.request.id in ("c0", "other") or computed["c0"] >= 100
         computed |= {names[run.slot]: run.first + run.count for run in plan.runs}
     stats = sched.stats()
-    assert stats.prefix_hits == 3 * 96  # all full pages of the prompt
+    assert stats.prefix_hits == 3 * 99  # all of the prompt but its last token
     assert stats.finished == {"length": 5}
 
 
@@ -620,8 +652,21 @@ def test_a_prefix_is_found_as_far_as_its_window_is_there():
     assert min(whole) >= 0 and windowed[0] == -1 and min(windowed[1:]) >= 0
 
 
-def test_who_loses_a_prefix_between_admission_and_start_waits():
-    """What "b" would share is taken from under it by "a"'s next page; computing it anew, there would be no room."""
+def test_who_was_preempted_still_fits_beside_those_that_could_pass_it():
+    """Where "c" and "d" are admitted by the room that they need themselves, "b" has none when "a" ends."""
+    sched = scheduler(pages=13, max_seqs=7, max_step_tokens=50, prefix_cache=False)
+    for name, length, most in (("a", 105, 65), ("b", 65, 300), ("c", 20, 300), ("d", 20, 300)):
+        sched.add(request(name, length, max_tokens=most))
+    for name in "ab":
+        sched._sequences[name].preemptions = 1
+    while "a" in sched._sequences:
+        step(sched)
+    plan, _ = step(sched)
+    assert sched._sequences["b"].slot in {run.slot for run in plan.runs}
+
+
+def test_nobody_loses_a_prefix_between_admission_and_start():
+    """ "a"'s next page is not taken from what "b" shares: computing that anew, there would be no room."""
     sched = scheduler(pages=12, windows=(0, 40), max_seqs=4, max_step_tokens=256)
     sched.add(request("a", 4 * PAGE - 20, max_tokens=25))
     step(sched)
@@ -630,10 +675,10 @@ def test_who_loses_a_prefix_between_admission_and_start_waits():
     while step(sched)[0].runs[0].first < 4 * PAGE - 1:
         pass
     sched.add(request("b", 3 * PAGE + 1, max_tokens=1))
-    plan, _ = step(sched)
-    assert [run.slot for run in plan.runs] == [0] and not plan.starts
-    assert sched.stats().waiting == 1
-    assert finish(sched)["b"].cached == 0
+    plan, outputs = step(sched)
+    assert [run.slot for run in plan.runs] == [0, 1]
+    assert {output.id: output.cached for output in outputs} == {"a": 0, "b": 3 * PAGE}
+    finish(sched)
     assert sched.stats().preemptions == 0
 
 

@@ -90,8 +90,12 @@ class SimulatedWorker:
         self.slots: dict[int, Life] = {}
         self.starts: Counter[str] = Counter()
         self.computed = 0  # tokens, recomputed ones included
+        self.copies = 0
+        self.copied: dict[int, list[int | None]] = {}  # what pages hold from the start of this step on
 
     def run(self, plan: Plan, failing: str | None = None) -> StepResult:
+        self.copied = {page: list(self.pages[source]) for source, page in plan.copies}
+        self.copies += len(plan.copies)
         for slot in plan.frees:
             for block in self.read(self.slots.pop(slot)):
                 self.readers[block] -= 1
@@ -103,6 +107,7 @@ class SimulatedWorker:
         assert len({run.slot for run in plan.runs}) == len(plan.runs)
         for run in plan.runs:
             self.extend(self.slots[run.slot], run)
+        assert not self.copied, "copied for nobody"
         return StepResult([self.compute(self.slots[run.slot], run, failing) for run in plan.runs])
 
     def first(self, group: int, computed: int) -> int:
@@ -116,17 +121,17 @@ class SimulatedWorker:
         return [block for group, table in enumerate(life.tables) for block in table[self.first(group, computed) :]]
 
     def extend(self, life: Life, run: Run) -> None:
-        """New pages go behind the tables; those that are not cached are private, and hold nothing."""
-        groups, found = len(self.windows), 0
+        """New pages go behind the tables; those that are not cached are private, and hold what was begun if any."""
+        groups, found, begun = len(self.windows), 0, 0
         if life.computed < 0:
-            assert run.first % PAGE == 0
             life.computed = run.first
-            found = run.first // PAGE
+            found, begun = divmod(run.first, PAGE)
             if life.request.sampling.prompt_logprobs is not None and len(life.tokens) == len(life.request.prompt):
-                assert not found
-        for block in run.blocks[found * groups :]:
+                assert not run.first
+        for place, block in enumerate(run.blocks[found * groups :]):
             assert not self.readers[block], "a page given to two"
-            self.pages[block] = [None] * PAGE
+            kept = begun if place < groups else 0
+            self.pages[block] = self.copied.pop(block, self.pages[block])[:kept] + [None] * (PAGE - kept)
         for group, table in enumerate(life.tables):
             table += run.blocks[group::groups]
             assert len(table) == pages_for(run.first + run.count), "pages missing or reserved"
@@ -182,8 +187,8 @@ class SimulatedWorker:
     def spoil(self, life: Life, group: int, table: list[int]) -> None:
         """Nobody may ever find what this life has computed, nor what it has given back."""
         for page, block in enumerate(table):
-            first = life.contents[page * PAGE : page * PAGE + 1]
-            written = block >= 0 and self.pages[block][:1] == [hash((content, group)) for content in first]
+            held = [hash((content, group)) for content in life.contents[page * PAGE : life.computed][:PAGE]]
+            written = block >= 0 and held and self.pages[block][: len(held)] == held
             if written and self.readers[block] == (page >= self.first(group, life.computed)):
                 self.pages[block] = [-1] * PAGE
 
@@ -271,7 +276,6 @@ class Simulation:
         planned = {lives[run.slot].request.id for run in plan.runs}
         running = {life.request.id for life in lives.values()}
         bound = self.scheduler.cost is not None and self.config.itl_target_ms > 0  # by time, too
-        bound |= any(self.windows)  # who lost a prefix waits, and what it was granted is left over
         if not preempted and not bound and sum(run.count for run in plan.runs) < self.config.max_step_tokens:
             assert planned == running, "somebody was left out"
             assert all(run.sample for run in plan.runs), "budget was left over"
@@ -298,7 +302,6 @@ class Simulation:
             assert not output.prompt_logprobs
             assert not output.cached
         else:
-            assert output.cached % PAGE == 0
             assert output.cached < len(request.prompt)
             if output.tokens and request.sampling.prompt_logprobs is not None:
                 assert [logprob.token for logprob in output.prompt_logprobs] == request.prompt[1:]
@@ -481,7 +484,7 @@ def arrival(source: random.Random, name: str, prompts: list[list[int]], longest:
 def test_long_run(policy):
     """50 000 steps for each policy: small pools, windows, aborts, failures, preemptions, prefixes, priorities."""
     source = random.Random(policy)
-    steps, preemptions, hits, finishes = 0, 0, 0, Counter()
+    steps, preemptions, hits, copies, finishes = 0, 0, 0, 0, Counter()
     while steps < 50_000:
         config = SchedulerConfig(
             max_seqs=source.randrange(2, 9),
@@ -513,9 +516,11 @@ def test_long_run(policy):
         steps += max(simulation.steps, 1)
         preemptions += simulation.scheduler.stats().preemptions
         hits += simulation.scheduler.stats().prefix_hits
+        copies += simulation.worker.copies
         finishes.update(simulation.scheduler.stats().finished)
     assert preemptions > 100
     assert hits > 500
+    assert copies > 100
     assert min(finishes[reason] for reason in ("stop", "length", "abort", "error")) > 20
 
 

@@ -237,6 +237,17 @@ def test_beam_search_gives_the_beams_of_llm(client, folder, penalty):
         assert given.usage.completion_tokens == sum(len(choice.token_ids) for choice in given.choices)
 
 
+def test_a_beam_computes_one_token_a_step(client, server):
+    before = stats(server)
+    fields = {"use_beam_search": True, "ignore_eos": True, "cache_salt": "beams"}
+    prompt = [5 + place % 40 for place in range(45)]
+    client.completions.create(model="tiny", prompt=prompt, n=4, max_tokens=32, extra_body=fields)
+
+    asked = 45 + sum(4 * (45 + step) for step in range(1, 32))
+    until(lambda: stats(server).prefix_queries - before.prefix_queries == asked)
+    assert asked - (stats(server).prefix_hits - before.prefix_hits) == 45 + 4 * 31
+
+
 def test_beam_search_of_a_chat(client):
     answer = client.chat.completions.create(
         model="tiny", messages=MESSAGES, n=2, max_tokens=6, extra_body={"use_beam_search": True, "ignore_eos": True}

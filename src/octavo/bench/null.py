@@ -7,6 +7,7 @@ Everything is the product's but the executor, which draws tokens from a hash of 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,9 @@ class Null:
         self._next = 0.0
 
     def allocate(self, pages: int) -> None:
+        """Nothing is kept."""
+
+    def copy(self, pages: Sequence[tuple[int, int]]) -> None:
         """Nothing is kept."""
 
     def run(self, batch: Batch) -> Drawn:

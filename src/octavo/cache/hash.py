@@ -1,8 +1,9 @@
-"""Names of full pages: a SHA-256 chain, so that equal names mean equal tokens from the first position on.
+"""Names of pages: a SHA-256 chain, so that equal names mean equal tokens from the first position on.
 
 Owns the form of the chain: digest(page) = SHA-256(digest of the page before, 32 token ids as little-endian int32), and
-what precedes the first page covers adapter and salt. Invariant: a page's digest depends on every token up to its end
-and on nothing behind it, so a chain can be grown as tokens come. Knows no blocks and no requests.
+what precedes the first page covers adapter and salt. A begun page is named by the digest of the page before and the
+tokens in it. Invariant: a page's name depends on every token up to its end and on nothing behind it, so a chain can be
+grown as tokens come. Knows no blocks and no requests.
 """
 
 from __future__ import annotations
@@ -32,3 +33,12 @@ def block_hashes(tokens: Sequence[int], parent: bytes, first: int = 0) -> list[b
         parent = sha256(parent + pack(*tokens[start : start + PAGE])).digest()
         hashes.append(parent)
     return hashes
+
+
+def begun_names(tokens: Sequence[int], parent: bytes) -> list[bytes]:
+    """Names of a begun page by its first token, its first two, and so on. [len(tokens)]
+
+    `parent` is the digest of the page before, or `root_hash`. No such name is a digest: it is longer.
+    """
+    packed = struct.pack(f"<{len(tokens)}i", *tokens)
+    return [parent + packed[:end] for end in range(4, len(packed) + 1, 4)]

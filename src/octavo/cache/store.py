@@ -11,12 +11,16 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Sequence
+
+import numpy as np
 
 from octavo.core.layout import KvLayout
 from octavo.core.memory import Advice, advise, block
 
 WAIT_SECONDS = 1.0  # for what is asked for first
 PART = 4 << 20  # bytes touched at a time; nobody else gets memory meanwhile
+COPIED = 1 << 20  # bytes copied at a time
 
 
 class KvStore:
@@ -38,6 +42,16 @@ class KvStore:
             self.data.fill(0)  # an older system; nobody uses the pages yet
         self._toucher = threading.Thread(target=self._touch, name="octavo-touch", daemon=True)
         self._toucher.start()
+
+    def copy(self, pages: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of pages (from, to). All are read before any is written, part by part."""
+        sources, copies = np.array(pages).T
+        width = self.layer_stride // self.pages
+        part = max(COPIED // len(pages), 64)
+        for layer in self.data.reshape(-1, self.pages, width):
+            for start in range(0, width, part):
+                content = layer[:, start : start + part]
+                content[copies] = content[sources]
 
     def check(self) -> None:
         """Raises MemoryError where the system had less memory than it promised."""

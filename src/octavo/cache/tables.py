@@ -2,8 +2,9 @@
 
 A table is one flat list, row by row: entry row * groups + group is the page that holds positions 32 row .. 32 row + 31
 in that group, or GONE. Owns what of a prefix can be found again: a prefix of n full pages may be used where each group
-has all pages that the tokens behind it see, those before them are GONE from the start. With one group that sees all,
-the ordinary case, a table is a list of pages and everything goes straight to the pool.
+has all pages that the tokens behind it see, those before them are GONE from the start. The first tokens of the row
+behind it may be known, too, in begun pages of all groups. With one group that sees all, the ordinary case, a table is a
+list of pages and everything goes straight to the pool.
 
 Invariant: what a sequence has computed up to a position is GONE exactly where its group's window has passed. Knows no
 requests.
@@ -46,6 +47,29 @@ class BlockTables:
                 table[place] = block
         return table
 
+    def begun(self, names: Sequence[bytes]) -> tuple[list[int], int]:
+        """The pages of the longest known begin of a row, one for each group, and how many tokens it has; or none, 0.
+
+        names: those of the row's first token, its first two, and so on. Changes nothing.
+        """
+        find, count = self.pool.find, self.groups.count
+        for rows in range(len(names), 0, -1):
+            name = names[rows - 1]
+            if find(name) is None:
+                continue
+            blocks = [block for group in range(count) if (block := find(_digest(name, group))) is not None]
+            if len(blocks) == count:
+                return blocks, rows
+        return [], 0
+
+    def go_on(self, begun: Sequence[int], rows: int) -> bool:
+        """Hold begun pages, to write behind their first `rows` rows. False, and not held, where they must be copied."""
+        if not all(self.pool.ends(block, rows) for block in begun):
+            self.pool.used(begun)
+            return False
+        self.pool.hold(begun)
+        return True
+
     def idle(self, table: Sequence[int]) -> list[int]:
         """How many pages of each group nobody holds, of a table that was found: holding them takes from the others."""
         parts = [table[group :: self.groups.count] for group in range(self.groups.count)]
@@ -62,6 +86,11 @@ class BlockTables:
         for row in range(first, len(hashes)):
             for group in range(count):
                 self.pool.seal(table[row * count + group], _digest(hashes[row], group))
+
+    def seal_begun(self, table: Sequence[int], row: int, name: bytes, rows: int) -> None:
+        """The first `rows` tokens of a row are computed, and may be found by this name."""
+        for group in range(self.groups.count):
+            self.pool.seal(table[row * self.groups.count + group], _digest(name, group), rows)
 
     def give_back(self, table: list[int], before: int, computed: int) -> None:
         """Release what fell behind a window as the computed tokens went from `before` to `computed`."""

@@ -37,12 +37,16 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One step. The worker applies `frees`, then `starts`, then `runs`."""
+    """One step. The worker applies `frees`, then `starts`, then `runs`.
+
+    `copies`: pages (from, to) whose content is copied before anything is written; all are read before any is written.
+    """
 
     step: int
     frees: tuple[int, ...]
     starts: tuple[Start, ...]
     runs: tuple[Run, ...]
+    copies: tuple[tuple[int, int], ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

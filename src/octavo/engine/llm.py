@@ -108,8 +108,8 @@ class LLM(Pools):
     def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
         """The likeliest continuations of one prompt or several, by vLLM's rules.
 
-        Beams share the pages of what they have in common; the begun page of each is computed anew at each token. Raises
-        UserError, naming the prompt, before anything runs.
+        Beams share the pages of what they have in common, and each step computes one token of each, where prefixes are
+        cached. Raises UserError, naming the prompt, before anything runs.
         """
         given = [self._encoded(i, p)[1] for i, p in enumerate(several(prompts))]
         for index, ids in enumerate(given):

@@ -5,6 +5,8 @@ Knows the ops and how the library wants them; the arithmetic is in csrc.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -72,6 +74,11 @@ class Cpu:
         """Take memory for this many pages; it is touched from now on, see KvStore. Raises MemoryError."""
         self.store = KvStore(self._kv, pages)
         self._plan.bind_pages(self.store.data, self.store.layer_stride)
+
+    def copy(self, pages: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of pages (from, to), see KvStore."""
+        assert self.store is not None, "allocate comes before copy"
+        self.store.copy(pages)
 
     def run(self, batch: Batch) -> Drawn:
         """Compute one step: write keys and values to their pages, draw from the rows of `batch.head`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ class Executor(Protocol):
 
     def allocate(self, pages: int) -> None:
         """Take memory for this many pages and touch it. Raises MemoryError. Called once, before `run`."""
+
+    def copy(self, pages: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of pages (from, to), in all layers; all are read before any is written."""
 
     def run(self, batch: Batch) -> Drawn:
         """Compute one step: write keys and values to their pages, draw from the rows of `batch.head`."""

@@ -7,7 +7,7 @@ and no request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -108,6 +108,11 @@ class Reference:
             self._pages = to_bfloat16(np.full(1, np.nan, np.float32)).repeat(int(np.prod(shape))).reshape(shape)
         else:
             self._pages = np.full(shape, np.nan, np.float32)
+
+    def copy(self, pages: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of pages (from, to); see Executor."""
+        sources, copies = np.array(pages).T
+        self._held[:, :, copies] = self._held[:, :, sources]
 
     def run(self, batch: Batch) -> Drawn:
         """One step; see Executor."""

@@ -4,13 +4,18 @@ The whole idea: there is no prefill and no decode. A sequence has tokens and `co
 that computed catches up: one to each sequence that needs one, and what the step has left to the longer ones, running or
 admissible, as share.py says, while slots and pages last. A sequence takes the pages its granted tokens need, no others.
 A running one that cannot grow preempts the last in order, itself included: pages and slot are given back, computed is
-0, and it waits again at its old place. Its full pages stay findable, so that computing them again is cheap.
+0, and it waits again at its old place. Its pages stay findable, so that computing them again is cheap.
 
 A sequence is admitted when there is room to compute all it has and to grow (admission.py). Nobody is preempted in a
 step that starts somebody; the first in order is never preempted by others, so it always finishes.
 
 Where layers see a window only, the pages behind it are given back as tokens are computed, and who comes later finds a
 prefix only as far as its windows are there (cache/tables.py).
+
+A full page is shared. A begun one is not, since its holder writes to it: it is named when a prompt is done and when its
+holder ends or is preempted. Who begins with its tokens goes on in it where nobody holds it and nothing stands behind
+them, or else in a copy. Copies are made before anything of a step is written and all are read first, so it does not
+matter who is given the page that they come from.
 
 Priorities order the queue and choose victims; a waiting request never preempts a running one.
 
@@ -33,7 +38,7 @@ from octavo.core.groups import GONE, CacheGroups
 from octavo.core.layout import PAGE, pages_for
 from octavo.core.plan import Output, Plan, RunResult, Start, StepResult, StepStats
 from octavo.core.request import Request
-from octavo.sched.admission import admissible, find
+from octavo.sched.admission import admissible
 from octavo.sched.cost import StepCost, Work
 from octavo.sched.queue import WaitingQueue, place
 from octavo.sched.sequence import Sequence, State
@@ -125,17 +130,18 @@ class Scheduler:
         assert self._plan is None, "the last plan was not committed"
         step = Step()
         starting = self._grant()
+        for prompt in starting:
+            self._hold(prompt)
         preemptions = self._tally.preemptions
         self._continue(step)
         assert not starting or preemptions == self._tally.preemptions, "admitted without room"
         for prompt in starting:
-            if not self._start(prompt, step):
-                break
+            self._start(prompt, step)
         self._passed_over = not all(map(self._awaits, self._waiting))
         if not step.runs:
             assert not self.has_work, "there is work and nobody can go on"
             return None
-        self._plan = Plan(self._tally.steps, tuple(self._frees), tuple(step.starts), tuple(step.runs))
+        self._plan = step.plan(self._tally.steps, self._frees)
         self._planned = step.sequences
         self._work = step.work
         self._predicted = 0.0 if self.cost is None else self.cost.seconds(step.work)
@@ -164,6 +170,8 @@ class Scheduler:
                 self._seal(sequence)
             if self.groups.windowed:
                 self._tables.give_back(sequence.blocks, run.first, sequence.computed)
+            if run.sample and not sequence.generated:
+                self._seal_begun(sequence)
             sequence.prompt_logprobs += news.prompt_logprobs
             if run.sample and sequence.request.pooling is not None:
                 self._tally.prompt_tokens += len(sequence.request.prompt)
@@ -294,29 +302,30 @@ class Scheduler:
         """Back to the queue, to be computed again."""
         victim.preemptions += 1
         self._tally.preemptions += 1
+        self._seal_begun(victim)
         self._vacate(victim)
         victim.state = State.WAITING
         self._waiting.push(victim)
 
-    def _start(self, prompt: Prompt, step: Step) -> bool:
-        """Give a waiting sequence a slot, the pages found, and those of its first tokens.
+    def _hold(self, prompt: Prompt) -> None:
+        """Take hold of what is known of a sequence that starts in this step, before others evict it."""
+        sequence, tokens = prompt.sequence, prompt.first % PAGE
+        self._tables.hold(prompt.table)
+        sequence.blocks, sequence.computed, sequence.sealed = prompt.table, prompt.first, prompt.first // PAGE
+        self._tables.give_back(sequence.blocks, prompt.first - tokens, prompt.first)
+        if self._tables.go_on(prompt.begun, tokens):
+            sequence.blocks += prompt.begun
+            prompt.begun = []
 
-        False: with windows a page taken by others may cost it all of its prefix, even what others hold, and then there
-        may be no room for it. So it, and who comes after it, waits for the next step.
-        """
-        sequence, groups = prompt.sequence, self.groups
-        found = find(sequence, self._tables)  # again: others that start may have taken cached pages
-        rows = len(found) // groups.count
-        if groups.windowed and rows * PAGE < prompt.first:
-            return False
+    def _start(self, prompt: Prompt, step: Step) -> None:
+        """Give a waiting sequence a slot and the pages of its first tokens; into one of them goes what was begun."""
+        sequence = prompt.sequence
         self._waiting.remove(sequence)
-        self._tables.hold(found)
-        sequence.computed = rows * PAGE
-        sequence.sealed = rows
-        sequence.granted = min(sequence.pending, prompt.granted)
-        fresh = self.pool.take(pages_for(sequence.computed + sequence.granted) * groups.count - len(found))
+        places = pages_for(sequence.computed + sequence.granted) * self.groups.count
+        fresh = self.pool.take(places - len(sequence.blocks))
         assert fresh is not None, "admitted without room"
-        sequence.blocks = found + fresh
+        step.copies += zip(prompt.begun, fresh, strict=False)
+        sequence.blocks += fresh
         sequence.slot = self._slots.pop()
         sequence.state = State.RUNNING
         insort(self._running, sequence, key=lambda other: other.order)
@@ -327,7 +336,6 @@ class Scheduler:
                 self._tally.prefix_hits += sequence.cached
         step.starts.append(Start(sequence.slot, sequence.request, tuple(sequence.tokens), sequence.mu))
         step.run(sequence, sequence.blocks)
-        return True
 
     def _seal(self, sequence: Sequence) -> None:
         """Offer the pages that have become full to the prefix index."""
@@ -335,6 +343,12 @@ class Scheduler:
         if self.pool.prefix_cache:
             self._tables.seal(sequence.blocks, sequence.chain(full), sequence.sealed)
         sequence.sealed = full
+
+    def _seal_begun(self, sequence: Sequence) -> None:
+        """Offer what it has computed of its begun page to the prefix index."""
+        page, rows = divmod(sequence.computed, PAGE)
+        if rows and self.pool.prefix_cache:
+            self._tables.seal_begun(sequence.blocks, page, sequence.names(page, sequence.computed)[-1], rows)
 
     def _accept(self, sequence: Sequence, news: RunResult) -> Output:
         """Append the drawn tokens, up to the one that ends the sequence."""
@@ -367,6 +381,8 @@ class Scheduler:
         output.finish = finish
         if sequence.state is State.RUNNING:
             self._running.remove(sequence)
+            if finish != "error":
+                self._seal_begun(sequence)
             self._vacate(sequence)
         else:
             self._waiting.remove(sequence)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from octavo.cache.hash import block_hashes, root_hash
+from octavo.cache.hash import begun_names, block_hashes, root_hash
 from octavo.core.layout import PAGE, pages_for
 from octavo.core.plan import TokenLogprob
 from octavo.core.request import Request
@@ -83,9 +83,22 @@ class Sequence:
         """Digests of the first `pages` pages, all of them full; each is computed once."""
         known = len(self.hashes)
         if known < pages:
-            parent = self.hashes[-1] if known else root_hash(self.request.adapter, self.request.salt)
-            self.hashes += block_hashes(self.tokens, parent, known)
+            self.hashes += block_hashes(self.tokens, self._parent(known), known)
         return self.hashes[:pages]
+
+    def names(self, page: int, end: int) -> list[bytes]:
+        """Names of one page by its first token, its first two, and so on up to position `end` or its own end."""
+        first = page * PAGE
+        if len(self.tokens) >= first + PAGE:
+            self.chain(page + 1)
+        names = begun_names(self.tokens[first : min(end, first + PAGE)], self._parent(page))
+        if len(names) == PAGE:
+            names[-1] = self.hashes[page]
+        return names
+
+    def _parent(self, page: int) -> bytes:
+        """What a page is chained to; the digests of those before it are known."""
+        return self.hashes[page - 1] if page else root_hash(self.request.adapter, self.request.salt)
 
     def append(self, token: int) -> str | None:
         """Accept a drawn token. Returns why the sequence ends with it, "stop" or "length", or None."""

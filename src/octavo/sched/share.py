@@ -19,7 +19,7 @@ Invariant: some prompt is granted a token whenever there is one and a token is l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from octavo.core.layout import PAGE
 from octavo.sched.cost import StepCost, Work
@@ -31,12 +31,17 @@ LEAST_SHARE = 1 / 8  # of the target, for prompts, however long the decodes take
 
 @dataclass(slots=True, eq=False)
 class Prompt:
-    """`wanted` tokens of a sequence, running or admissible, from position `first` on; so many of them are granted."""
+    """`wanted` tokens of a sequence, running or admissible, from position `first` on; so many of them are granted.
+
+    Of one that is to start what is known, see Found: `table`, and `begun` with the tokens of the page `first` lies in.
+    """
 
     sequence: Sequence
     first: int
     wanted: int
     granted: int = 0
+    table: list[int] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
 
 
 class Room:

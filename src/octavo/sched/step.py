@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from octavo.core.plan import Run, Start
+from octavo.core.plan import Plan, Run, Start
 from octavo.sched.cost import Work
 from octavo.sched.sequence import Sequence
 
@@ -29,6 +29,7 @@ class Step:
     starts: list[Start] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)  # see Plan
     work: Work = field(default_factory=Work)
 
     def run(self, sequence: Sequence, blocks: list[int]) -> None:
@@ -38,3 +39,7 @@ class Step:
         self.runs.append(Run(sequence.slot, first, count, tuple(blocks), sample))
         self.sequences.append(sequence)
         self.work.add(first, count, 1 if sample and count == 1 else sequence.heads(first, count))
+
+    def plan(self, number: int, frees: list[int]) -> Plan:
+        """As the worker is told."""
+        return Plan(number, tuple(frees), tuple(self.starts), tuple(self.runs), tuple(self.copies))

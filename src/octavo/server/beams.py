@@ -1,7 +1,7 @@
 """Beam search of an API call: its choices are the best beams of its prompt, found by requests for one token each.
 
 Invariant: leaving `best_beams` in any way leaves no request of it in the engine. The prefix cache shares the pages of
-what beams have in common; the begun page of each is computed anew at each token.
+what beams have in common and keeps the begun page of each, so that a step computes one token of each beam.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Invariant: leaving `run` in any way (end, error, cancellation) leaves no sequence of the call in the engine.
 Each choice of each prompt is one engine request with an id of our own. The choices of one prompt wait for the first to
-have computed it, and find it in the prefix cache: all but its last, begun page. A choice's seed is the call's plus the
+have computed it, and find it in the prefix cache: all but its last token. A choice's seed is the call's plus the
 choice's number, so a prompt's choices do not depend on what else the call asks.
 """
 

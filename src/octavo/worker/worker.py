@@ -79,6 +79,8 @@ class Worker:
 
     def _apply(self, plan: Plan) -> None:
         slots = self.slots
+        if plan.copies:
+            self._executor.copy(plan.copies)
         for slot in plan.frees:
             slots.free(slot)
             self.guides.free(slot)
