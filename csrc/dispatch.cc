@@ -134,7 +134,7 @@ int64_t octavo_times(void* executor, double* seconds, int32_t reset) {
   return runs;
 }
 
-int32_t octavo_measure(const char* isa, int32_t threads, double out[4]) {
+int32_t octavo_measure(const char* isa, int32_t threads, double out[5]) {
   const octavo::Kernels* kernels = octavo::kernels_for(isa);
   if (kernels == nullptr) return -1;
   std::unique_ptr<octavo::Pool> made;
@@ -160,5 +160,6 @@ int32_t octavo_measure(const char* isa, int32_t threads, double out[4]) {
   const bool pairs = std::strcmp(isa, "avx512bf16") == 0;
   out[2] = dots * (pairs ? 64 : 32) / octavo::seconds_of(pool, [&](int) { kernels->peak(1, rounds); }) / 1e9;
   out[3] = dots * 32 / octavo::seconds_of(pool, [&](int) { kernels->peak(2, rounds); }) / 1e9;
+  out[4] = dots * 64 / octavo::seconds_of(pool, [&](int) { kernels->peak(3, rounds); }) / 1e9;
   return 0;
 }

@@ -18,7 +18,8 @@ enum octavo_layout {
   OCTAVO_W8M,
   OCTAVO_W4L,
   OCTAVO_F8,
-  OCTAVO_F4
+  OCTAVO_F4,
+  OCTAVO_W16
 };
 enum octavo_kind {
   OCTAVO_EMBED,
@@ -48,7 +49,8 @@ typedef struct {
   const uint8_t* data;
 } octavo_weight;
 
-// The form of a projection's input: bits 32 (float32), 16 (bfloat16) or 8 (int8 in groups).
+// The form of a projection's input: bits 32 (float32), 16 (bfloat16), 13 or 8 (int16 or
+// int8 codes in groups).
 typedef struct {
   int32_t bits, group;
   const int32_t* order;  // [inputs] which of what a norm or attention gives is read in each place; or null: as it lies
@@ -194,8 +196,8 @@ OCTAVO_API void octavo_run(void* executor, const octavo_batch* batch, const octa
 OCTAVO_API int64_t octavo_times(void* executor, double* seconds, int32_t reset);
 
 // 0, or -1 without memory or threads. Rates of this machine with `threads` threads: read GB/s, int8 GOP/s, bfloat16 and
-// float32 GFLOP/s.
-OCTAVO_API int32_t octavo_measure(const char* isa, int32_t threads, double out[4]);
+// float32 GFLOP/s, int16 GOP/s.
+OCTAVO_API int32_t octavo_measure(const char* isa, int32_t threads, double out[5]);
 
 #ifdef __cplusplus
 }

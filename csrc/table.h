@@ -49,6 +49,7 @@ inline int tiles_alike(int rows, int tiles, int tile) {
 // Inputs of a projection, tile by tile; int8 codes share scales in the groups of the weights that read them; a tile of
 // `mr` rows starting at row r0 occupies
 //   bits 8:  codes  int8  [cols/4][mr][4]  at r0 * cols;   bits 16, 32: see vec.h (PAIRS)
+//   bits 13: codes  int16 [cols/2][mr][2]  at r0 * cols; of what follows only scales
 //   scale  float [cols/group][mr] at r0 * (cols/group)
 //   sum, start4, start8  [sums][mr] at r0 * sums, sums = sums_of(cols, group): the sum of the codes of one dot, and
 //   what dots with weights of four and of eight bits start at (see DOT_START in vec.h)
@@ -220,8 +221,9 @@ struct Kernels {
   double (*row_mass_from)(const float* row, const float* masses, int n, float from);  // of the values >= from
   int (*row_collect)(const float* row, int n, float from, int32_t* ids);  // ids of values >= from, ascending
   int (*row_count)(const float* row, int n, float above);                 // number of values > above
-  void (*peak)(int kind,
-               int64_t rounds);  // 0: int8, 1: bfloat16, 2: float32; 2 * 32 * 12 dots (kind 0, 1) or FMAs a round
+  void (*peak)(
+      int kind,
+      int64_t rounds);  // 0: int8, 1: bfloat16, 2: float32, 3: int16; 2 * 32 * 12 dots (kind 0, 1, 3) or FMAs a round
   int64_t (*read)(const uint8_t* data, int64_t bytes);
 };
 
@@ -296,9 +298,10 @@ inline int table_bytes(int layout) {
   return layout == OCTAVO_W4L || layout == OCTAVO_F4 ? 64 : 0;
 }
 inline int head_bytes(int layout) {
-  return layout == OCTAVO_W8 || layout == OCTAVO_W4 || layout == OCTAVO_W4L ? 64 : 128;
+  return layout == OCTAVO_W8 || layout == OCTAVO_W4 || layout == OCTAVO_W4L ? 64 : 128;  // of W16 float32
 }
 inline int input_bytes(int layout) {
+  if (layout == OCTAVO_W16) return 64;
   return layout == OCTAVO_W8 || layout == OCTAVO_W8M || layout == OCTAVO_F8 ? 32 : 16;
 }
 inline size_t panel_bytes(const octavo_weight& w) {

@@ -54,6 +54,20 @@ void unpack_codes(const octavo_weight& w, const uint8_t* panel, int c, float* ou
   }
 }
 
+// Output c of a panel of int16 codes.
+void unpack_words(const octavo_weight& w, const uint8_t* panel, int c, float* out) {
+  for (int k0 = 0; k0 < w.cols; k0 += w.group) {
+    const float scale = float_value(panel + 4 * c);
+    panel += head_bytes(w.layout);
+    for (int k = 0; k < w.group; ++k) {
+      int16_t code;
+      std::memcpy(&code, panel + k / 2 * 128 + 4 * c + k % 2 * 2, 2);
+      out[k0 + k] = scale * float(code);
+    }
+    panel += w.group * input_bytes(w.layout);
+  }
+}
+
 // Output c of a panel of codes of floats.
 void unpack_floats(const octavo_weight& w, const uint8_t* panel, int c, float* out) {
   const uint8_t* table = panel;
@@ -95,6 +109,7 @@ void unpack_row(const octavo_weight& w, int id, float* out) {
     }
     return;
   }
+  if (w.layout == OCTAVO_W16) return unpack_words(w, panel, c, out);
   if (w.layout == OCTAVO_F8 || w.layout == OCTAVO_F4) return unpack_floats(w, panel, c, out);
   unpack_codes(w, panel, c, out);
 }

@@ -11,6 +11,8 @@
 // outputs, times 2^-8; f_pick the numbers of a table whose places are the four bits from `shift` on of each lane;
 // b_pairs joins numbers that are bfloat16 as dot_pairs takes them.
 
+// dot16 adds, to each of 16 sums, the products of its two int16 with the two of `a`; i_store16 stores int16.
+
 constexpr int LANES = 16;
 constexpr float LEAST_AMAX = 1e-30f;  // of a group of inputs; below, all its codes are zero
 constexpr float LOG2E = 1.44269504f;

@@ -173,6 +173,49 @@ static void int_panel(const uint8_t* w, int group, const Strips& strips, float* 
     int_groups<N, 0, Form>(w, group, strips, out, ldo);
 }
 
+// As int_strips, of int16 codes with float32 scales: W16 against inputs of 13 bits.
+template <int N>
+static void word_strips(const uint8_t* w, int group, const Strips& strips, float* out, long ldo) {
+  constexpr int SIDES = 2 * N <= CODE_SUMS ? 2 : 1;
+  const Rows& in = strips.in;
+  const int K = in.cols, rows = strips.strips * N;
+  const long mr = strips.mr, groups = K / group;
+  const int32_t* a = reinterpret_cast<const int32_t*>(tile_data(in, strips.row0)) + strips.m0;
+  const float* scale = in.scale + strips.row0 * groups + strips.m0;
+  for (int k = 0; k < K; k += group) {
+    const float* by = reinterpret_cast<const float*>(w);
+    w += 4 * PANEL;
+    for (int side0 = 0; side0 < 2; side0 += SIDES) {
+      for (int tile = 0; tile < strips.tiles; ++tile) {
+        for (int m0 = 0; m0 < rows; m0 += N) {
+          const int32_t* ta = a + (tile * (K / 2) + k / 2) * mr + m0;
+          I c[N][SIDES];
+          for (int m = 0; m < N; ++m)
+            for (int side = 0; side < SIDES; ++side) c[m][side] = i_zero();
+#pragma GCC unroll 4
+          for (int pair = 0; pair < group / 2; ++pair) {
+            B b[SIDES];
+            for (int side = 0; side < SIDES; ++side) b[side] = b_load(w + pair * 128 + 64 * (side0 + side));
+#pragma GCC unroll 8
+            for (int m = 0; m < N; ++m)
+              for (int side = 0; side < SIDES; ++side) c[m][side] = dot16(c[m][side], b[side], ta[pair * mr + m]);
+          }
+          float* to = out + (tile * mr + m0) * ldo + 16 * side0;
+          const float* inputs = scale + (tile * groups + k / group) * mr + m0;
+          for (int m = 0; m < N; ++m) {
+            for (int side = 0; side < SIDES; ++side) {
+              const F x = i_float(c[m][side]) * f_load(by + 16 * (side0 + side));
+              float* at = to + m * ldo + 16 * side;
+              f_store(at, f_fma(f_set(inputs[m]), x, k == 0 ? f_set(0) : f_load(at)));
+            }
+          }
+        }
+      }
+    }
+    w += group * 64;
+  }
+}
+
 template <int N>
 static void code_strips(const octavo_weight& weight, const uint8_t* w, const Strips& strips, float* out, long ldo) {
   switch (weight.layout) {
@@ -186,6 +229,8 @@ static void code_strips(const octavo_weight& weight, const uint8_t* w, const Str
       return int_panel<N, Codes<false, true>>(w, weight.group, strips, out, ldo);
     case OCTAVO_W4L:
       return int_panel<N, Codes<true, false, true>>(w, weight.group, strips, out, ldo);
+    case OCTAVO_W16:
+      return word_strips<N>(w, weight.group, strips, out, ldo);
   }
 }
 

@@ -31,11 +31,13 @@ static void copy_row(const Rows& in, int row, const Rows& out, const Tile& to, i
     copy_words(source + size_t(from.row0) * n + at, from.mr, target + size_t(to.row0) * n + m, to.mr, n);
   };
   const int pairs = int(padded(in.cols, 2)) / 2;
-  const int words = in.act.bits == 8 ? in.cols / 4 : in.act.bits == 16 && PAIRS ? pairs : 2 * pairs;
+  const bool halves = in.act.bits == WORD_BITS || (in.act.bits == 16 && PAIRS);
+  const int words = in.act.bits == 8 ? in.cols / 4 : halves ? pairs : 2 * pairs;
   part(reinterpret_cast<const uint32_t*>(in.data), reinterpret_cast<uint32_t*>(out.data), words);
+  if (in.act.group == 0) return;
+  part(in.scale, out.scale, in.cols / in.act.group);
   if (in.act.bits != 8) return;
   const int sums = sums_of(in.cols, in.act.group);
-  part(in.scale, out.scale, in.cols / in.act.group);
   part(in.sum, out.sum, sums);
   part(in.start4, out.start4, sums);
   part(in.start8, out.start8, sums);

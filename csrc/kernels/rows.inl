@@ -9,24 +9,33 @@ struct Coded {
   int mr;
 };
 
-// One group of one row as int8 codes. The scale of a group that is not all finite is NaN: integers would lose the
-// fault.
-static void store_group(const float* x, int group, const Coded& to) {
+// The largest size of n values, and whether all are finite.
+struct Largest {
+  float size;
+  bool finite;
+};
+INLINE Largest largest_of(const float* x, int n) {
   const F largest = f_set(3.4028234e38f);
   F top = f_set(0);
   uint32_t finite = 0xFFFF;
-  for (int i = 0; i < group; i += LANES) {
+  for (int i = 0; i < n; i += LANES) {
     const F size = f_abs(f_load(x + i));
     top = f_max(top, size);
     finite &= f_from(largest, size);
   }
-  const float amax = f_hmax(top);
+  return {f_hmax(top), finite == 0xFFFF};
+}
+
+// One group of one row as int8 codes. The scale of a group that is not all finite is NaN: integers would lose the
+// fault.
+static void store_group(const float* x, int group, const Coded& to) {
+  const auto [amax, finite] = largest_of(x, group);
   const F inverse = f_set(amax > LEAST_AMAX ? 127.f / amax : 0.f);
-  *to.scale = finite == 0xFFFF ? amax / 127.f : __builtin_nanf("");
+  *to.scale = finite ? amax / 127.f : __builtin_nanf("");
   for (int i = 0, at = 0; i < group; i += DOT_BLOCK, at += to.mr) {
     I sum = i_zero();
     for (int j = i; j < group && j < i + DOT_BLOCK; j += LANES) {
-      const I code = finite == 0xFFFF ? f_round(f_load(x + j) * inverse) : i_zero();
+      const I code = finite ? f_round(f_load(x + j) * inverse) : i_zero();
       sum = sum + code;
       if (j == 0 && to.front != nullptr) *to.front = i_sum(sum);
       alignas(16) int8_t bytes[LANES];
@@ -60,9 +69,32 @@ static void store_codes(const Rows& out, int row0, int mr, int k0, int n, const 
   }
 }
 
-// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8) or of
-// 2, but for the last inputs.
+// As store_codes, of int16 codes: up to 4095, so that a dot of 128 inputs, the largest group, fits 32 bits.
+static void store_words(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds) {
+  constexpr float MOST = 4095.f;
+  const int group = out.act.group;
+  const size_t first = size_t(row0) * (out.cols / group);
+  uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0));
+  for (int k = k0; k < k0 + n; k += group) {
+    for (int m = 0; m < mr; ++m) {
+      const float* x = src + m * lds + (k - k0);
+      const Largest found = largest_of(x, group);
+      const F inverse = f_set(found.size > LEAST_AMAX ? MOST / found.size : 0.f);
+      out.scale[first + size_t(k / group) * mr + m] = found.finite ? found.size / MOST : __builtin_nanf("");
+      for (int i = 0; i < group; i += LANES) {
+        alignas(32) int16_t codes[LANES];
+        i_store16(codes, found.finite ? f_round(f_load(x + i) * inverse) : i_zero());
+        uint8_t* to = data + (size_t((k + i) / 2) * mr + m) * 4;
+        for (int pair = 0; pair < LANES / 2; ++pair) __builtin_memcpy(to + size_t(pair) * mr * 4, codes + 2 * pair, 4);
+      }
+    }
+  }
+}
+
+// Stores inputs [k0, k0 + n) of `mr` rows (src[m * lds + k]) into a tile. n is a multiple of the group (bits 8, 13) or
+// of 2, but for the last inputs.
 static void store_rows(const Rows& out, int row0, int mr, int k0, int n, const float* src, long lds) {
+  if (out.act.bits == WORD_BITS) return store_words(out, row0, mr, k0, n, src, lds);
   if (out.act.bits == 8) return store_codes(out, row0, mr, k0, n, src, lds);
   uint8_t* data = const_cast<uint8_t*>(tile_data(out, row0));
   for (int m = 0; m < mr; ++m) {

@@ -31,9 +31,11 @@ namespace {
 void peak(int kind, int64_t rounds) {
   F f[12];
   Short c[12];
+  I words[12];
   for (int i = 0; i < 12; ++i) {
     f[i] = f_set(float(i));
     c[i] = short_zero();
+    words[i] = i_zero();
   }
   uint8_t bytes[64] = {1};
   int32_t a = 1;
@@ -50,6 +52,8 @@ void peak(int kind, int64_t rounds) {
     for (int i = 0; i < 12; ++i) {
       if (kind == 0)
         c[i] = dot4(c[i], w, a);
+      else if (kind == 3)
+        words[i] = dot16(words[i], w, a);
       else if (kind == 1 && PAIRS)
         f[i] = dot_pairs(f[i], w, a);
       else
@@ -58,7 +62,7 @@ void peak(int kind, int64_t rounds) {
   }
   float sink[LANES];
   for (int i = 0; i < 12; ++i) {
-    f_store(sink, f[i] + i_float(short_sum(c[i])));
+    f_store(sink, f[i] + i_float(short_sum(c[i]) + words[i]));
     asm volatile("" : : "r"(sink) : "memory");
   }
 }

@@ -98,6 +98,10 @@ INLINE void i_store8(int8_t* p, I x) {
   __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
+INLINE void i_store16(int16_t* p, I x) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+}
 INLINE int32_t i_sum(I x) {
   alignas(32) int32_t lane[8];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi32(x.a, x.b));
@@ -159,6 +163,15 @@ INLINE Short dot4(Short c, B w, int32_t a) {
 INLINE I dot8(I c, B w, int32_t a) {
   const __m256i v = _mm256_set1_epi32(a);
   return {dot_signed(c.a, w.a, v), dot_signed(c.b, w.b, v)};
+}
+INLINE __m256i add_products(__m256i c, __m256i w, __m256i a) {
+  __m256i product;  // as in add_pairs16
+  asm("vpmaddwd %3,%2,%1\n\tvpaddd %1,%0,%0" : "+x"(c), "=&x"(product) : "x"(w), "x"(a));
+  return c;
+}
+INLINE I dot16(I c, B w, int32_t a) {
+  const __m256i v = _mm256_set1_epi32(a);
+  return {add_products(c.a, w.a, v), add_products(c.b, w.b, v)};
 }
 INLINE float f_hmax(F x) {
   alignas(32) float lane[8];

@@ -89,6 +89,9 @@ INLINE F i_float(I a) {
 INLINE void i_store8(int8_t* p, I a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v));
 }
+INLINE void i_store16(int16_t* p, I a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(a.v));
+}
 INLINE int32_t i_sum(I a) {
   return _mm512_reduce_add_epi32(a.v);
 }
@@ -131,6 +134,10 @@ INLINE I dot4(I c, B w, int32_t a) {
 INLINE I dot8(I c, B w, int32_t a) {
   return dot_words(c, w, a);
 }  // codes 0..255, offset W8_OFFSET
+INLINE I dot16(I c, B w, int32_t a) {
+  asm("vpdpwssd %2,%1,%0" : "+v"(c.v) : "v"(w.v), "v"(_mm512_set1_epi32(a)));
+  return c;
+}
 INLINE float f_hmax(F a) {
   return _mm512_reduce_max_ps(a.v);
 }

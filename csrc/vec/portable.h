@@ -137,6 +137,9 @@ INLINE F i_float(I a) {
 INLINE void i_store8(int8_t* p, I a) {
   EACH p[i] = int8_t(a.v[i] > 127 ? 127 : a.v[i] < -128 ? -128 : a.v[i]);
 }
+INLINE void i_store16(int16_t* p, I a) {
+  EACH p[i] = int16_t(a.v[i]);
+}
 INLINE int32_t i_sum(I a) {
   int32_t sum = 0;
   EACH sum += a.v[i];
@@ -186,6 +189,13 @@ INLINE I dot4(I c, B w, int32_t a) {
 }
 INLINE I dot8(I c, B w, int32_t a) {
   return dot_offset(c, w, a, 128);
+}
+INLINE I dot16(I c, B w, int32_t a) {
+  int16_t codes[32], pair[2];
+  __builtin_memcpy(codes, w.v, 64);
+  __builtin_memcpy(pair, &a, 4);
+  EACH c.v[i] += codes[2 * i] * pair[0] + codes[2 * i + 1] * pair[1];
+  return c;
 }
 INLINE float f_hmax(F a) {
   float best = a.v[0];

@@ -11,12 +11,13 @@ from octavo.bench.profile import REST, median_step, profile, rows, seconds_by_ki
 from octavo.bench.steps import StepShape, pages, step
 from octavo.core.errors import InvalidValue
 from octavo.kernels import native
-from octavo.kernels.weight import FLOATS, QUANTIZED, Layout
+from octavo.kernels.weight import CODED, Layout
 from octavo.program.cost import by_kind, costs
 from octavo.program.cpu import Cpu
 from octavo.program.reference import Reference
 
 RATES = {"read_gb_s": 10.0, "int8_gop_s": 1000.0, "bf16_gflop_s": 200.0, "fp32_gflop_s": 100.0}
+RATES |= {"int16_gop_s": 400.0}
 
 
 def test_a_shape_names_its_runs():
@@ -58,7 +59,7 @@ def test_what_is_timed_is_compared_with_the_reference():
     """Every form and number of heads that `octavo bench kernels` may time has its cases in the parity test."""
     names = {case.name for case in op_cases.cases()}
     for form in FORMS:
-        assert (f"groups/{form.name}" if form.layout in (*QUANTIZED, *FLOATS) else f"whole/{form.name}") in names
+        assert (f"groups/{form.name}" if form.layout in CODED else f"whole/{form.name}") in names
     for heads in HEADS:
         assert "attention/{}-{}-{}/bfloat16".format(*heads) in names
 

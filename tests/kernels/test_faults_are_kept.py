@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_rows import act_of, identity_head, of_codes, program, random_floats, step
+from kernel_rows import act_of, identity_head, of_codes, program, random_floats, random_words, step
 
 from octavo.bench.cases import plain_rope
 from octavo.core.layout import KvLayout
@@ -77,6 +77,8 @@ def test_any_nan_in_any_place(isa: str, layout: Layout, group: int) -> None:
     scale = np.ones((WIDTH, WIDTH // group), np.float16)
     if layout in QUANTIZED:
         weight = of_codes(layout, rng.integers(1, 16, (WIDTH, WIDTH)).astype(np.uint8), scale, scale)
+    elif layout is Layout.W16:
+        weight = random_words(rng, WIDTH, WIDTH, group, 1.0)
     elif layout in FLOATS:
         weight = random_floats(rng, layout, WIDTH, WIDTH, group, 1.0)
     else:

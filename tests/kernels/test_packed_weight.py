@@ -79,6 +79,23 @@ def test_codes_of_floats_round_trip(rows: int, cols: int, groups: int) -> None:
         Weight.float8(codes, np.ones((rows, 2 * cols), np.float32))
 
 
+def test_int16_codes_round_trip_and_lie_as_described() -> None:
+    rng = np.random.default_rng(2)
+    codes = rng.integers(-4095, 4096, (40, 192)).astype(np.int16)
+    scale = rng.normal(0, 1, (40, 3)).astype(np.float32)
+    weight = Weight.int16(codes, scale)
+    assert np.array_equal(weight.dequantize(), np.repeat(scale, 64, axis=1) * codes)
+    size = panel_bytes(Layout.W16, 192, 64)
+    assert weight.nbytes == 2 * size
+    for row, k in ((0, 0), (3, 5), (17, 66), (31, 191), (32, 0), (39, 71)):
+        at = row // 32 * size + k // 64 * (128 + 64 * 64)
+        assert weight.data[at + 4 * (row % 32) : at + 4 * (row % 32) + 4].view(np.float32)[0] == scale[row, k // 64]
+        at += 128 + k % 64 // 2 * 128 + 4 * (row % 32) + k % 2 * 2
+        assert weight.data[at : at + 2].view(np.int16)[0] == codes[row, k]
+    with pytest.raises(ValueError, match=r"groups of a multiple of 32 up to 128$"):
+        Weight.int16(codes, scale[:, :1])
+
+
 def test_codes_of_floats_lie_as_described() -> None:
     rng = np.random.default_rng(1)
     codes, scale = rng.integers(0, 127, (40, 128)).astype(np.uint8), rng.normal(0, 1, (40, 2)).astype(np.float32)
@@ -136,6 +153,7 @@ def test_weights_of_one_operation_may_read_one_form_of_input() -> None:
     assert {read_as(layout, group) for layout in HALVES for group in (16, 32)} == {(8, 32)}
     assert {read_as(layout, 64) for layout in QUANTIZED} == {(8, 64)}
     assert (read_as(Layout.F4, 64), read_as(Layout.F8, 64)) == ((32, 0), (16, 0))
+    assert read_as(Layout.W16, 64) == (13, 64)
     assert (read_as(Layout.F32, 0), read_as(Layout.BF16, 0)) == ((32, 0), (16, 0))
 
 

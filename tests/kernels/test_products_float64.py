@@ -17,6 +17,7 @@ from octavo.kernels.weight import (
     HALVES,
     MINIMA,
     QUANTIZED,
+    WORD,
     Layout,
     Weight,
     from_bfloat16,
@@ -30,12 +31,12 @@ PLAIN_SIZES = [(1, 1, 33), (9, 31, 50), (23, 65, 515)]
 HALVED = [(1, 45, 32, 16), (11, 33, 96, 16), (8, 70, 640, 16), (17, 65, 352, 16)]
 
 
-def quantized(h: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+def quantized(h: np.ndarray, group: int, most: int = 127) -> tuple[np.ndarray, np.ndarray]:
     """Codes [rows, cols] and scales [rows, groups] as ops.Act defines them."""
     groups = h.reshape(len(h), -1, group)
     largest = np.abs(groups).max(axis=2, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    return np.rint(groups * inverse).reshape(h.shape), (largest / np.float32(127))[:, :, 0]
+    inverse = np.divide(np.float32(most), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(groups * inverse).reshape(h.shape), (largest / np.float32(most))[:, :, 0]
 
 
 def norm_of(rng: np.random.Generator, cols: int) -> np.ndarray:
@@ -74,6 +75,22 @@ def test_int_products(layout: Layout, isa: str, rows: int, outputs: int, cols: i
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("rows", "outputs", "cols", "group"), [*SIZES[:2], (8, 70, 640, 128), (3, 65, 384, 96)])
+def test_word_products(isa: str, rows: int, outputs: int, cols: int, group: int) -> None:
+    rng = np.random.default_rng(rows * cols)
+    x, norm = exact_rows(rng, rows, cols), norm_of(rng, cols)
+    codes, scales = quantized(x / np.float32(64) * norm, group, WORD)
+    weight = random_matrix(rng, Layout.W16, outputs, cols, group, 0.02)
+    exact = weight.dequantize().astype(np.float64).reshape(outputs, -1, group)
+    inputs = codes.reshape(rows, -1, group) * scales[:, :, None].astype(np.float64)
+    parts = np.einsum("rgk,ogk->rog", inputs, exact)
+    got = head_logits(x, norm, weight, isa)
+    bound = (2 * (cols // group) + 5) * U * np.abs(parts).sum(axis=2)  # codes times scale are rounded in `dequantize`
+    rounding = U * np.einsum("rgk,ogk->ro", np.abs(inputs), np.abs(exact))
+    assert (np.abs(got - parts.sum(axis=2)) <= bound + rounding).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     ("layout", "rows", "outputs", "cols", "group"),
     [
@@ -95,6 +112,16 @@ def test_float_products(layout: Layout, isa: str, rows: int, outputs: int, cols:
     assert (np.abs(got - want) <= (cols / 2 + 2) * U * size).all()
     error, scale = np.abs(got - want), 2 * np.sqrt(cols) * U * size
     assert np.mean(error <= scale) > 0.999
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_largest_sum_of_words_fits(isa: str) -> None:
+    codes = np.full((33, 256), WORD, np.int16)
+    codes[1::2] *= -1
+    weight = Weight.int16(codes, np.ones((33, 2), np.float32))
+    got = head_logits(np.full((9, 256), 64, np.float32), np.ones(256, np.float32), weight, isa)
+    want = np.where(np.arange(33) % 2, -256.0, 256.0) * WORD
+    assert (np.abs(got / want - 1) < 4 * U).all()
 
 
 def picks(layout: Layout, cols: int, group: int) -> Weight:

@@ -83,7 +83,7 @@ def _convolutions() -> Iterator[Case]:
             for has_bias in (False, True):
                 shape = Shape(layout, bias=has_bias, kv_dtype=dtype, layers=2)
                 yield case(f"{layout.name}/bias-{has_bias}/{dtype}", Short(shape))
-        for layout in QUANTIZED:  # groups that are longer than a panel
+        for layout in (*QUANTIZED, Layout.W16):  # groups that are longer than a panel
             shape = Shape(layout, width=256, heads=2, kv_heads=1, group=128, kv_dtype=dtype)
             yield case(f"groups/{layout.name}/{dtype}", Short(shape))
         narrow = Shape(width=160, heads=2, kv_heads=1, head_dim=32, kv_dtype=dtype, layers=3)

@@ -14,7 +14,7 @@ from op_cases import Texts
 from octavo.bench.cases import NUMBERS, TABLE
 from octavo.bench.steps import alike
 from octavo.core.layout import KvLayout
-from octavo.kernels.weight import FLOATS, QUANTIZED, Layout, Weight, read_as, to_bfloat16
+from octavo.kernels.weight import FLOATS, QUANTIZED, WORD, Layout, Weight, read_as, to_bfloat16
 from octavo.program.cpu import Cpu
 from octavo.program.ops import Act, Embed, Head, Norming, Op, Program
 
@@ -91,6 +91,8 @@ def random_matrix(rng: np.random.Generator, layout: Layout, rows: int, cols: int
     """Scales vary over a thousandfold; a few rows are zero."""
     if layout in FLOATS:
         return random_floats(rng, layout, rows, cols, group, size)
+    if layout is Layout.W16:
+        return random_words(rng, rows, cols, group, size)
     if layout not in QUANTIZED:
         values = (rng.normal(0, size, (rows, cols)) * rng.uniform(0.01, 10, (rows, 1))).astype(np.float32)
         values[::7] = 0
@@ -111,6 +113,15 @@ def random_floats(rng: np.random.Generator, layout: Layout, rows: int, cols: int
         return Weight.float4(rng.integers(0, 16, (rows, cols)).astype(np.uint8), scale, NUMBERS)
     codes = rng.integers(0, 127, (rows, cols)) + rng.choice([0, 128], (rows, cols))
     return Weight.float8(codes.astype(np.uint8), scale)
+
+
+def random_words(rng: np.random.Generator, rows: int, cols: int, group: int, size: float) -> Weight:
+    """W16 with the largest codes, too; scales beyond what float16 holds; a few rows are zero."""
+    scale = (size * 10 ** rng.uniform(-6, 1, (rows, cols // group))).astype(np.float32)
+    scale[::7] = 0
+    codes = rng.integers(-WORD, WORD + 1, (rows, cols)).astype(np.int16)
+    codes[:: min(5, rows)] = WORD
+    return Weight.int16(codes, scale)
 
 
 def of_codes(

@@ -111,7 +111,7 @@ def _latents() -> Iterator[Case]:
             shape = Shape(layout, heads=3, bias=True, kv_dtype=dtype, layers=2)
             yield case(f"{layout.name}/{dtype}", Attention(shape))
             yield case(f"{layout.name}/narrow/{dtype}", Attention(shape, narrow=96, up=Shape(layout)))
-    for layout in QUANTIZED:  # groups that lie across heads
+    for layout in (*QUANTIZED, Layout.W16):  # groups that lie across heads
         shape = Shape(layout, width=128, heads=4, group=128)
         yield case(f"groups/{layout.name}", Attention(shape, rank=128, value=32, narrow=256, up=Shape(Layout.BF16)))
     for dtype in ("float32", "bfloat16"):

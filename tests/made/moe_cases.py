@@ -144,7 +144,7 @@ def _mixtures() -> Iterator[Case]:
             yield case(f"{layout.name}/shared-{shared}", Mixture(shape, shared=shared))
         many = Mixture(Shape(layout, layers=2, bias=True, kv_dtype="bfloat16"), 70, 5, attends=True, shared=True)
         yield case(f"{layout.name}/many", many, (1, 33, 140), 100)
-    for layout in QUANTIZED:
+    for layout in (*QUANTIZED, Layout.W16):
         yield case(f"groups/{layout.name}", Mixture(Shape(layout, width=128, inner=256, group=128)))
     yield case("two-layouts", Mixture(Shape(Layout.W8), up=Layout.W4M))
     for layout in (Layout.F32, Layout.BF16):  # sizes that no tile divides

@@ -16,7 +16,7 @@ import numpy as np
 
 from octavo.bench.cases import FORMS, HEADS, VOCAB, Shape, make_program
 from octavo.core.layout import PAGE, pages_for
-from octavo.kernels.weight import FLOATS, QUANTIZED, Layout
+from octavo.kernels.weight import CODED, QUANTIZED, Layout
 from octavo.program.batch import Batch, HeadRows
 from octavo.program.ops import Attend, FfnIn, Head, Norm, Op, Program, Proj, Qkv
 
@@ -183,10 +183,7 @@ def _layouts() -> Iterator[Case]:
 
 def _forms() -> Iterator[Case]:
     for form in FORMS:
-        if form.layout in (
-            *QUANTIZED,
-            *FLOATS,
-        ):  # of 128: two heads share one that the output projection reads
+        if form.layout in CODED:  # of 128: two heads share one that the output projection reads
             shape = Shape(form.layout, 128, 2, 1, 64, 256, form.group or 128)
             yield make_case(f"groups/{form.name}", shape, "eafh", (1, 5, 34))
     for layout in QUANTIZED:

@@ -115,5 +115,5 @@ def test_codes_are_not_quantized_again(tmp_path: Path, dtype: str) -> None:
         with pytest.raises(InvalidValue, match="quantized already") as error:
             footprint(source, read_spec(source), "auto", "int4")
         assert error.value.field == "quantization"
-        with pytest.raises(InvalidValue, match="none or int8 or int4"):
+        with pytest.raises(InvalidValue, match="none or int16 or int8 or int4"):
             footprint(source, read_spec(source), "auto", "int2")

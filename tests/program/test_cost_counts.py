@@ -17,6 +17,7 @@ from octavo.program.ops import Attend, Proj
 # inputs is 2 * (64 + 32 * 16) = 1152 bytes, of 128 twice that, of 96 three halves of it.
 SHAPE = Shape(Layout.W4, layers=2, vocab=224, kv_dtype="bfloat16")
 PANEL64, RATES = 1152, {"read_gb_s": 10.0, "int8_gop_s": 1000.0, "bf16_gflop_s": 200.0, "fp32_gflop_s": 100.0}
+RATES |= {"int16_gop_s": 400.0}
 
 
 def counted(prompt: int = 0, batch: int = 0, context: int = 0, shape: Shape = SHAPE) -> dict[str, Cost]:

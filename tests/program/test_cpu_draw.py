@@ -255,7 +255,7 @@ def test_a_row_that_is_not_finite_is_marked_and_alone(isa: str, fault: float) ->
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", QUANTIZED)
+@pytest.mark.parametrize("layout", [*QUANTIZED, Layout.W16])
 def test_a_fault_survives_int8_and_stays_with_its_sequence(layout: Layout, isa: str) -> None:
     """A NaN in the residual stream must not be lost where inputs are rounded to integers, nor reach the others."""
     rng = np.random.default_rng(2)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.core.layout import KvLayout
-from octavo.kernels.weight import BYTES, FLOATS, HALVES, QUANTIZED, Layout, Weight, read_as, to_bfloat16
+from octavo.kernels.weight import BYTES, CODED, FLOATS, HALVES, QUANTIZED, WORD, Layout, Weight, read_as, to_bfloat16
 from octavo.program.ops import Act, Attend, Embed, FfnIn, Head, Norm, Norming, Op, Program, Proj, Qkv, Rope
 
 HEADS = ((9, 3, 64), (14, 2, 64), (32, 8, 64))  # (heads, kv_heads, head_dim) of SmolLM2, Qwen2.5-0.5B, Llama-3.2-1B
@@ -31,7 +31,7 @@ class Form:
     @property
     def name(self) -> str:
         """Such as "BF16", "W4M/32", "W8/row"."""
-        return self.layout.name + (f"/{self.group or 'row'}" if self.layout in (*QUANTIZED, *FLOATS) else "")
+        return self.layout.name + (f"/{self.group or 'row'}" if self.layout in CODED else "")
 
 
 FORMS = (
@@ -46,6 +46,8 @@ FORMS = (
     Form(Layout.F8, 128),
     Form(Layout.F4, 64),
     Form(Layout.F4, 16),
+    Form(Layout.W16, 32),
+    Form(Layout.W16, 128),
 )
 TABLE = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)  # of IQ4_NL
 NUMBERS = np.sort(np.random.default_rng(4).normal(0, 1, 16)).astype(np.float32)  # a table of F4
@@ -83,6 +85,9 @@ def random_weight(rng: np.random.Generator, shape: Shape, rows: int, cols: int) 
             return Weight.float4(rng.integers(0, 16, (rows, cols)).astype(np.uint8), scale, NUMBERS)
         codes = rng.integers(0, 112, (rows, cols)) + rng.choice([0, 128], (rows, cols))  # up to 60, most below 1
         return Weight.float8(codes.astype(np.uint8), scale / np.float32(10))
+    if shape.layout is Layout.W16:
+        scale = (rng.uniform(0.5, 1.5, (rows, cols // shape.group)) * size / (WORD / 2)).astype(np.float32)
+        return Weight.int16(rng.integers(-WORD, WORD + 1, (rows, cols)).astype(np.int16), scale)
     if shape.layout not in QUANTIZED:
         values = rng.normal(0, size, (rows, cols)).astype(np.float32)
         return Weight.float32(values) if shape.layout is Layout.F32 else Weight.bfloat16(to_bfloat16(values))

@@ -26,7 +26,7 @@ OVER_LOAD = (  # figure, statistic, title, unit
     ("itl", "p99", "P99 between chunks (ITL)", "milliseconds"),
 )
 MORE_IS_BETTER = ("output_tok_s", "request_rate", "goodput")
-PEAKS = {"int8_gop_s": "-", "bf16_gflop_s": "--", "fp32_gflop_s": ":"}
+PEAKS = {"int8_gop_s": "-", "int16_gop_s": "-.", "bf16_gflop_s": "--", "fp32_gflop_s": ":"}
 MARKS = ("o", "s", "^", "v", "D", "P", "X", "*")
 RATES = {"output_tok_s": "output", "total_tok_s": "prompt and output"}
 Points = Sequence[dict[str, Any]]

@@ -82,8 +82,8 @@ class Row:
 def told(rates: Mapping[str, float]) -> str:
     """What native.measure gave, in words."""
     return (
-        f"reads {rates['read_gb_s']:.1f} GB/s, int8 {rates['int8_gop_s']:.0f} Gop/s, bfloat16 "
-        f"{rates['bf16_gflop_s']:.0f}, float32 {rates['fp32_gflop_s']:.0f}"
+        f"reads {rates['read_gb_s']:.1f} GB/s, int8 {rates['int8_gop_s']:.0f} Gop/s, int16 "
+        f"{rates['int16_gop_s']:.0f}, bfloat16 {rates['bf16_gflop_s']:.0f}, float32 {rates['fp32_gflop_s']:.0f}"
     )
 
 

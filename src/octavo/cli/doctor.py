@@ -18,10 +18,12 @@ from octavo import __version__
 from octavo.core.table import binary, columns
 from octavo.engine import limits, machine
 
-UNITS = {"read_gb_s": "GB/s", "int8_gop_s": "GOP/s", "bf16_gflop_s": "GFLOP/s", "fp32_gflop_s": "GFLOP/s"}
+UNITS = {"read_gb_s": "GB/s", "int8_gop_s": "GOP/s", "int16_gop_s": "GOP/s", "bf16_gflop_s": "GFLOP/s"}
+UNITS |= {"fp32_gflop_s": "GFLOP/s"}
 RATES = {
     "read_gb_s": "memory read",
     "int8_gop_s": "int8 products",
+    "int16_gop_s": "int16 products",
     "bf16_gflop_s": "bfloat16 products",
     "fp32_gflop_s": "float32 products",
 }

@@ -53,9 +53,9 @@ class ExecConfig:
 
     executor: str = "cpu"
     threads: int | None = None
-    # of unquantized weights: "bfloat16", "float32", or "auto": bfloat16, float32 of what an encoder's file says in more
+    # of unquantized weights: "bfloat16", "float32", or "auto": bfloat16, of encoders finer, see models/load.py
     dtype: str = "auto"
-    quantization: str = "none"  # of unquantized weights at load: "none", "int8" or "int4"
+    quantization: str = "none"  # of unquantized weights at load: "none", "int16", "int8" or "int4"
     runner: str = "auto"  # what the model does: "generate", "pooling" (vectors), or what it was made for
 
 

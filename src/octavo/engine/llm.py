@@ -44,8 +44,8 @@ class LLM(Pools):
 
     model: an alias, a folder, a .gguf file or a hub id (`revision`, `hf_token`; kept under `cache_dir`, default
     ~/.cache/octavo). memory: bytes this process may take, such as "2GiB"; None: what the machine leaves. dtype: how
-    unquantized weights are stored, "auto" is bfloat16, of encoders float32 where their files are; quantization: "int8"
-    or "int4" turns them into codes instead.
+    unquantized weights are stored, "auto" is bfloat16, of encoders int16 codes where their files say more;
+    quantization: "int16", "int8" or "int4" turns them into codes instead.
     kv_cache_dtype: "auto" (bfloat16), "bfloat16" or "float32". seed: of draws that bring none of their own; None:
     random ones. runner: "generate", or "pooling" for embeddings or scores of labels; "auto": what the model is made
     for. packed_cache: keep packed weights under `cache_dir` for the next start. Raises ModelError and

@@ -122,6 +122,9 @@ def features() -> list[str]:
     return [name for name in wanted if name in flags]
 
 
+RATES = ("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s", "int16_gop_s")  # in the order of octavo_measure
+
+
 def measure(threads: int, isa_name: str | None = None) -> dict[str, float]:
     """What this machine can do with `threads` threads, best of three: memory read and arithmetic peaks.
 
@@ -130,10 +133,10 @@ def measure(threads: int, isa_name: str | None = None) -> dict[str, float]:
     """
     if threads < 1:
         raise ValueError(f"threads: {threads}; at least 1 is needed")
-    rates = (c_double * 4)()
+    rates = (c_double * len(RATES))()
     if library().octavo_measure((isa_name or isa()).encode(), threads, rates) != 0:
         raise MemoryError(f"no memory or threads to measure {threads} threads with: at least 64 MiB each are needed")
-    return dict(zip(("read_gb_s", "int8_gop_s", "bf16_gflop_s", "fp32_gflop_s"), rates, strict=True))
+    return dict(zip(RATES, rates, strict=True))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ one sequential stream. Rows are padded to 32 with zeros. All forms of one panel,
                                   for; value = scale * float16, so scale is 2^8 of what multiplies E4M3
     F4     once for a panel:      table[16] float32; for each group scale[32] float32, and codes as W4;
                                   value = scale * table[code]
+    W16    for each group of G:   scale[32] float32; for k, k+1: 64 int16, element 2c + (k % 2) = code, -4095..4095
 
-Groups are multiples of 32 inputs, or, of W8, W4, W4M and F4, 16. F8 reads its inputs as bfloat16 and F4 as float32; the
-others that have codes read them as int8 in groups of their own, two of 16 one of 32.
+Groups are multiples of 32 inputs, or, of W8, W4, W4M and F4, 16; of W16 they are 128 at most, so that sums of products
+of codes fit 32 bits. F8 reads its inputs as bfloat16 and F4 as float32, W16 as int16 codes of the same size in groups
+of its own; the others that have codes read them as int8 in groups of their own, two of 16 one of 32.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 PANEL = 32  # outputs in a panel
+WORD_BITS = 13  # of int16 codes
+WORD = 4095  # the largest of them
+WORDS = 128  # most inputs that share a scale: 128 * WORD^2 < 2^31
 FORMS = 2  # to be raised whenever the bytes of any form change, or how they are packed: kept weights are packed anew
 
 Array = npt.NDArray[np.generic]
@@ -48,13 +53,16 @@ class Layout(IntEnum):
     W4L = 6
     F8 = 7
     F4 = 8
+    W16 = 9
 
 
 QUANTIZED = (Layout.W8, Layout.W4, Layout.W4M, Layout.W8M, Layout.W4L)
 HALVES = (Layout.W8, Layout.W4, Layout.W4M)  # may have groups of 16, half of a group of int8 inputs
 MINIMA = (Layout.W4M, Layout.W8M)
 BYTES = (Layout.W8, Layout.W8M, Layout.F8)  # a code takes a byte
+SCALED = (Layout.F8, Layout.F4, Layout.W16)  # by float32
 FLOATS = (Layout.F8, Layout.F4)  # codes of floats, that read plain inputs
+CODED = (*QUANTIZED, *FLOATS, Layout.W16)  # codes in groups that share a scale
 TABLED = (Layout.W4L, Layout.F4)  # a table of 64 bytes is before a panel's groups
 
 
@@ -85,7 +93,7 @@ def panel_bytes(layout: Layout, cols: int, group: int) -> int:
         case Layout.BF16:
             return (cols + 1) // 2 * 2 * PANEL * 2
         case _:
-            codes = group * (32 if layout in BYTES else 16)
+            codes = group * (64 if layout is Layout.W16 else 32 if layout in BYTES else 16)
             return _table_bytes(layout) + cols // group * (_head_bytes(layout) + codes)
 
 
@@ -96,13 +104,15 @@ def _table_bytes(layout: Layout) -> int:
 
 def _head_bytes(layout: Layout) -> int:
     """Bytes before the codes of a group."""
-    return 128 if layout in MINIMA or layout in FLOATS else 64
+    return 128 if layout in MINIMA or layout in SCALED else 64
 
 
 def read_as(layout: Layout, group: int) -> tuple[int, int]:
     """Bits, and inputs that share a scale (0: none), of the form in which a weight reads its inputs."""
     if layout in QUANTIZED:
         return 8, max(group, 32)
+    if layout is Layout.W16:
+        return WORD_BITS, group
     return (16 if layout in (Layout.BF16, Layout.F8) else 32), 0
 
 
@@ -201,6 +211,15 @@ class Weight:
         once = np.tile(np.asarray(table, np.float32).view(np.uint8), (len(body), 1))
         return Weight(Layout.F4, rows, cols, group, _joined(once, body))
 
+    @staticmethod
+    def int16(codes: npt.NDArray[np.int16], scale: npt.NDArray[np.float32]) -> Weight:
+        """value = scale * code, codes -4095..4095. codes  # [rows, cols]; scale  # [rows, cols / group]"""
+        rows, cols, group = _grouped(codes, scale, Layout.W16)
+        pairs = _pad_rows(np.asarray(codes, np.int16)).reshape(-1, PANEL, cols // group, group // 2, 2)
+        body = np.ascontiguousarray(pairs.transpose(0, 2, 3, 1, 4)).view(np.uint8)
+        body = body.reshape(-1, cols // group, group * 64)
+        return Weight(Layout.W16, rows, cols, group, _joined(_head(np.asarray(scale, np.float32)), body))
+
     def dequantize(self) -> npt.NDArray[np.float32]:
         """The matrix the codes stand for, in float32, its columns as they are packed. [rows, cols]"""
         if self.layout is Layout.F32:
@@ -212,7 +231,7 @@ class Weight:
             return from_bfloat16(np.ascontiguousarray(bits)).reshape(-1, even * 2)[: self.rows, : self.cols]
         first, head = _table_bytes(self.layout), _head_bytes(self.layout)
         packed = self.data.reshape(self.panels, -1)[:, first:].reshape(self.panels, self.cols // self.group, -1)
-        scale = packed[:, :, : 128 if self.layout in FLOATS else 64]
+        scale = packed[:, :, : 128 if self.layout in SCALED else 64]
         values = self._codes(packed[:, :, head:]) * _tail(scale)
         if self.layout in MINIMA:
             values += _tail(packed[:, :, 64:head])
@@ -235,6 +254,9 @@ class Weight:
         if self.layout is Layout.F8:
             pairs = body.reshape(panels, groups, self.group // 2, 2, 16, 2).transpose(0, 5, 4, 1, 2, 3)
             return _eights(np.ascontiguousarray(pairs).reshape(-1, groups, self.group))
+        if self.layout is Layout.W16:
+            words = np.ascontiguousarray(body).view(np.int16).reshape(panels, groups, self.group // 2, PANEL, 2)
+            return np.asarray(words.transpose(0, 3, 1, 2, 4).reshape(-1, groups, self.group), np.float32)
         if self.layout in BYTES:
             quads = (body ^ 0x80).view(np.int8).reshape(panels, groups, self.group // 4, PANEL, 4)
             return np.asarray(quads.transpose(0, 3, 1, 2, 4).reshape(-1, groups, self.group), np.float32)
@@ -251,6 +273,8 @@ class Weight:
 
 def fits(layout: Layout, group: int) -> bool:
     """Whether groups of so many inputs may share a scale."""
+    if layout is Layout.W16 and group > WORDS:
+        return False
     return (group > 0 and group % 32 == 0) or (group == 16 and layout in (*HALVES, Layout.F4))
 
 
@@ -261,6 +285,7 @@ def _grouped(codes: Array, scale: Array, layout: Layout) -> tuple[int, int, int]
     group = cols // groups if groups else 0
     if scale.shape[0] != rows or group * groups != cols or not fits(layout, group) or cols % 32:
         sizes = "a multiple of 32, or 16" if fits(layout, 16) else "a multiple of 32"
+        sizes += f" up to {WORDS}" if layout is Layout.W16 else ""
         raise ValueError(f"scales {scale.shape} do not divide codes {codes.shape} into groups of {sizes}")
     return rows, cols, group
 

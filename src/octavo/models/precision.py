@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from octavo.core.errors import InvalidValue
 
-SCHEMES = ("none", "int8", "int4")
-FINER = 128  # most inputs in a group of 8 bits
+SCHEMES = ("none", "int16", "int8", "int4")
+FINER = 128  # most inputs in a group of 8 or 16 bits
 
 
 def checked(quantization: str) -> str:
@@ -21,6 +21,8 @@ def kept(quantization: str, key: str, layers: int) -> tuple[int, int]:
     Embedding and head keep 8 bits: a wrong step there is a wrong word. All matrices of a layer share one size of group,
     since some of them read one input.
     """
+    if quantization == "int16":
+        return 16, FINER
     if quantization == "int8" or not key.startswith("layers."):
         return 8, FINER
     return 4, FINER // 2

@@ -3,9 +3,9 @@
 Bytes are those of weights, of the rows of the token table, and of keys and values, read or written once in a step; what
 one op leaves for the next is taken to stay in the caches and not counted. Of experts, as many are read as would be if
 all were equally likely to be chosen. Operations are products and sums, a multiplication and its addition being two, by
-the form of their inputs: int8, bfloat16 or float32. Of attention, the two products count, of norms four operations for
-each element, of drawing one comparison for each logit; softmax, rotations, activation functions and quantization do not
-count. Padding never counts, but for the bytes of a head's places that hold no dim: they are stored.
+the form of their inputs: int8, int16, bfloat16 or float32. Of attention, the two products count, of norms four
+operations for each element, of drawing one comparison for each logit; softmax, rotations, activation functions and
+quantization do not count. Padding never counts, but for the bytes of a head's places that hold no dim: they are stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from octavo.core.layout import KV_BYTES
-from octavo.kernels.weight import PANEL, Weight
+from octavo.kernels.weight import PANEL, WORD_BITS, Weight
 from octavo.program.batch import Batch
 from octavo.program.ops import (
     Act,
@@ -44,7 +44,12 @@ EXPERTS = ("route", "moe_in", "moe_out")
 LATENT = ("latent", "latent_query", "per_head")
 ATTENTION = ("qkv", "latent", "latent_query", "attend", "per_head", "conv", "proj(o)")
 KINDS = ("embed", "norm", *ATTENTION, "ffn_in", "proj(down)", *EXPERTS, "head", "draw")
-PEAKS = {"int8": "int8_gop_s", "bf16": "bf16_gflop_s", "fp32": "fp32_gflop_s"}  # names of native.measure
+PEAKS = {
+    "int8": "int8_gop_s",
+    "int16": "int16_gop_s",
+    "bf16": "bf16_gflop_s",
+    "fp32": "fp32_gflop_s",
+}  # of native.measure
 NAMES = {
     Embed: "embed",
     Renorm: "norm",
@@ -57,7 +62,7 @@ NAMES = {
 }
 NAMES |= {Conv: "conv", Latent: "latent", LatentQuery: "latent_query", PerHead: "per_head"}
 NAMES |= {Route: "route", MoeIn: "moe_in", MoeOut: "moe_out"}
-BITS = {8: "int8", 16: "bf16", 32: "fp32"}
+BITS = {8: "int8", WORD_BITS: "int16", 16: "bf16", 32: "fp32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Cost:
     int8: int = 0
     bf16: int = 0
     fp32: int = 0
+    int16: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))

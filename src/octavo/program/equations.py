@@ -1,7 +1,7 @@
 """The equations of ops.py as plain numpy functions, slow and obvious: the definition of correct for every kernel.
 
-Everything is float32, products included. What is rounded or quantized is said in ops.py and done here exactly so: int8
-activations are codes times scales, multiplied as float32. Knows no program, no page and no batch.
+Everything is float32, products included. What is rounded or quantized is said in ops.py and done here exactly so:
+activations of int8 and int16 are codes times scales, multiplied as float32. Knows no program, no page and no batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from octavo.kernels.weight import from_bfloat16, to_bfloat16
+from octavo.kernels.weight import WORD, from_bfloat16, to_bfloat16
 from octavo.program.ops import Act, Attend, Conv, Floats, HeadNorm, Norming, Rope, Route
 
 Ints = npt.NDArray[np.int32]
@@ -32,9 +32,10 @@ def form(values: Floats, act: Act) -> Floats:
         return rounded(values, "bfloat16")
     groups = values.reshape(len(values), values.shape[1] // act.group, act.group)
     largest = np.abs(groups).max(axis=2, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest != 0)
-    codes = np.clip(np.rint(groups * inverse), -127, 127)
-    return np.asarray((codes * (largest / np.float32(127))).reshape(values.shape), np.float32)
+    most = np.float32(127 if act.bits == 8 else WORD)
+    inverse = np.divide(most, largest, out=np.zeros_like(largest), where=largest != 0)
+    codes = np.clip(np.rint(groups * inverse), -most, most)
+    return np.asarray((codes * (largest / most)).reshape(values.shape), np.float32)
 
 
 def linear(h: Floats, matrix: Floats, bias: Floats | None) -> Floats:

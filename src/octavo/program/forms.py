@@ -18,6 +18,7 @@ class Act:
 
     bits 32: float32. 16: rounded to bfloat16. 8: int8 codes in groups of `group` inputs, symmetric: s = amax / 127,
     code = round_half_even(value * (127 / amax)) clamped to +-127, value ~ s * code; a group of zeros has s = 0.
+    13: int16 codes likewise, with 4095 in place of 127.
     order: int32 for each input, which of the values it is: they are put in order before all else; none: as they are.
     """
 
