@@ -129,7 +129,9 @@ def test_dtype_speaks_of_unquantized_matrices(tmp_path, stored, dtype):
 def test_encoders_keep_what_their_files_say(stored, dtype, kept):
     """The fourth is stored in bfloat16, the last, in float32, is a decoder."""
     weights = loaded(DATA / stored, dtype)
-    assert {weight.layout for weight in weights.values() if isinstance(weight, Weight)} == {Layout[name] for name in kept.split()}
+    assert {weight.layout for weight in weights.values() if isinstance(weight, Weight)} == {
+        Layout[name] for name in kept.split()
+    }
 
 
 def test_dtype_leaves_quantized_matrices_alone(tmp_path):
