@@ -160,7 +160,7 @@ static void head(const octavo_op& op, const Context& context, Rows& in, int tid)
     const int32_t* mask = row < block.held ? nullptr : mask_of(step.batch, block.heads[row]);
     return mask == nullptr || leaves_any(mask, step.batch.mask_words, span);
   };
-  const auto take = [&](int row, int span, float* x) {
+  const auto take = [&](int row, int span, float* x) {  // x: its logits, where it asks for them
     const int32_t* mask = mask_of(step.batch, block.heads[row]);
     if (row < block.held)
       __builtin_memcpy(context.memory->logits + (size_t(row) * sweep.stride + span) * SPAN, x, SPAN * 4);
@@ -180,11 +180,7 @@ static void head(const octavo_op& op, const Context& context, Rows& in, int tid)
       while (end < tiles.end && (end == tile || asked(end) == some)) ++end;
       const Block alike{in, tiles.tiles, tile, end};
       if (some) project_span(op, alike, span, out);
-      for (int row = 0; row < alike.rows(); ++row)
-        if (some)
-          take(alike.row0() + row, span, out + row * SPAN);
-        else
-          pass_span(sweep, alike.row0() + row, span);
+      for (int row = 0; row < alike.rows(); ++row) take(alike.row0() + row, span, out + row * SPAN);
     }
   });
 }

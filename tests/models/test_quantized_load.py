@@ -36,7 +36,7 @@ def loaded(path: Path, quantization: str, dtype: str = "auto"):
     return spec, weights
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["int16", "int8", "int4"])
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_architecture_is_quantized(folder: Path, quantization: str) -> None:
     spec, plain = loaded(folder, "none", "float32")
@@ -47,15 +47,17 @@ def test_every_architecture_is_quantized(folder: Path, quantization: str) -> Non
     assert set(coded) <= set(wide) and (coded or not wide)
     for key in coded:
         inside = quantization == "int4" and key.startswith("layers.")
-        assert found[key].layout is (Layout.W4 if inside else Layout.W8)
+        layout, loss = (Layout.W4, 0.15) if inside else (Layout.W8, 0.01)
+        layout, loss = (Layout.W16, 0.0005) if quantization == "int16" else (layout, loss)
+        assert found[key].layout is layout
         was, now = plain[key].dequantize(), found[key].dequantize()
-        assert np.linalg.norm(now - was) < (0.15 if inside else 0.01) * np.linalg.norm(was)
+        assert np.linalg.norm(now - was) < loss * np.linalg.norm(was)
     for key in plain.keys() - set(wide):
         if not isinstance(plain[key], Weight):
             np.testing.assert_array_equal(found[key], plain[key])
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["int16", "int8", "int4"])
 @pytest.mark.parametrize("folder", MIXTURES, ids=lambda folder: folder.name)
 def test_mixtures_in_codes_run_natively_as_by_the_reference(folder: Path, quantization: str) -> None:
     """Of texts of one token each: a last bit may move a code of an input by one step, and with it the row's results.
@@ -74,11 +76,13 @@ def test_mixtures_in_codes_run_natively_as_by_the_reference(folder: Path, quanti
         executor.allocate(texts.pages)
         found.append(executor.logits(batch))
         executor.close()
+    # Of codes 32 times as fine more inputs lie near an edge between two, and it matters less which one they become.
+    share, most = (0.5, 0.002) if quantization == "int16" else (0.9, 0.1)
     for got in found[1:]:
         error = np.abs(got - found[0]).max(axis=1) / np.abs(found[0]).max()  # [rows]
         assert np.median(error) < 1e-6
-        assert (error < 1e-5).mean() > 0.9
-        assert error.max() < 0.1
+        assert (error < 1e-5).mean() > share
+        assert error.max() < most
 
 
 def test_rows_that_a_map_makes_are_quantized_as_they_lie(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_rows_that_a_map_makes_are_quantized_as_they_lie(tmp_path: Path) -> None
 def test_kept_weights_of_each_scheme_have_their_own_file(tmp_path: Path) -> None:
     path = tiny_llama.write_folder(tmp_path / "folder")
     for _ in range(2):
-        for quantization in ("none", "int8", "int4"):
+        for quantization in ("none", "int16", "int8", "int4"):
             with open_source(path) as source:
                 kept = load_kept(source, read_spec(source), tmp_path / "kept", quantization=quantization)
             _, packed = loaded(path, quantization)
@@ -106,7 +110,7 @@ def test_kept_weights_of_each_scheme_have_their_own_file(tmp_path: Path) -> None
                     np.testing.assert_array_equal(kept[key].data, weight.data)
     for thread in [thread for thread in threading.enumerate() if thread.name == "octavo-keep"]:
         thread.join()
-    assert len(list((tmp_path / "kept").glob("*.packed"))) == 3
+    assert len(list((tmp_path / "kept").glob("*.packed"))) == 4
 
 
 @pytest.mark.parametrize("dtype", ["Q8_0", "Q4_0", "Q4_1"])

@@ -12,8 +12,8 @@ from op_cases import Texts
 from octavo.bench.cases import QUANTIZED, Shape, make_program
 from octavo.kernels.weight import Layout, Weight
 from octavo.program import sampling
-from octavo.program.batch import Batch, HeadRows
-from octavo.program.cpu import HEAD_ROWS
+from octavo.program.batch import Batch, Drawn, HeadRows
+from octavo.program.cpu import HEAD_ROWS, Cpu
 from octavo.program.ops import Embed
 
 
@@ -84,6 +84,15 @@ MANNERS = {
 }
 
 
+def drawn_alike(cpu: Cpu, batch: Batch, got: Drawn) -> float:
+    """The share of rows drawn as by the reference; the others lie near an edge."""
+    logits = cpu.logits(batch)
+    want = sampling.draw(logits, batch.head)
+    for row in np.flatnonzero(want.tokens != got.tokens):
+        assert near_edge(logits[row], batch.head, row), (row, want.tokens[row], got.tokens[row])
+    return float((want.tokens == got.tokens).mean())
+
+
 def one_manner(batch: Batch, **settings: float) -> Batch:
     """All rows drawn in one way, each with its own seed, nothing adjusted and nothing reported."""
     rows = len(batch.head.rows)
@@ -110,11 +119,7 @@ def test_rows_read_once_draw_what_held_rows_and_the_reference_draw(
     assert np.array_equal(got.tokens, held.tokens)
     assert not held.bad.any()
     assert np.array_equal(got.tokens, executor(program, isa, threads=1).run(batch).tokens)
-    logits = cpu.logits(batch)
-    want = sampling.draw(logits, batch.head)
-    for row in np.flatnonzero(want.tokens != got.tokens):
-        assert near_edge(logits[row], batch.head, row), (row, want.tokens[row], got.tokens[row])
-    assert (want.tokens == got.tokens).mean() > 0.9
+    assert drawn_alike(cpu, batch, got) > 0.9
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -136,11 +141,7 @@ def test_masked_rows_draw_what_the_mask_allows(isa: str, vocab: int) -> None:
     assert np.array_equal(got.tokens[~draws], plain.tokens[~draws])
     assert np.array_equal(got.top_ids, plain.top_ids)
     assert np.array_equal(got.top_logprobs, plain.top_logprobs)
-    logits = cpu.logits(batch)
-    want = sampling.draw(logits, masked.head)
-    for row in np.flatnonzero(want.tokens != got.tokens):
-        assert near_edge(logits[row], masked.head, row), (row, want.tokens[row], got.tokens[row])
-    assert (want.tokens == got.tokens).mean() > 0.97
+    assert drawn_alike(cpu, masked, got) > 0.97
 
 
 PER_ROW = {field.name for field in dataclasses.fields(HeadRows)} - {
@@ -185,11 +186,7 @@ def test_masked_rows_skip_what_they_may_not_draw_and_draw_the_same(isa: str, man
         some = dataclasses.replace(head, **columns, history_starts=head.history_starts[: kept.sum() + 1],
                                    bias_starts=head.bias_starts[: kept.sum() + 1])  # fmt: skip
         assert np.array_equal(cpu.run(dataclasses.replace(masked, head=some)).tokens, got.tokens[kept])
-    logits = cpu.logits(batch)
-    want = sampling.draw(logits, masked.head)
-    for row in np.flatnonzero(want.tokens != got.tokens):
-        assert near_edge(logits[row], masked.head, row), (row, want.tokens[row], got.tokens[row])
-    assert (want.tokens == got.tokens).mean() > 0.9
+    assert drawn_alike(cpu, masked, got) > 0.9
 
 
 @pytest.mark.parametrize("isa", ISAS)

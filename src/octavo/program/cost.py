@@ -44,12 +44,12 @@ EXPERTS = ("route", "moe_in", "moe_out")
 LATENT = ("latent", "latent_query", "per_head")
 ATTENTION = ("qkv", "latent", "latent_query", "attend", "per_head", "conv", "proj(o)")
 KINDS = ("embed", "norm", *ATTENTION, "ffn_in", "proj(down)", *EXPERTS, "head", "draw")
-PEAKS = {
+PEAKS = {  # names of native.measure
     "int8": "int8_gop_s",
     "int16": "int16_gop_s",
     "bf16": "bf16_gflop_s",
     "fp32": "fp32_gflop_s",
-}  # of native.measure
+}
 NAMES = {
     Embed: "embed",
     Renorm: "norm",

@@ -146,8 +146,7 @@ class ChatRequest(GenerationRequest):
     def sampling(self) -> SamplingParams:
         """How to draw; `max_tokens` None where the caller set none. Raises InvalidValue."""
         self.check_stream()
-        if self.continue_final_message and self.add_generation_prompt:
-            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
+        check_final(self)
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidValue("top_logprobs", self.top_logprobs, "only together with logprobs=true")
         check_tools(self.tools, self.choice)
@@ -165,6 +164,23 @@ class ChatRequest(GenerationRequest):
 
 RESERVED = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "tokenize",
             "chat_template", "conversation", "self"}  # fmt: skip
+
+
+def check_final(asked: Any) -> None:
+    """Of a body with messages: its last one stays open, or an answer begins behind it. Raises InvalidValue."""
+    if asked.continue_final_message and asked.add_generation_prompt:
+        raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
+
+
+def check_instead(asked: Any, other: str, *fields: str) -> None:
+    """Of a body with messages or the field `other`: not both, and `fields` only with messages. Raises InvalidValue."""
+    if getattr(asked, other) is not None:
+        if asked.messages is not None:
+            raise InvalidValue("messages", "given", f"either {other} or messages, not both")
+        for field in fields:
+            if getattr(asked, field):
+                raise InvalidValue(field, "given", "only with messages")
+    check_final(asked)
 
 
 def template_variables(value: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import TASKS, PoolingParams
-from octavo.protocol.chat import MAX_MESSAGES, Message, template_variables
+from octavo.protocol.chat import MAX_MESSAGES, Message, check_instead, template_variables
 from octavo.protocol.completions import PROMPT, prompts, text_of
 from octavo.protocol.generation import request_name, salt
 from octavo.protocol.usage import Usage
@@ -110,13 +110,8 @@ class VectorRequest(InputRequest):
         """Exactly one of the two; what belongs to messages, with them. Raises UserError."""
         if self.input is None and self.messages is None:
             raise UserError("input is required, or messages", "input", "missing_required_parameter")
-        if self.input is not None and self.messages is not None:
-            raise InvalidValue("messages", "given", "either input or messages, not both")
-        for field in ("add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs"):
-            if self.input is not None and getattr(self, field):
-                raise InvalidValue(field, "given", "only with messages")
-        if self.continue_final_message and self.add_generation_prompt:
-            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
+        of_messages = ("add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs")
+        check_instead(self, "input", *of_messages)
 
 
 class EmbeddingRequest(VectorRequest):

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 
-from octavo.core.errors import InvalidValue, UserError
+from octavo.core.errors import UserError
 from octavo.protocol.calls import MAX_TOOLS, Tool
-from octavo.protocol.chat import MAX_MESSAGES, Message, template_variables
+from octavo.protocol.chat import MAX_MESSAGES, Message, check_instead, template_variables
 from octavo.protocol.completions import token_ids
 from octavo.protocol.wire import STRICT, TOKENS, unicode
 
@@ -54,13 +54,7 @@ class TokenizeRequest(BaseModel):
         """Exactly one of the two; what belongs to messages, with them. Raises UserError."""
         if self.prompt is None and self.messages is None:
             raise UserError("prompt or messages is required", "prompt", "missing_required_parameter")
-        if self.prompt is not None and self.messages is not None:
-            raise InvalidValue("messages", "given", "either prompt or messages, not both")
-        for field in ("continue_final_message", "chat_template"):
-            if self.prompt is not None and getattr(self, field):
-                raise InvalidValue(field, "given", "only with messages")
-        if self.continue_final_message and self.add_generation_prompt:
-            raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=false")
+        check_instead(self, "prompt", "continue_final_message", "chat_template")
 
 
 class DetokenizeRequest(BaseModel):
