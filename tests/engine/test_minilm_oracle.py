@@ -22,7 +22,7 @@ CACHE = environment.cache_dir(os.environ, None)
 NAME = "all-minilm-l6-v2"
 CUT = PoolingParams(truncate_prompt_tokens=-1)  # to the model's 256 tokens, as sentence-transformers cuts
 WORDS = [1, 1, 2, 3, 4, 5, 6, 8, *range(9, 100), 130, 170, 200, 254, 255, 256, 300, 400, 1000]  # of the texts
-# The largest distance seen on an AVX-512 machine, of the first on one with AVX2, of these and of 700 texts of documentation.
+# The largest distance seen, of these texts and, but for the first, of 700 of documentation.
 LIMITS = {
     "as it is": ({}, 2e-5),  # seen 5.1e-6: weights are int16 codes, keys and values bfloat16
     "bfloat16": ({"dtype": "bfloat16"}, 1e-4),  # seen 6.8e-5
