@@ -34,7 +34,7 @@ serve: .venv/installed
 test: .venv/tested
 	.venv/bin/python -m pytest -m "not oracle and not slow" -n $(WORKERS) $(ARGS)
 
-test-slow: .venv/tested
+test-slow: .venv/tested-slow
 	.venv/bin/python -m pytest -m slow $(ARGS)
 
 test-oracle: .venv-oracle/tested
@@ -67,6 +67,11 @@ clean:
 	$(call say,building the kernels and installing with the test tools into .venv: a minute or two)
 	@$(call pip,.venv) install -e '.[test]'
 	@touch .venv/installed $@
+
+.venv/tested-slow: .venv/tested
+	$(call say,installing the fuzzer and the agents' clients into .venv)
+	@$(call pip,.venv) install 'octavo[slow]'
+	@touch $@
 
 .venv-oracle/tested: $(native) Makefile | .venv-oracle/bin/pip
 	$(call say,installing with torch and transformers into .venv-oracle: some minutes)

@@ -36,7 +36,7 @@ def seeds(reader: str) -> list[bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", ["gguf", "safetensors", "torch", "pickle"])
 def test_any_bytes_load_or_cost_one_model_error(reader, tmp_path):
-    pytest.importorskip("atheris", reason="atheris is not installed: pip install atheris")
+    pytest.importorskip("atheris", reason="atheris is not installed: it has no wheel for this Python")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for i, data in enumerate(seeds(reader)):

@@ -38,7 +38,7 @@ def server(tmp_path_factory):
 
 
 def test_langchain(server):
-    langchain_openai = pytest.importorskip("langchain_openai")
+    import langchain_openai
     from langchain_core.messages import HumanMessage
     from langchain_core.tools import tool
 
@@ -59,7 +59,8 @@ def test_langchain(server):
 
 
 def test_langchain_forces_a_form_with_a_tool(server):
-    langchain_openai = pytest.importorskip("langchain_openai")
+    import langchain_openai
+
     model = langchain_openai.ChatOpenAI(model="tiny", base_url=server.url + "/v1", api_key="none", max_retries=0)
     schema = {"title": "weather", "description": "d", "type": "object", "properties": {"city": {"type": "string"}}}
     forced = model.with_structured_output(schema, method="function_calling")
@@ -69,9 +70,9 @@ def test_langchain_forces_a_form_with_a_tool(server):
 
 
 def test_llamaindex(server):
-    openai_like = pytest.importorskip("llama_index.llms.openai_like")
     from llama_index.core.llms import ChatMessage
     from llama_index.core.tools import FunctionTool
+    from llama_index.llms import openai_like
 
     tool = FunctionTool.from_defaults(weather)
     model = openai_like.OpenAILike(
