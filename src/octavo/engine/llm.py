@@ -24,7 +24,7 @@ from octavo.text.assemble import Assembler
 from octavo.text.bad_words import spelled
 from octavo.text.breakers import Breakers, required
 from octavo.text.grammar import grammar_of
-from octavo.text.template import ChatTemplate, until_end_of
+from octavo.text.template import ChatTemplate
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -92,16 +92,15 @@ class LLM(Pools):
         if continue_final_message and add_generation_prompt:
             raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=False")
         template = ChatTemplate.of(self.tokenizer, written)
+        render = template.render_open if continue_final_message else template.render
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in _conversations(messages):
-            text = template.render(
+            text = render(
                 [dict(message) for message in conversation],
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 **(chat_template_kwargs or {}),
             )
-            if continue_final_message:
-                text = until_end_of(text, conversation[-1]["content"])
             prompts.append((text, self.tokenizer.encode(text, special=False)))
         return self._run(prompts, sampling_params, use_tqdm)
 
