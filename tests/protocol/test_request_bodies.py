@@ -380,12 +380,16 @@ def test_a_conversation_becomes_plain_messages():
         {"role": "developer", "content": "d"},
         {"role": "user", "content": parts, "name": "Ann"},
         {"role": "assistant", "content": "a", "refusal": None, "tool_calls": None, "annotations": []},
+        {"role": "assistant", "content": None, "reasoning_content": "r", "reasoning": "r", "tool_calls": None},
+        {"role": "assistant", "content": None},
         {"role": "tool", "content": "t", "tool_call_id": "1"},
     ]
     assert chat(messages=messages)[2] == [
         {"role": "developer", "content": "d"},
         {"role": "user", "content": parts, "name": "Ann"},
         {"role": "assistant", "content": "a"},
+        {"role": "assistant", "content": "", "reasoning_content": "r", "reasoning": "r", "thinking": "r"},
+        {"role": "assistant", "content": ""},
         {"role": "tool", "content": "t", "tool_call_id": "1"},
     ]
 
