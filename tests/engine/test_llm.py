@@ -131,6 +131,17 @@ def test_chat_shows_tools_and_earlier_calls(llm):
     assert '<tool_call>{"name": "time", "arguments": {"zone": "CET"}}</tool_call>' in result.prompt
 
 
+def test_chat_tells_tools_and_calls_to_a_template_that_knows_none(llm):
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "time", "arguments": '{"zone": "CET"}'}}
+    conversation = [*tool_chat.MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    fields = {"tools": tool_chat.TOOLS, "chat_template": "{{ messages[0].content[:40] }}"}
+    (result,) = llm.chat(tool_chat.MESSAGES, GREEDY, use_tqdm=False, **fields)
+    assert result.prompt.startswith("# Tools")
+    (result,) = llm.chat(conversation, GREEDY, use_tqdm=False)
+    said = '<tool_call>\n{"name": "time", "arguments": {"zone": "CET"}}\n</tool_call>'
+    assert result.prompt.endswith(f"<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>assistant\n")
+
+
 def test_chat_renders_the_template_and_asks_for_an_answer(llm):
     conversation = [{"role": "user", "content": "the other"}]
     text = "<|im_start|>user\nthe other<|im_end|>\n<|im_start|>assistant\n"

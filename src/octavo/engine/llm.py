@@ -25,6 +25,7 @@ from octavo.text.bad_words import spelled
 from octavo.text.breakers import Breakers, required
 from octavo.text.grammar import grammar_of
 from octavo.text.template import ChatTemplate
+from octavo.text.told import shown
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -82,7 +83,8 @@ class LLM(Pools):
     ) -> list[RequestOutput]:
         """The model's answers to one conversation or several, each a list of {"role": ..., "content": ...}.
 
-        chat_template: Jinja, instead of the model's own; chat_template_kwargs are variables for it. Raises UserError.
+        chat_template: Jinja, instead of the model's own; chat_template_kwargs are variables for it. Tools stand in the
+        system message where the template shows none; calls are left in the answer's text. Raises UserError.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer, and chat needs one; use generate with token ids")
@@ -95,9 +97,10 @@ class LLM(Pools):
         render = template.render_open if continue_final_message else template.render
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in _conversations(messages):
+            asked, given = shown(template, [_plain(message) for message in conversation], tools)
             text = render(
-                [dict(message) for message in conversation],
-                tools=tools,
+                asked,
+                tools=given,
                 add_generation_prompt=add_generation_prompt,
                 **(chat_template_kwargs or {}),
             )
@@ -217,6 +220,14 @@ class LLM(Pools):
             outputs=[completion(i, total, tokenizer, params.logprobs) for i, total in enumerate(job.totals)],
             num_cached_tokens=first.cached,
         )
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates take it: an assistant's that holds nothing but calls or reasoning has an empty content."""
+    plain = dict(message)
+    if plain.get("role") == "assistant" and plain.get("content") is None:
+        plain["content"] = ""
+    return plain
 
 
 def _conversations(messages: Messages | Sequence[Messages]) -> list[Messages]:

@@ -31,7 +31,8 @@ class ChatTemplate:
     newlines, as vLLM does. Only parts of type "text" are taken: octavo serves no images or sound.
 
     The arguments of a call in `tool_calls` are given as an object, or as its JSON to a template that would write an
-    object's Python text or fails on one. `variables`: the names the template asks for.
+    object's Python text or fails on one. `variables`: the names the template asks for; `shows_calls`: whether it shows
+    `tool_calls`.
 
     Thread-safe. Jinja is imported when the first template is made.
     """
@@ -43,6 +44,7 @@ class ChatTemplate:
 
         if len(template) > MAX_TEMPLATE:
             raise ModelError(f"chat template: {len(template)} characters are more than the {MAX_TEMPLATE} accepted")
+        self.shows_calls = "tool_calls" in template
         self._special = {"bos_token": bos, "eos_token": eos}
         self._sandbox = Sandbox()
         self._reserved = frozenset(self._sandbox.globals) | frozenset(self._special)
