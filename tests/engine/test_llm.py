@@ -102,9 +102,9 @@ def test_several_completions_with_seeds_that_follow_each_other(llm):
 
 
 def test_draws_without_a_seed_follow_the_models(paths):
-    params = SamplingParams(max_tokens=8, ignore_eos=True)
     found = []
-    for seed in (5, 5, None, None):
+    for seed, given in ((5, None), (5, -1), (None, -1), (None, None)):
+        params = SamplingParams(max_tokens=8, ignore_eos=True, seed=given)
         with made(paths["text"], seed=seed) as llm:
             found.append([r.outputs[0].token_ids for r in llm.generate(["the", "the"], params, use_tqdm=False)])
     assert found[0] == found[1] != found[2] != found[3]

@@ -147,6 +147,9 @@ def test_choices_have_the_seeds_that_follow(client, engine):
     client.completions.create(**fields)
     client.completions.create(**fields)
     assert engine.requests[-1].seed != engine.requests[-2].seed
+    for _ in range(2):
+        client.completions.create(**fields, seed=-1)
+    assert engine.requests[-1].seed != engine.requests[-2].seed
 
 
 def test_engine_ids_are_ours_whatever_the_caller_says(client, engine):

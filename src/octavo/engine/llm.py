@@ -166,7 +166,7 @@ class LLM(Pools):
     ) -> Job:
         """Give the engine one request for each completion of a prompt. Raises UserError, naming the prompt."""
         totals = []
-        seed = self._drawn_seed() if sampling.seed is None else sampling.seed
+        seed = self._drawn_seed() if sampling.fixed_seed is None else sampling.fixed_seed
         one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
             grammar = grammar_of(sampling.structured_outputs, self.tokenizer)
