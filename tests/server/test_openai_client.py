@@ -205,6 +205,15 @@ def test_echo(client, tokenizer, engine, prompt):
     assert [token for entry in logprobs[0] for token in entry.tokens] == choice.logprobs.tokens
 
 
+def test_offsets_of_an_echo_count_the_special_tokens_that_were_written(client):
+    prompt = "<|im_start|>Hello<|im_end|>wide"
+    fields = {"model": "tiny", "prompt": prompt, "echo": True, "max_tokens": 2, "logprobs": 0, "seed": 1}
+    shape = client.completions.create(**fields).choices[0].logprobs
+    for token, offset in list(zip(shape.tokens, shape.text_offset, strict=True))[:-2]:
+        assert prompt.startswith(token, offset)
+    assert shape.text_offset[-2] == len(prompt)
+
+
 def test_scoring_a_prompt_generates_nothing(client):
     answer = client.completions.create(model="tiny", prompt="Hello", echo=True, max_tokens=0, logprobs=0)
     choice = answer.choices[0]
