@@ -5,6 +5,7 @@ import pytest
 import tiny_llama
 from scripted_engine import VOCAB, ScriptedEngine, scripted
 from served import served, until
+from text_vocab import spm
 
 from octavo.checkpoint.source import open_source
 from octavo.text.tokenizer import load_tokenizer
@@ -212,6 +213,20 @@ def test_offsets_of_an_echo_count_the_special_tokens_that_were_written(client):
     for token, offset in list(zip(shape.tokens, shape.text_offset, strict=True))[:-2]:
         assert prompt.startswith(token, offset)
     assert shape.text_offset[-2] == len(prompt)
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize(("prompt", "said"), [([1, 317], " ingis "), ([1], "ingis ")], ids=["text", "mark"])
+def test_offsets_count_the_space_that_an_answer_begins_with(prompt, said, echo):
+    pieces, ids = [" i", "ng", "is "], [267, 313, 293]
+    with served(ScriptedEngine(lambda request: ids), spm) as server:
+        until(server.front.ready)
+        answer = server.post("/v1/completions", prompt=prompt, logprobs=0, max_tokens=3, echo=echo).json
+    [choice] = answer["choices"]
+    assert choice["text"].endswith(said)
+    begin = len(choice["text"]) - len(said)
+    assert choice["logprobs"]["tokens"][-3:] == pieces
+    assert choice["logprobs"]["text_offset"][-3:] == [begin, begin + len(said) - 5, begin + len(said) - 3]
 
 
 def test_scoring_a_prompt_generates_nothing(client):

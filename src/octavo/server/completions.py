@@ -169,7 +169,8 @@ class CompletionCall:
 
     def _offsets_of(self, index: int) -> Offsets:
         start = len(self._texts[index // self._sampling.n]) if self._asked.echo else 0
-        return Offsets(self._front.language.tokenizer, skip_special=self._asked.skip_special_tokens, start=start)
+        tokenizer, prompt = self._front.language.tokenizer, self._call.requests[index].prompt
+        return Offsets(tokenizer, skip_special=self._asked.skip_special_tokens, start=start, prompt=prompt)
 
     def _begin(self, choice: CompletionChoice, piece: Piece) -> None:
         """Put before a choice's first piece what is said of its prompt: its echo, its ids, its log-probabilities."""

@@ -47,13 +47,23 @@ class TokenNames:
 class Offsets:
     """Where the text of each token begins, in characters: tokens are decoded as the text is. One text, in order.
 
-    hidden: so many tokens at the start have no text in it.
+    hidden: so many tokens at the start have no text in it. prompt: tokens that the text continues, as for Detokenizer.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, *, skip_special: bool, start: int = 0, hidden: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        *,
+        skip_special: bool,
+        start: int = 0,
+        hidden: int = 0,
+        prompt: Sequence[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip = tokenizer.special_ids if tokenizer is not None and skip_special else frozenset()
-        self._strip = tokenizer is not None and tokenizer.strips_space and start == 0
+        self._strip = False
+        if tokenizer is not None and tokenizer.strips_space:
+            self._strip = not any(tokenizer.token_bytes(token) for token in prompt if token not in self._skip)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._end = start
         self._hidden = hidden
