@@ -102,9 +102,9 @@ def test_several_completions_with_seeds_that_follow_each_other(llm):
 
 
 def test_draws_without_a_seed_follow_the_models(paths):
-    params = SamplingParams(max_tokens=8, ignore_eos=True)
     found = []
-    for seed in (5, 5, None, None):
+    for seed, given in ((5, None), (5, -1), (None, -1), (None, None)):
+        params = SamplingParams(max_tokens=8, ignore_eos=True, seed=given)
         with made(paths["text"], seed=seed) as llm:
             found.append([r.outputs[0].token_ids for r in llm.generate(["the", "the"], params, use_tqdm=False)])
     assert found[0] == found[1] != found[2] != found[3]
@@ -129,6 +129,17 @@ def test_chat_shows_tools_and_earlier_calls(llm):
     (result,) = llm.chat(conversation, GREEDY, use_tqdm=False, **asked)
     assert result.prompt.startswith("[weather][time]<|im_start|>user")
     assert '<tool_call>{"name": "time", "arguments": {"zone": "CET"}}</tool_call>' in result.prompt
+
+
+def test_chat_tells_tools_and_calls_to_a_template_that_knows_none(llm):
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "time", "arguments": '{"zone": "CET"}'}}
+    conversation = [*tool_chat.MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    fields = {"tools": tool_chat.TOOLS, "chat_template": "{{ messages[0].content[:40] }}"}
+    (result,) = llm.chat(tool_chat.MESSAGES, GREEDY, use_tqdm=False, **fields)
+    assert result.prompt.startswith("# Tools")
+    (result,) = llm.chat(conversation, GREEDY, use_tqdm=False)
+    said = '<tool_call>\n{"name": "time", "arguments": {"zone": "CET"}}\n</tool_call>'
+    assert result.prompt.endswith(f"<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_chat_renders_the_template_and_asks_for_an_answer(llm):

@@ -74,7 +74,8 @@ ROWS = (
     row("frequency_penalty", DRAWN, others="vlo"),
     row("repetition_penalty", DRAWN, llama="repeat_penalty"),
     row("logit_bias", ARRIVES, "exact; token ids only", others="vlo"),
-    row("seed", f"{CLIENT}::test_choices_have_the_seeds_that_follow", "exact; whatever else runs", others="vlo"),
+    row("seed", f"{CLIENT}::test_choices_have_the_seeds_that_follow", "exact; whatever else runs; -1: none, as in "
+        "vLLM and llama.cpp", others="vlo"),
     row("stop", f"{CLIENT}::test_stop_strings_end_the_text_and_give_up_the_sequence", "exact; up to 16", others="vlo"),
     row("stop_token_ids", "server/test_whole_path.py::test_stop_strings_and_stop_tokens"),
     row("include_stop_str_in_output", "text/test_assembler.py::test_any_cut_gives_the_same_text_and_the_same_stop"),

@@ -211,8 +211,10 @@ def test_a_bad_value_is_refused_under_the_name_of_its_field(field, value):
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "echo": True, "min_tokens": 2}, "min_tokens"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"n": 3, "best_of": 2}, "best_of"),
+        ({"n": 3, "best_of": 5, "use_beam_search": True}, "best_of"),
         ({"best_of": 129}, "best_of"),
         ({"echo": True, "logprobs": 1, "deadline_ms": 5}, "deadline_ms"),
         ({"suffix": 5}, "suffix"),
@@ -380,12 +382,16 @@ def test_a_conversation_becomes_plain_messages():
         {"role": "developer", "content": "d"},
         {"role": "user", "content": parts, "name": "Ann"},
         {"role": "assistant", "content": "a", "refusal": None, "tool_calls": None, "annotations": []},
+        {"role": "assistant", "content": None, "reasoning_content": "r", "reasoning": "r", "tool_calls": None},
+        {"role": "assistant", "content": None},
         {"role": "tool", "content": "t", "tool_call_id": "1"},
     ]
     assert chat(messages=messages)[2] == [
         {"role": "developer", "content": "d"},
         {"role": "user", "content": parts, "name": "Ann"},
         {"role": "assistant", "content": "a"},
+        {"role": "assistant", "content": "", "reasoning_content": "r", "reasoning": "r", "thinking": "r"},
+        {"role": "assistant", "content": ""},
         {"role": "tool", "content": "t", "tool_call_id": "1"},
     ]
 

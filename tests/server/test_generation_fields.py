@@ -106,6 +106,9 @@ def test_logits_processors(client, engine, server):
         ("n", {"n": 11}),
         ("use_beam_search", {"stream": True}),
         ("deadline_ms", {"deadline_ms": 1000}),
+        ("response_format", {"response_format": {"type": "json_object"}}),
+        ("grammar", {"grammar": "start: /a/"}),
+        ("structured_outputs", {"structured_outputs": {"choice": ["a"]}}),
     ],
 )
 def test_what_beam_search_cannot_heed(client, field, fields):
@@ -311,3 +314,7 @@ def test_add_special_tokens(engine, tmp_path):
             assert prompts[True] == [begin["id"], *prompts[False]]
             assert server.post(path, **body, max_tokens=1).status == 200
             assert engine.requests[-1].prompt == prompts[default]
+        for given in (True, False):  # no text is echoed of a mark that was added
+            fields = {"prompt": "Hello", "echo": True, "logprobs": 0, "max_tokens": 1, "add_special_tokens": given}
+            offsets = server.post("/v1/completions", **fields).json["choices"][0]["logprobs"]["text_offset"]
+            assert offsets[:2] == ([0, 0] if given else [0, 1]) and offsets[-1] == len("Hello")

@@ -5,6 +5,7 @@ import pytest
 import tiny_llama
 from scripted_engine import VOCAB, ScriptedEngine, scripted
 from served import served, until
+from text_vocab import spm
 
 from octavo.checkpoint.source import open_source
 from octavo.text.tokenizer import load_tokenizer
@@ -147,6 +148,9 @@ def test_choices_have_the_seeds_that_follow(client, engine):
     client.completions.create(**fields)
     client.completions.create(**fields)
     assert engine.requests[-1].seed != engine.requests[-2].seed
+    for _ in range(2):
+        client.completions.create(**fields, seed=-1)
+    assert engine.requests[-1].seed != engine.requests[-2].seed
 
 
 def test_engine_ids_are_ours_whatever_the_caller_says(client, engine):
@@ -200,6 +204,29 @@ def test_echo(client, tokenizer, engine, prompt):
     streamed, _, logprobs = merged(client.completions.create(**fields, stream=True))
     assert streamed[0] == choice.text
     assert [token for entry in logprobs[0] for token in entry.tokens] == choice.logprobs.tokens
+
+
+def test_offsets_of_an_echo_count_the_special_tokens_that_were_written(client):
+    prompt = "<|im_start|>Hello<|im_end|>wide"
+    fields = {"model": "tiny", "prompt": prompt, "echo": True, "max_tokens": 2, "logprobs": 0, "seed": 1}
+    shape = client.completions.create(**fields).choices[0].logprobs
+    for token, offset in list(zip(shape.tokens, shape.text_offset, strict=True))[:-2]:
+        assert prompt.startswith(token, offset)
+    assert shape.text_offset[-2] == len(prompt)
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize(("prompt", "said"), [([1, 317], " ingis "), ([1], "ingis ")], ids=["text", "mark"])
+def test_offsets_count_the_space_that_an_answer_begins_with(prompt, said, echo):
+    pieces, ids = [" i", "ng", "is "], [267, 313, 293]
+    with served(ScriptedEngine(lambda request: ids), spm) as server:
+        until(server.front.ready)
+        answer = server.post("/v1/completions", prompt=prompt, logprobs=0, max_tokens=3, echo=echo).json
+    [choice] = answer["choices"]
+    assert choice["text"].endswith(said)
+    begin = len(choice["text"]) - len(said)
+    assert choice["logprobs"]["tokens"][-3:] == pieces
+    assert choice["logprobs"]["text_offset"][-3:] == [begin, begin + len(said) - 5, begin + len(said) - 3]
 
 
 def test_scoring_a_prompt_generates_nothing(client):

@@ -79,6 +79,29 @@ def test_a_budget_of_nothing_where_the_template_opened_the_reasoning(client, eng
     assert len(engine.requests) == before + 2  # whole and streamed, one each
 
 
+@pytest.mark.parametrize(
+    ("content", "budget", "answer"),
+    [
+        ("<think>", None, ("abcdéfgh", "No.")),
+        ("<think>Let", None, (" abcdéfgh", "No.")),
+        ("<think>Let me", 3, (" abc", "Yes.")),
+        ("<think>Let me</think>So", None, ("", " abcdéfgh</think>No.")),
+        ("So", 3, ("", " abcdéfgh</think>No.")),
+    ],
+)
+def test_an_answer_goes_on_within_its_reasoning_or_behind_it(tokenizer, content, budget, answer):
+    def says(request):
+        ended = tokenizer.decode(request.prompt, skip_special=False).endswith(CLOSING)
+        return [*tokenizer.encode("Yes." if ended else " abcdéfgh</think>No."), 2]
+
+    messages = [*MESSAGES, {"role": "assistant", "content": content}]
+    extra = OPENED["extra_body"] | ({} if budget is None else {"thinking_token_budget": budget})
+    with served(ScriptedEngine(says), lambda: tokenizer) as server:
+        until(server.front.ready)
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+            assert both(client, messages=messages, extra_body=extra) == (*answer, [], "stop")
+
+
 def test_tokens_are_counted_and_limited_over_both_parts(server, tokenizer, engine):
     tokens = [*tokenizer.encode("<think>abc" + CLOSING + "Yes."), 2]
     asked = {"messages": MESSAGES, "thinking_token_budget": 3, "return_token_ids": True}

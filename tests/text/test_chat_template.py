@@ -174,6 +174,28 @@ def test_parts_that_are_not_text_are_refused(template: str, part: Any) -> None:
     assert error.value.field == "messages[1].content[2]"
 
 
+@pytest.mark.parametrize("said", ["<", "n", "im_end", "Hi", " Good mor ", "a\n", "CONTINUE_FINAL_MESSAGE_TAG ", "é"])
+@pytest.mark.parametrize("trim", ["", " | trim"])
+def test_a_message_stays_open_where_its_content_ends(said: str, trim: str) -> None:
+    template = "{% for m in messages %}<|im_start|>{{ m.content" + trim + " }}<|im_end|>Hi\n{% endfor %}"
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": said}]
+    for content, written in ((said, said), (parts, "a\n" + said)):
+        text = made(template).render_open([USER, {"role": "assistant", "content": content}])
+        assert text == "<|im_start|>Hi<|im_end|>Hi\n<|im_start|>" + (written.strip() if trim else written)
+
+
+@pytest.mark.parametrize("content", ["", " ", None, 5, [], ["a"], [{"type": "text", "text": ""}]])
+def test_a_message_without_text_cannot_stay_open(content: Any) -> None:
+    with pytest.raises(UserError):
+        made(FLAT).render_open([USER, {"role": "assistant", "content": content}])
+
+
+def test_a_message_that_a_template_changes_cannot_stay_open() -> None:
+    with pytest.raises(UserError) as error:
+        made("{% for m in messages %}{{ m.content | upper }}{% endfor %}").render_open([USER])
+    assert error.value.field == "continue_final_message"
+
+
 def test_jinja_is_not_imported_before_a_template_is_made() -> None:
     modules = "octavo.text.template, octavo.text.tokenizer, octavo.text.detok, octavo.text.stop"
     code = (

@@ -6,7 +6,8 @@ from octavo.core.errors import InvalidValue
 from octavo.text.parsers import registry
 from octavo.text.parsers.calls import Calls
 from octavo.text.parsers.events import Arguments, CallBegun
-from octavo.text.told import told
+from octavo.text.template import ChatTemplate
+from octavo.text.told import shown, told
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 USER = {"role": "user", "content": "Oslo?"}
@@ -37,6 +38,23 @@ def test_calls_are_text_that_is_read_as_the_same_calls():
     assert {event.text for event in events if isinstance(event, Arguments)} == {'{"city": "Oslo"}'}
     assert results["role"] == "user"
     assert results["content"] == "<tool_response>\n0\n</tool_response>\n<tool_response>\n1\n</tool_response>"
+
+
+@pytest.mark.parametrize(
+    ("template", "knows_tools", "knows_calls"),
+    [
+        ("{{ messages }}", False, False),
+        ("{{ messages }}{{ messages[-1].tool_calls }}", False, True),
+        ("{{ messages }}{{ tools }}{{ messages[-1].tool_calls }}", True, True),
+    ],
+)
+def test_what_a_template_would_leave_out_is_told(template, knows_tools, knows_calls):
+    made = ChatTemplate(template, bos="", eos="")
+    plain = [USER, {**called("{}"), "content": None}, {"role": "tool", "content": "4"}]
+    assert shown(made, [USER], None) == ([USER], None)
+    assert shown(made, [USER], [TOOL]) == (([USER], [TOOL]) if knows_tools else (told([USER], [TOOL]), None))
+    assert shown(made, plain, []) == (plain if knows_calls else told(plain, []), None)
+    assert shown(made, plain, [TOOL]) == ((plain, [TOOL]) if knows_tools else (told(plain, [TOOL]), None))
 
 
 def test_arguments_that_are_no_object_are_refused():

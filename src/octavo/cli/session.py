@@ -38,7 +38,7 @@ class Session:
     def answer(self, prompt: list[int], sampling: SamplingParams) -> Answers:
         """`sampling.n` answers to one prompt, to be iterated over once. Raises InvalidValue when iterated."""
         eos = sorted({*self.info.eos_ids, *(self.tokenizer.eos_ids if self.tokenizer else ())})
-        seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
+        seed = secrets.randbits(62) if sampling.fixed_seed is None else sampling.fixed_seed
         requests = [
             Request(
                 id=secrets.token_hex(8),

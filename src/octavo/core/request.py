@@ -94,7 +94,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to draw tokens, with vLLM's names and defaults.
 
     temperature 0 is greedy. top_k 0 or -1 means all. `logprobs` and `prompt_logprobs` count alternatives (0: only the
-    token itself). `seed` makes the draw repeatable whatever else runs. `max_tokens` None: as many as fit.
+    token itself). `seed` makes the draw repeatable whatever else runs; -1: none, as in vLLM and llama.cpp. `max_tokens`
+    None: as many as fit.
     `allowed_token_ids`: nothing else is drawn. `bad_words`: texts that are not generated, alone or behind a space.
     `truncate_prompt_tokens`: only so many of the prompt's last tokens are read; -1: as many as leave room for
     `max_tokens`.
@@ -254,6 +255,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def fixed_seed(self) -> int | None:
+        """The seed that was asked for; None: any."""
+        return None if self.seed == -1 else self.seed
 
     @property
     def greedy(self) -> bool:

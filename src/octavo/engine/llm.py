@@ -24,7 +24,8 @@ from octavo.text.assemble import Assembler
 from octavo.text.bad_words import spelled
 from octavo.text.breakers import Breakers, required
 from octavo.text.grammar import grammar_of
-from octavo.text.template import ChatTemplate, until_end_of
+from octavo.text.template import ChatTemplate
+from octavo.text.told import shown
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -82,7 +83,8 @@ class LLM(Pools):
     ) -> list[RequestOutput]:
         """The model's answers to one conversation or several, each a list of {"role": ..., "content": ...}.
 
-        chat_template: Jinja, instead of the model's own; chat_template_kwargs are variables for it. Raises UserError.
+        chat_template: Jinja, instead of the model's own; chat_template_kwargs are variables for it. Tools stand in the
+        system message where the template shows none; calls are left in the answer's text. Raises UserError.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer, and chat needs one; use generate with token ids")
@@ -92,16 +94,16 @@ class LLM(Pools):
         if continue_final_message and add_generation_prompt:
             raise InvalidValue("continue_final_message", True, "only together with add_generation_prompt=False")
         template = ChatTemplate.of(self.tokenizer, written)
+        render = template.render_open if continue_final_message else template.render
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in _conversations(messages):
-            text = template.render(
-                [dict(message) for message in conversation],
-                tools=tools,
+            asked, given = shown(template, [_plain(message) for message in conversation], tools)
+            text = render(
+                asked,
+                tools=given,
                 add_generation_prompt=add_generation_prompt,
                 **(chat_template_kwargs or {}),
             )
-            if continue_final_message:
-                text = until_end_of(text, conversation[-1]["content"])
             prompts.append((text, self.tokenizer.encode(text, special=False)))
         return self._run(prompts, sampling_params, use_tqdm)
 
@@ -164,7 +166,7 @@ class LLM(Pools):
     ) -> Job:
         """Give the engine one request for each completion of a prompt. Raises UserError, naming the prompt."""
         totals = []
-        seed = self._drawn_seed() if sampling.seed is None else sampling.seed
+        seed = self._drawn_seed() if sampling.fixed_seed is None else sampling.fixed_seed
         one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
         try:
             grammar = grammar_of(sampling.structured_outputs, self.tokenizer)
@@ -218,6 +220,14 @@ class LLM(Pools):
             outputs=[completion(i, total, tokenizer, params.logprobs) for i, total in enumerate(job.totals)],
             num_cached_tokens=first.cached,
         )
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates take it: an assistant's that holds nothing but calls or reasoning has an empty content."""
+    plain = dict(message)
+    if plain.get("role") == "assistant" and plain.get("content") is None:
+        plain["content"] = ""
+    return plain
 
 
 def _conversations(messages: Messages | Sequence[Messages]) -> list[Messages]:

@@ -56,7 +56,7 @@ CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "item
 
 
 class Message(BaseModel):
-    """One message. `content` is a text or a list of {"type": "text", "text": ...} parts; null beside `tool_calls`."""
+    """One message. `content` is a text or a list of {"type": "text", "text": ...} parts; an assistant's may be null."""
 
     model_config = STRICT
 
@@ -201,7 +201,7 @@ def _plain(field: str, message: Message) -> dict[str, Any]:
         if getattr(message, name) not in (None, [], ""):
             raise InvalidValue(f"{field}.{name}", brief(getattr(message, name)), "this server accepts only null")
     plain: dict[str, Any] = {"role": message.role}
-    if message.content is None and message.tool_calls:
+    if message.content is None and _wordless(message):
         plain["content"] = ""
     else:
         plain["content"] = _content(f"{field}.content", message.content)
@@ -217,6 +217,12 @@ def _plain(field: str, message: Message) -> dict[str, Any]:
             raise InvalidValue(f"{field}.tool_call_id", message.tool_call_id, "only in a message of role tool")
         plain["tool_call_id"] = unicode(f"{field}.tool_call_id", message.tool_call_id)
     return plain
+
+
+def _wordless(message: Message) -> bool:
+    """Whether it needs no content: an answer of nothing but calls or reasoning, or what is left of such a one."""
+    made = message.tool_calls or message.reasoning_content or message.reasoning
+    return message.role == "assistant" and bool(made or "content" in message.model_fields_set)
 
 
 def _work(field: str, message: Message) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class CompletionRequest(GenerationRequest):
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """Log-probabilities of each token and of so many alternatives."""
     best_of: int | None = Field(None, ge=1, le=MAX_N)
-    """Generate so many choices, and give the n of the largest cumulative log-probability. Not with stream."""
+    """Generate so many choices, and give the n of the largest cumulative log-probability. Not with stream, nor with
+    use_beam_search."""
     add_special_tokens: bool = True
     """Add the marks that the model wants before a text."""
 
@@ -57,11 +58,14 @@ class CompletionRequest(GenerationRequest):
                     raise InvalidValue(field, given, "only without suffix")
         if self.best_of is not None and self.best_of < self.n:
             raise InvalidValue("best_of", self.best_of, f"at least n, which is {self.n}")
-        if self.best_of not in (None, self.n) and self.stream:
-            raise InvalidValue("best_of", self.best_of, f"with stream only the value of n, which is {self.n}")
+        for field in ("stream", "use_beam_search"):
+            if self.best_of not in (None, self.n) and getattr(self, field):
+                raise InvalidValue("best_of", self.best_of, f"with {field} only the value of n, which is {self.n}")
         tokens = self.max_tokens
         if tokens == 0 and not self.echo:
             raise InvalidValue("max_tokens", 0, "an integer of 1 or more, or 0 together with echo=true")
+        if tokens == 0 and self.min_tokens > 0:
+            raise InvalidValue("min_tokens", self.min_tokens, "at most max_tokens, which is 0")
         prompt_logprobs = self.prompt_logprobs
         if self.echo and self.logprobs is not None:
             prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)

@@ -72,7 +72,7 @@ class GenerationRequest(BaseModel):
     logit_bias: dict[str, float] | None = None
     """Added to the logits of tokens, by their ids; from -100 to 100."""
     seed: int | None = None
-    """Makes the draw repeatable, whatever else runs."""
+    """Makes the draw repeatable, whatever else runs; -1: none."""
     stop: Annotated[Any, WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT}]})] = None
     """Texts that end the answer, which is given without them."""
     stream: bool = False

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from octavo.core.errors import InvalidValue
 from octavo.protocol.calls import ONE, CallDelta, Called, CalledFunction, FunctionDelta
-from octavo.protocol.chat import Answer, AnswerDelta, ChatRequest
+from octavo.protocol.chat import Answer, AnswerDelta, ChatRequest, Message
 from octavo.server.budget import Budget
 from octavo.server.config import ServerConfig
 from octavo.server.text import Language
@@ -41,7 +41,11 @@ class Reading:
         named = registry.chosen(registry.REASONING, config.reasoning_parser, template)
         self._thought = None if named is None else registry.thought(named)
         end = tokenizer.decode(prompt[-TAIL:], skip_special=False)
-        self._state = "after" if self._thought is None else self._thought.state(end)
+        self._state = "after"
+        if self._thought is not None and asked.continue_final_message:
+            self._state = self._thought.going_on(_said(asked.messages[-1]))
+        elif self._thought is not None:
+            self._state = self._thought.state(end)
         self._forced = asked.choice != "none" and asked.choice != "auto"
         self._family = None
         if asked.tools and asked.choice == "auto":
@@ -120,6 +124,12 @@ class Thoughts:
             if before or self._thinker.inside:
                 self._count = self._count + 1 if self._count else self._seen
         return self._count
+
+
+def _said(message: Message) -> str:
+    """The text of a message."""
+    content = message.content or ""
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
 def _family_of(language: Language, config: ServerConfig) -> Family:

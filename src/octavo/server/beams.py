@@ -15,7 +15,7 @@ import msgspec
 from octavo.core.beam import BeamSearchParams, steps
 from octavo.core.errors import EngineFault, InvalidValue
 from octavo.core.plan import Output
-from octavo.core.request import Request, SamplingParams
+from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
 from octavo.server.ends import check_end
 from octavo.server.together import together
 
@@ -29,6 +29,8 @@ def params_of(sampling: SamplingParams, length_penalty: float, max_tokens: int) 
     for field in SamplingParams.__struct_fields__:
         value = getattr(sampling, field)
         if field not in HEEDED | IDLE and value != getattr(SamplingParams(), field):
+            if isinstance(value, StructuredOutputsParams):
+                field, value = value.field, "given"
             raise InvalidValue(field, value, "only without use_beam_search")
     if sampling.n > 10:
         raise InvalidValue("n", sampling.n, "at most 10 with use_beam_search")

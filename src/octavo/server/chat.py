@@ -34,9 +34,9 @@ from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from octavo.server.stencil import HOLE, Stencil
 from octavo.server.text import INLINE, Language
 from octavo.text.parsers.events import Content, Event, Parser
-from octavo.text.template import ChatTemplate, until_end_of
+from octavo.text.template import ChatTemplate
 from octavo.text.tokenizer import Tokenizer
-from octavo.text.told import told
+from octavo.text.told import shown
 
 
 async def chat_tokens(
@@ -69,12 +69,9 @@ async def chat_tokens(
         plain = [message | {"role": "system"} if message["role"] == "developer" else message for message in plain]
 
     def encoded() -> list[int]:
-        asked, shown = plain, [tool.shown() for tool in tools] or None
-        if shown and "tools" not in template.variables:
-            asked, shown = told(plain, shown), None
-        text = template.render(asked, tools=shown, add_generation_prompt=add_generation_prompt, **variables)
-        if continue_final_message:
-            text = until_end_of(text, asked[-1]["content"])
+        asked, given = shown(template, plain, [tool.shown() for tool in tools])
+        render = template.render_open if continue_final_message else template.render
+        text = render(asked, tools=given, add_generation_prompt=add_generation_prompt, **variables)
         return tokenizer.encode(text, special=add_special_tokens)
 
     size = sum(_size(message["content"]) for message in plain)

@@ -44,6 +44,7 @@ class CompletionCall:
         self._call = Call(front, info, asked, self._sampling)
         self._names = TokenNames(front.language.tokenizer)
         self._texts: list[str] = []  # of the prompts, where they are echoed
+        self._marks: list[int | None] = []  # beside them: tokens before a text that is as it was given; None: decoded
         self._size = sum(len(prompt) for prompt in asked.prompt)  # of all prompts together, in characters or tokens
         self._offsets: dict[int, Offsets] = {}  # by choice; a choice has an entry once its first piece came
 
@@ -74,8 +75,12 @@ class CompletionCall:
         if not self._asked.echo:
             return
         if isinstance(prompt, str) and len(tokens) == whole:
+            assert language.tokenizer is not None
             self._texts.append(prompt)
-        elif language.tokenizer is None:
+            self._marks.append(language.tokenizer.marks_before if special else 0)
+            return
+        self._marks.append(None)
+        if language.tokenizer is None:
             self._texts.append("")
         else:
             decode, skip = language.tokenizer.decode, self._asked.skip_special_tokens
@@ -164,7 +169,8 @@ class CompletionCall:
 
     def _offsets_of(self, index: int) -> Offsets:
         start = len(self._texts[index // self._sampling.n]) if self._asked.echo else 0
-        return Offsets(self._front.language.tokenizer, skip_special=self._asked.skip_special_tokens, start=start)
+        tokenizer, prompt = self._front.language.tokenizer, self._call.requests[index].prompt
+        return Offsets(tokenizer, skip_special=self._asked.skip_special_tokens, start=start, prompt=prompt)
 
     def _begin(self, choice: CompletionChoice, piece: Piece) -> None:
         """Put before a choice's first piece what is said of its prompt: its echo, its ids, its log-probabilities."""
@@ -173,7 +179,9 @@ class CompletionCall:
         if asked.echo:
             choice.text = self._texts[choice.index // self._sampling.n] + choice.text
         if asked.echo and asked.logprobs is not None:
-            offsets = Offsets(self._front.language.tokenizer, skip_special=asked.skip_special_tokens)
+            marks = self._marks[choice.index // self._sampling.n]
+            skip = asked.skip_special_tokens and marks is None  # special tokens that were written are shown
+            offsets = Offsets(self._front.language.tokenizer, skip_special=skip, hidden=marks or 0)
             shape = completion_logprobs(self._names, prompt, [None, *_narrowed(entries, asked.logprobs)], offsets)
             if choice.logprobs is not None:
                 _join(shape, choice.logprobs)

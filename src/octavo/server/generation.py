@@ -83,7 +83,8 @@ class Call:
         self._info = info
         self._asked = asked
         self._sampling = sampling
-        self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
+        seed = sampling.fixed_seed
+        self._seed = secrets.randbits(62) if seed is None else seed
         self.grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
         self.grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
         self._began = time.monotonic()

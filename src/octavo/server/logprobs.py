@@ -45,19 +45,35 @@ class TokenNames:
 
 
 class Offsets:
-    """Where the text of each token begins, in characters: tokens are decoded as the text is. One text, in order."""
+    """Where the text of each token begins, in characters: tokens are decoded as the text is. One text, in order.
 
-    def __init__(self, tokenizer: Tokenizer | None, *, skip_special: bool, start: int = 0) -> None:
+    hidden: so many tokens at the start have no text in it. prompt: tokens that the text continues, as for Detokenizer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        *,
+        skip_special: bool,
+        start: int = 0,
+        hidden: int = 0,
+        prompt: Sequence[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip = tokenizer.special_ids if tokenizer is not None and skip_special else frozenset()
-        self._strip = tokenizer is not None and tokenizer.strips_space and start == 0
+        self._strip = False
+        if tokenizer is not None and tokenizer.strips_space:
+            self._strip = not any(tokenizer.token_bytes(token) for token in prompt if token not in self._skip)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._end = start
+        self._hidden = hidden
 
     def next(self, token: int) -> int:
         """The offset of this token, the next one of the text."""
         begin = self._end
-        if self._tokenizer is not None and token not in self._skip:
+        if self._hidden:
+            self._hidden -= 1
+        elif self._tokenizer is not None and token not in self._skip:
             data = self._tokenizer.token_bytes(token)
             if self._strip and data:
                 data, self._strip = data.removeprefix(b" "), False

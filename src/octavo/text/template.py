@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_TEMPLATE = 256 << 10  # characters
 SHOWN = 500  # characters of an error's text that are passed on
+MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # behind a message that stays open; transformers' own, which some templates know
 
 
 class ChatTemplate:
@@ -30,7 +31,8 @@ class ChatTemplate:
     newlines, as vLLM does. Only parts of type "text" are taken: octavo serves no images or sound.
 
     The arguments of a call in `tool_calls` are given as an object, or as its JSON to a template that would write an
-    object's Python text or fails on one. `variables`: the names the template asks for.
+    object's Python text or fails on one. `variables`: the names the template asks for; `shows_calls`: whether it shows
+    `tool_calls`.
 
     Thread-safe. Jinja is imported when the first template is made.
     """
@@ -42,6 +44,7 @@ class ChatTemplate:
 
         if len(template) > MAX_TEMPLATE:
             raise ModelError(f"chat template: {len(template)} characters are more than the {MAX_TEMPLATE} accepted")
+        self.shows_calls = "tool_calls" in template
         self._special = {"bos_token": bos, "eos_token": eos}
         self._sandbox = Sandbox()
         self._reserved = frozenset(self._sandbox.globals) | frozenset(self._special)
@@ -101,6 +104,20 @@ class ChatTemplate:
             raise UserError(
                 f"messages: the chat template fails on them: {kind}: {_shown(error)}", "messages"
             ) from error
+
+    def render_open(self, messages: list[dict[str, Any]], **given: Any) -> str:
+        """As `render`, up to the end of the last message's content, which an answer goes on with. Raises UserError."""
+        said = _last_text(messages)
+        text = self.render(_marked(messages), **given)
+        end = text.rfind(MARK.rstrip())
+        if not said or end < 0 or said not in text:
+            raise UserError(
+                "continue_final_message: the chat template does not write the last message's content as it is",
+                "continue_final_message",
+                "invalid_value",
+            )
+        kept = text[:end]
+        return kept if text.startswith(MARK, end) else kept.rstrip()  # the template takes spaces off the end
 
     def _shaped(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages with their content as the template expects it."""
@@ -176,18 +193,25 @@ def with_arguments(message: dict[str, Any], *, spelled: bool, field: str) -> dic
     return {**message, "tool_calls": calls} if calls else message
 
 
-def until_end_of(text: str, content: str | list[dict[str, str]]) -> str:
-    """A rendered conversation up to the end of its last message's content. Raises UserError where it is not there."""
-    last = content if isinstance(content, str) else content[-1]["text"]
-    begin = text.rfind(last.strip())
-    if not last.strip() or begin < 0:
-        raise UserError(
-            "continue_final_message: the chat template does not write the last message's content as it is",
-            "continue_final_message",
-            "invalid_value",
-        )
-    kept = last.lstrip()  # with the spaces at its end, if the template keeps them
-    return text[:begin] + (kept if text.startswith(kept, begin) else last.strip())
+def _last_text(messages: list[dict[str, Any]]) -> str:
+    """The text that the last message ends with, without spaces around it; empty where there is none."""
+    content = messages[-1].get("content") if messages else None
+    if isinstance(content, list):
+        content = content[-1].get("text") if content and isinstance(content[-1], dict) else None
+    return content.strip() if isinstance(content, str) else ""
+
+
+def _marked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with MARK behind the last one's text, if there is any."""
+    if not _last_text(messages):
+        return messages
+    *before, last = messages
+    content = last["content"]
+    if isinstance(content, list):
+        content = [*content[:-1], {**content[-1], "text": content[-1]["text"] + MARK}]
+    else:
+        content += MARK
+    return [*before, {**last, "content": content}]
 
 
 def _shown(error: Exception) -> str:

@@ -65,6 +65,12 @@ class Tokenizer:
         """
         return self._encoded(text, special).ids
 
+    @property
+    def marks_before(self) -> int:
+        """How many tokens `encode` puts before those of a text."""
+        marked, bare = (self._encoded("a", special).ids for special in (True, False))
+        return next((i for i in range(len(marked)) if marked[i : i + len(bare)] == bare), 0)
+
     def encode_pair(self, text: str, second: str | None = None, *, limit: int | None = None) -> tuple[list[int], int]:
         """Token ids of a text, or of two that are read together, with their marks; and where the second type begins.
 

@@ -1,7 +1,7 @@
 """Tools for chat templates that show none: told in the system message, calls and results as text between tags.
 
 Invariant: the messages hold no tools afterwards, so any template takes them. Calls have the form that parser `hermes`
-reads. Knows no template and no request.
+reads. Knows no request.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from octavo.text.template import with_arguments
+from octavo.text.template import ChatTemplate, with_arguments
 
 WORDS = """# Tools
 
@@ -27,6 +27,16 @@ To call one, write nothing but a JSON object with its name and arguments between
 </tool_call>
 
 The results come between <tool_response> tags. If no function helps, answer without."""
+
+
+def shown(
+    template: ChatTemplate, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Messages and tools as the template takes them: told, where it would leave them out. Raises InvalidValue."""
+    lost = tools or (not template.shows_calls and any(message.get("tool_calls") for message in messages))
+    if lost and "tools" not in template.variables:
+        return told(messages, tools or ()), None
+    return messages, list(tools) if tools else None
 
 
 def told(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -49,15 +59,17 @@ def told(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) ->
 def _plain(message: dict[str, Any], field: str) -> dict[str, Any]:
     """A message without calls, and not of a tool."""
     if message["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{_text(message['content'])}\n</tool_response>"}
+        return {"role": "user", "content": f"<tool_response>\n{_text(message.get('content'))}\n</tool_response>"}
     calls = with_arguments(message, spelled=False, field=field).get("tool_calls", ())
     if not calls:
         return message
     written = (json.dumps(call["function"], ensure_ascii=False) for call in calls)
-    parts = [_text(message["content"]), *(f"<tool_call>\n{call}\n</tool_call>" for call in written)]
+    parts = [_text(message.get("content")), *(f"<tool_call>\n{call}\n</tool_call>" for call in written)]
     kept = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**kept, "content": "\n".join(part for part in parts if part)}
 
 
-def _text(content: str | list[dict[str, str]]) -> str:
+def _text(content: str | list[dict[str, str]] | None) -> str:
+    if content is None:
+        return ""
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content)

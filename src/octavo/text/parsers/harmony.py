@@ -38,6 +38,10 @@ class Harmony:
             return "before"
         return "inside" if prompt.endswith(f"{CHANNEL}analysis{MESSAGE}") else "after"
 
+    def going_on(self, said: str) -> str:
+        """Where the rest of an answer begins: a template writes what was said in the channel of answers."""
+        return "after"
+
     def parser(self, state: str) -> Thinker:
         """What reads an answer that begins in this state."""
         return Channels(state)

@@ -27,9 +27,16 @@ class Thought:
         return self.opening + self.closing
 
     def state(self, prompt: str) -> str:
-        """Where an answer begins behind a prompt of this end: before its reasoning, inside it or after it."""
+        """Where an answer begins behind a prompt of this end: "before" its reasoning, "inside" it or "after" it."""
         end = prompt.rstrip()
         return "inside" if end.endswith(self.opening) else "after" if end.endswith(self.closing) else "before"
+
+    def going_on(self, said: str) -> str:
+        """Where the rest of an answer begins that has begun with this text: what mark comes last says it."""
+        begun, ended = (max(map(said.rfind, marks)) for marks in (self.opening, self.closing))
+        if begun <= ended:
+            return "after"
+        return "inside" if said.rstrip().endswith(self.opening) else "within"
 
     def parser(self, state: str) -> Thinker:
         """What reads an answer that begins in this state."""
@@ -43,7 +50,7 @@ class Thought:
         thinks = [f"thinks: TEXT {closing}", f"TEXT: {ANYTHING}"]
         if closing.startswith('"'):  # a text, not a token: the first ends the reasoning
             thinks = [f"thinks[suffix={closing}]: {ANYTHING}"]
-        begin = "thinks SPACE" if state == "inside" else f"({opening} thinks SPACE)?"
+        begin = "thinks SPACE" if state in ("inside", "within") else f"({opening} thinks SPACE)?"
         return [f"start: {begin} @answer", *thinks, "SPACE: /[ \\n]{0,4}/"]
 
 
@@ -62,7 +69,7 @@ class Thinking:
 
     def __init__(self, thought: Thought, state: str) -> None:
         self._thought = thought
-        self._state = state
+        self._state = "inside" if state == "within" else state  # its beginning is in the prompt, so spaces count
         self._held = ""
         self._bare = state == "inside"  # nothing but white space since the mark
 
