@@ -119,6 +119,20 @@ def test_many_texts_at_once_are_what_they_are_alone(servers, models):
     assert servers["embedder"].front.client.status().stats.pages_held == 0
 
 
+def test_a_call_that_was_taken_waits_for_room_in_the_queue(folders, models):
+    tokens = [[5 + i % 50, 6, 7 + i // 50] for i in range(150)]
+    with served_folder(folders["embedder"], scheduler=SchedulerConfig(max_seqs=2, max_queued=3)) as server:
+        answer = given(server, "/v1/embeddings", input=tokens)
+        expected = models["embedder"].embed(tokens, use_tqdm=False)
+        assert [entry["embedding"] for entry in answer["data"]] == [each.outputs.embedding for each in expected]
+        assert answer["usage"]["prompt_tokens"] == 450
+        with contextlib.closing(server.connect()) as talk:
+            talk.send("POST", "/v1/embeddings", {"input": [[5, 6, 7] * 20] * 2048})
+            until(lambda: server.front.client.status().stats.waiting)
+        until(lambda: server.front.inflight == 0)
+        until(lambda: not server.front.client.status().stats.pages_held)
+
+
 def test_vectors_of_tokens(servers, models):
     answer = given(servers["embedder"], "/pooling", input=TEXTS[:2], task="token_embed")
     expected = models["embedder"].encode(TEXTS[:2], use_tqdm=False, pooling_task="token_embed")

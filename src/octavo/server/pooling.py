@@ -1,11 +1,13 @@
 """/v1/embeddings, /pooling, /classify, /score and /rerank: texts to token ids, vectors to answers.
 
 Invariant: leaving a call in any way leaves none of its requests in the engine; of a call of many texts no more than
-WINDOW are there at once, so that large batches fill the machine and not the queue.
+WINDOW are there at once, so that large batches fill the machine and not the queue. Its first text finds room in the
+queue, or the call is refused; the others wait for room.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 import time
@@ -16,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from octavo.core.errors import EngineFault
+from octavo.core.errors import EngineFault, QueueFull
+from octavo.core.plan import Output
 from octavo.core.request import PoolingParams, Request
 from octavo.core.status import EngineInfo, check_kind
 from octavo.protocol.pooling import (
@@ -47,6 +50,7 @@ from octavo.server.together import together
 from octavo.text.pooled import PIECE, Pooled, cosine, joined, pieces_of, tokens_of
 
 WINDOW = 128  # of one call's texts in the engine at once
+AGAIN_SECONDS = 0.01  # between two texts of a call that are offered once more
 
 
 class PoolingCall:
@@ -64,6 +68,7 @@ class PoolingCall:
         self._model = front.model(asked.model)
         self._began = time.monotonic()
         self._tokens = self._cached = 0
+        self._again = asyncio.Lock()
 
     async def tokens(self, texts: Sequence[Any], made: Callable[[], list[Any]]) -> list[Any]:
         """Token ids of texts, made in the loop or, where they are long, beside it. Raises UserError."""
@@ -94,17 +99,29 @@ class PoolingCall:
         )
         reason = "abort"
         try:
-            async with aclosing(self._front.client.generate(request)) as outputs:
-                async for output in outputs:
-                    if output.finish is not None:
-                        reason = output.finish
-                        self._tokens += len(pooled.ids)
-                        self._cached += output.cached
-                        check_end(output)
-                        return array("f", output.vector)
-            raise EngineFault("the engine gave no vector")
+            output = await self._end(request, waits=number > 0)
+            reason = output.finish or reason
+            self._tokens += len(pooled.ids)
+            self._cached += output.cached
+            check_end(output)
+            return array("f", output.vector)
         finally:
             self._front.meter.finished(reason)
+
+    async def _end(self, request: Request, *, waits: bool) -> Output:
+        """The one output of a request. waits: for room in the queue, in a row with the others of this call."""
+        while True:
+            try:
+                async with aclosing(self._front.client.generate(request)) as outputs:
+                    async for output in outputs:
+                        if output.finish is not None:
+                            return output
+                raise EngineFault("the engine gave no vector")
+            except QueueFull:
+                if not waits:
+                    raise
+            async with self._again:
+                await asyncio.sleep(AGAIN_SECONDS)
 
     def named(self, prefix: str) -> dict[str, Any]:
         """What every answer says of its call."""
