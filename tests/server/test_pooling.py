@@ -106,6 +106,13 @@ def test_dimensions_lengths_and_pieces(client, models):
     )
     expected = llm.embed([TEXTS[0], LONG], use_tqdm=False, enable_chunked_processing=True)
     assert [entry.embedding for entry in pieces.data] == [each.outputs.embedding for each in expected]
+    bare = {"add_special_tokens": False}
+    whole, cut_up = (
+        client.embeddings.create(model="tiny", input=TEXTS[0], extra_body=bare | {"enable_chunked_processing": chunked})
+        for chunked in (False, True)
+    )
+    assert cut_up.usage == whole.usage
+    np.testing.assert_allclose(cut_up.data[0].embedding, whole.data[0].embedding, atol=1e-6)
     cut = client.embeddings.create(model="tiny", input=LONG, extra_body={"truncate_prompt_tokens": -1})
     assert cut.usage.prompt_tokens == tiny_pooling.LONGEST
 

@@ -140,7 +140,9 @@ async def embedded(front: Front, info: EngineInfo, asked: EmbeddingRequest) -> b
     tokenizer = front.language.tokenizer
     if asked.enable_chunked_processing:
         fields = _fields(field, texts)
-        pieces = await call.tokens(texts, lambda: [pieces_of(*each, tokenizer, info) for each in fields])
+        pieces = await call.tokens(
+            texts, lambda: [pieces_of(*each, tokenizer, info, special=special) for each in fields]
+        )
         given = iter(await call.run([piece for each in pieces for piece in each], PIECE))
         vectors = [joined(each, [next(given) for _ in each], call.params, info) for each in pieces]
     else:

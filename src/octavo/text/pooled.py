@@ -49,13 +49,16 @@ def tokens_of(
     return _checked(field, Pooled(ids, begin if told_apart else 0), info)
 
 
-def pieces_of(field: str, text: str | list[int], tokenizer: Tokenizer | None, info: EngineInfo) -> list[Pooled]:
-    """A text cut into pieces that the model takes, each with its marks; of token ids as they are. Raises UserError."""
+def pieces_of(
+    field: str, text: str | list[int], tokenizer: Tokenizer | None, info: EngineInfo, *, special: bool = True
+) -> list[Pooled]:
+    """A text cut into pieces that the model takes; of token ids as they are. special: each with its marks. Raises
+    UserError."""
     longest = info.max_len
     if isinstance(text, list):
         pieces = [text[at : at + longest] for at in range(0, len(text), longest)]
     else:
-        pieces = _required(field, tokenizer).encode_pieces(text, longest)
+        pieces = _required(field, tokenizer).encode_pieces(text, longest, special=special)
     if len(pieces) > MAX_PIECES:
         raise InvalidValue(field, f"a text of {len(pieces)} pieces", f"one of at most {MAX_PIECES} of {longest} tokens")
     return [_checked(field, Pooled(piece), info) for piece in pieces]
