@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from octavo.core.errors import EngineFault, QueueFull
+from octavo.core.errors import EngineFault, QueueFull, UserError
 from octavo.core.plan import Output
 from octavo.core.request import PoolingParams, Request
-from octavo.core.status import EngineInfo, check_kind
+from octavo.core.status import EngineInfo, PoolingInfo, check_kind
 from octavo.protocol.pooling import (
     Classifications,
     Classified,
@@ -53,12 +53,18 @@ WINDOW = 128  # of one call's texts in the engine at once
 AGAIN_SECONDS = 0.01  # between two texts of a call that are offered once more
 
 
+ASKED = {"embed": "/v1/embeddings, /score, /rerank", "classify": "/classify", "score": "/score, /rerank"}  # by task
+
+
 class PoolingCall:
     """One call: it makes requests of texts, runs them, and names itself in the answer."""
 
     def __init__(self, front: Front, info: EngineInfo, asked: PooledRequest, params: PoolingParams) -> None:
         """Raises UserError where the model does not give what is asked."""
-        check_kind(Request(id="", prompt=[], pooling=params), info.pooling)
+        if isinstance(asked, PoolingRequest) or info.pooling is None:  # else nobody named a task
+            check_kind(Request(id="", prompt=[], pooling=params), info.pooling)
+        else:
+            _check_endpoint(params, info.pooling)
         front.check_priority(asked.priority)
         self.id = secrets.token_hex(12)
         self.info = info
@@ -200,6 +206,15 @@ async def ranked(front: Front, info: EngineInfo, asked: RerankRequest) -> bytes:
         for place in order[: asked.top_n or None]
     ]
     return msgspec.json.encode(Ranking(**call.named("rerank"), results=results))
+
+
+def _check_endpoint(params: PoolingParams, pooling: PoolingInfo) -> None:
+    """Raise UserError where the model does not give what an endpoint is for, or not as it is asked."""
+    if params.task not in pooling.tasks:
+        given = f"scores of labels, of which it has {len(pooling.labels)}" if pooling.labels else "embeddings"
+        asked = [ASKED[task] for task in pooling.tasks if task in ASKED]
+        raise UserError(f"this model gives {given}: ask {', '.join(asked)} or /pooling", "model", "wrong_kind_of_model")
+    pooling.check(params)
 
 
 async def _asked(front: Front, asked: VectorRequest) -> tuple[str, list[Any], bool]:

@@ -106,9 +106,7 @@ def _limit(params: PoolingParams, longest: int) -> int | None:
     return longest if limit == -1 else limit
 
 
-def _checked(
-    field: str, text: str | list[int], made: Pooled, info: EngineInfo, *, paired: bool = False
-) -> Pooled:
+def _checked(field: str, text: str | list[int], made: Pooled, info: EngineInfo, *, paired: bool = False) -> Pooled:
     """What was made of a text, or of a pair, if the model takes it."""
     count = len(made.ids)
     if not count:
