@@ -94,6 +94,8 @@ def write(folder: Path, out: Path, weights: np.ndarray) -> None:
 
 def main(model: Path, out: Path, count: int = 2000, **settings: object) -> tuple[float, float]:
     """Train, write, and judge payments never seen: the share judged right, and that of tokens found in the cache."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists; name a folder that is to be made")
     known, truth = payments(count, seed=1)
     raw = PoolingParams(normalize=False)
     with LLM(model, runner="pooling", **settings) as llm:
@@ -112,5 +114,7 @@ def main(model: Path, out: Path, count: int = 2000, **settings: object) -> tuple
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     right, cached = main(Path(sys.argv[1]), Path(sys.argv[2]))
     print(f"of 500 payments never seen {right:.1%} are judged right; {cached:.0%} of their tokens were computed before")

@@ -126,6 +126,24 @@ def test_pairs_are_cut_as_the_library_cuts_them(crosser, limit):
     assert crosser.tokenizer.encode_pair(TEXTS[3], limit=limit)[0] == backend.encode(TEXTS[3]).ids
 
 
+def test_no_texts_give_nothing(embedder, crosser):
+    assert embedder.embed([], use_tqdm=False) == []
+    for llm in (embedder, crosser):
+        assert llm.score([], [], use_tqdm=False) == llm.score("a", [], use_tqdm=False) == []
+        with pytest.raises(InvalidValue, match="data_1: '0 texts' is not accepted; one, or as many as data_2"):
+            llm.score([], ["a"], use_tqdm=False)
+
+
+def test_pieces_take_what_whole_texts_take(embedder, classifier):
+    for llm, params, told in (
+        (embedder, PoolingParams(truncate_prompt_tokens=9), "truncate_prompt_tokens: 9 is not accepted; only without"),
+        (embedder, PoolingParams(dimensions=49), "dimensions: 49 is not accepted; at most 48"),
+        (classifier, PoolingParams(), "task: 'embed' is not accepted; classify"),
+    ):
+        with pytest.raises(InvalidValue, match=rf"prompts\[[01]\]: {told}"):
+            llm.embed(["a", LONG], [PoolingParams(), params], use_tqdm=False, enable_chunked_processing=True)
+
+
 def test_what_a_model_does_not_do_is_refused(embedder, classifier, crosser, tmp_path):
     with pytest.raises(UserError, match="this model generates no text: it gives embeddings"):
         embedder.generate("the cat", use_tqdm=False)
@@ -137,6 +155,14 @@ def test_what_a_model_does_not_do_is_refused(embedder, classifier, crosser, tmp_
         crosser.score(["a", "b"], ["a", "b", "c"], use_tqdm=False)
     with pytest.raises(InvalidValue, match=r"data_2\[0\]: .* a text: a pair is written with the model's marks"):
         crosser.score("a", [[5, 6]], use_tqdm=False)
+    with pytest.raises(UserError, match=r"data_2\[1\]: 282 tokens do not fit"):
+        embedder.score("a", ["b", LONG], use_tqdm=False)
+    with pytest.raises(InvalidValue, match="normalize: False is not accepted; none"):
+        classifier.classify("a", PoolingParams(normalize=False), use_tqdm=False)
+    for wrong in ({"dimensions": 3}, SamplingParams(), [SamplingParams()], ["a"]):
+        for ask in (embedder.embed, lambda text, params, **more: crosser.score(text, text, params, **more)):
+            with pytest.raises(InvalidValue, match=r"pooling_params: .* is not accepted; PoolingParams, or a list"):
+                ask("a", wrong, use_tqdm=False)
     with pytest.raises(InvalidValue, match="truncate_prompt_tokens: 65 is not accepted; at most 64"):
         embedder.embed("a", PoolingParams(truncate_prompt_tokens=65), use_tqdm=False)
     with pytest.raises(InvalidValue, match=r"prompts\[0\]\[1\]: 96 is not accepted; token ids from 0 to 95"):

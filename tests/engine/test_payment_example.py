@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
 import tiny_llama
 
 from octavo import LLM
@@ -18,6 +19,8 @@ def test_the_example_runs(tmp_path):
     settings = {"memory": "1GiB", "packed_cache": False, "threads": 1}
     right, cached = example.main(folder, tmp_path / "out", 120, **settings)
     assert 0 <= right <= 1
+    with pytest.raises(FileExistsError, match="out exists; name a folder that is to be made"):
+        example.main(tmp_path / "no model", tmp_path / "out")  # before anything is computed
     assert cached > 0.5, "the instruction is computed once"
     with LLM(tmp_path / "out", **settings) as llm:
         assert llm.info.pooling.labels == example.LABELS

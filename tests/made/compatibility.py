@@ -128,8 +128,8 @@ ROWS = (
     row("task", f"{POOLING}::test_vectors_of_tokens", where="P"),
     *(row(name, f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", where="S") for name in (
         "text_1", "text_2", "queries")),
-    row("documents", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", "exact; texts only", where="SR",
-        others="vl"),
+    row("documents", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds",
+        "exact; texts, or for ranks objects with text alone", where="SR", others="vl"),
     row("query", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", where="R", others="vl"),
     row("top_n", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds", "exact; 0: all", where="R", others="vl"),
     row("return_documents", f"{POOLING}::test_scores_and_ranks_of_models_of_both_kinds",

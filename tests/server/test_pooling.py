@@ -106,6 +106,13 @@ def test_dimensions_lengths_and_pieces(client, models):
     )
     expected = llm.embed([TEXTS[0], LONG], use_tqdm=False, enable_chunked_processing=True)
     assert [entry.embedding for entry in pieces.data] == [each.outputs.embedding for each in expected]
+    bare = {"add_special_tokens": False}
+    whole, cut_up = (
+        client.embeddings.create(model="tiny", input=TEXTS[0], extra_body=bare | {"enable_chunked_processing": chunked})
+        for chunked in (False, True)
+    )
+    assert cut_up.usage == whole.usage
+    np.testing.assert_allclose(cut_up.data[0].embedding, whole.data[0].embedding, atol=1e-6)
     cut = client.embeddings.create(model="tiny", input=LONG, extra_body={"truncate_prompt_tokens": -1})
     assert cut.usage.prompt_tokens == tiny_pooling.LONGEST
 
@@ -117,6 +124,20 @@ def test_many_texts_at_once_are_what_they_are_alone(servers, models):
     some = models["embedder"].embed([tokens[i] for i in (0, 299, 599)], use_tqdm=False)
     assert [answer["data"][i]["embedding"] for i in (0, 299, 599)] == [each.outputs.embedding for each in some]
     assert servers["embedder"].front.client.status().stats.pages_held == 0
+
+
+def test_a_call_that_was_taken_waits_for_room_in_the_queue(folders, models):
+    tokens = [[5 + i % 50, 6, 7 + i // 50] for i in range(150)]
+    with served_folder(folders["embedder"], scheduler=SchedulerConfig(max_seqs=2, max_queued=3)) as server:
+        answer = given(server, "/v1/embeddings", input=tokens)
+        expected = models["embedder"].embed(tokens, use_tqdm=False)
+        assert [entry["embedding"] for entry in answer["data"]] == [each.outputs.embedding for each in expected]
+        assert answer["usage"]["prompt_tokens"] == 450
+        with contextlib.closing(server.connect()) as talk:
+            talk.send("POST", "/v1/embeddings", {"input": [[5, 6, 7] * 20] * 2048})
+            until(lambda: server.front.client.status().stats.waiting)
+        until(lambda: server.front.inflight == 0)
+        until(lambda: not server.front.client.status().stats.pages_held)
 
 
 def test_vectors_of_tokens(servers, models):
@@ -251,22 +272,44 @@ def test_a_conversation_is_refused_by_name(servers, chatty, path):
         (
             "embedder",
             "/v1/embeddings",
+            {"input": "the cat", "truncate_prompt_tokens": 1},
+            "truncate_prompt_tokens: 1 is not accepted; at least 2",
+        ),
+        ("embedder", "/v1/embeddings", {"input": " ", "add_special_tokens": False}, "input: ' ' is not accepted"),
+        ("classifier", "/pooling", {"input": "a", "normalize": False}, "normalize: False is not accepted; none"),
+        (
+            "embedder",
+            "/v1/embeddings",
             {"input": "a", "truncate_prompt_tokens": 9, "enable_chunked_processing": True},
             "truncate_prompt_tokens: 9 is not accepted; only without enable_chunked_processing",
         ),
         ("embedder", "/v1/embeddings", {"input": "a", "priority": 1}, "priority: 1 is not accepted"),
         ("embedder", "/v1/embeddings", {"input": "a", "temperature": 1}, "'temperature' is not a parameter"),
         ("embedder", "/pooling", {"input": "a", "task": "sing"}, "task: 'sing' is not accepted"),
-        ("embedder", "/classify", {"input": "a"}, "task: 'classify' is not accepted; embed, token_embed"),
+        ("embedder", "/pooling", {"input": "a", "task": "classify"}, "task: 'classify' is not accepted; embed"),
+        ("embedder", "/classify", {"input": "a"}, "gives embeddings: ask /v1/embeddings, /score, /rerank or /pooling"),
         ("embedder", "/v1/completions", {"prompt": "a"}, "this model generates no text: it gives embeddings"),
         ("embedder", "/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}, "generates no text"),
-        ("classifier", "/v1/embeddings", {"input": "a"}, "task: 'embed' is not accepted; classify"),
-        ("classifier", "/score", {"text_1": "a", "text_2": "b"}, "task: 'score' is not accepted; classify"),
+        ("classifier", "/v1/embeddings", {"input": "a"}, "gives scores of labels, of which it has 3: ask /classify or"),
+        ("classifier", "/score", {"text_1": "a", "text_2": "b"}, "of which it has 3: ask /classify or /pooling"),
+        ("crosser", "/v1/embeddings", {"input": "a"}, "of which it has 1: ask /classify, /score, /rerank or /pooling"),
         ("crosser", "/score", {"text_1": "a"}, "text_2 is required"),
         ("crosser", "/score", {"text_1": "a", "text_2": "b", "documents": "c"}, "documents: ['c'] is not accepted"),
         ("crosser", "/score", {"text_1": ["a", "b"], "text_2": ["c"]}, "text_1: '2 texts' is not accepted"),
-        ("crosser", "/score", {"text_1": "a", "text_2": ["b", LONG]}, "text_2[1]: 2"),
-        ("crosser", "/rerank", {"query": "a", "documents": [{"title": "b"}]}, "documents[0]: {'title': 'b'}"),
+        ("crosser", "/score", {"text_1": "a", "text_2": ["b", LONG]}, "text_2[1]: 284 tokens of both texts do not fit"),
+        (
+            "crosser",
+            "/score",
+            {"text_1": "a", "text_2": "b", "truncate_prompt_tokens": 2},
+            "truncate_prompt_tokens: 2 is not accepted; at least 3",
+        ),
+        (
+            "crosser",
+            "/rerank",
+            {"query": "a", "documents": ["c", {"text": "b", "id": 1}]},
+            "documents[1]: {'text': 'b', 'id': 1} is not accepted; a text, or an object with text and nothing else",
+        ),
+        ("crosser", "/rerank", {"query": "a", "documents": [{"text": 5}]}, "documents[0].text: 5 is not accepted"),
         ("crosser", "/rerank", {"query": "", "documents": ["b"]}, "query: '' is not accepted"),
         ("crosser", "/rerank", {"query": "a", "documents": ["b"], "top_n": -1}, "top_n: -1 is not accepted"),
     ],

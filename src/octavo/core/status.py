@@ -28,6 +28,9 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidValue("task", params.task, f"{', '.join(self.tasks)}: what this model gives")
         if params.dimensions is not None and self.labels:
             raise InvalidValue("dimensions", params.dimensions, "none: this model gives scores of labels")
+        if params.normalize is not None and self.labels:
+            told = "none: this model gives scores of labels, which use_activation=false leaves raw"
+            raise InvalidValue("normalize", params.normalize, told)
         if params.dimensions is not None and params.dimensions > self.width:
             raise InvalidValue("dimensions", params.dimensions, f"at most {self.width}, the model's own")
 

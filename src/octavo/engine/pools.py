@@ -6,7 +6,8 @@ Invariant: a text that is refused stops the call before anything has run.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from octavo.core.errors import EngineFault, InvalidValue, UserError
 from octavo.core.request import PoolingParams, Request
+from octavo.core.status import check_kind
 from octavo.engine.offline import Offline
 from octavo.engine.prompts import Prompt, for_each, several, written
 from octavo.engine.results import (
@@ -63,13 +65,9 @@ class Pools(Offline):
         enable_chunked_processing: of a text that is longer than the model takes, the mean of its pieces' vectors, each
         counted as often as it has tokens. Raises UserError, naming the text.
         """
-
-        def made(data: Floats) -> EmbeddingOutput:
-            return EmbeddingOutput(data.tolist())
-
         if enable_chunked_processing:
             return self._chunked(prompts, pooling_params, use_tqdm)
-        return self._given(prompts, pooling_params, use_tqdm, "embed", made)
+        return self._given(prompts, pooling_params, use_tqdm, "embed", _embedding)
 
     def classify(
         self, prompts: Prompt | Sequence[Prompt], pooling_params: Params = None, use_tqdm: bool = True
@@ -100,10 +98,11 @@ class Pools(Offline):
         first, second = several(data_1), several(data_2)
         if len(first) not in (1, len(second)):
             raise InvalidValue("data_1", f"{len(first)} texts", f"one, or as many as data_2, which are {len(second)}")
-        info, params = self.info.pooling, pooling_params or PoolingParams()
+        info, params = self.info.pooling, for_each("pooling_params", pooling_params, 1, PoolingParams)[0]
         if info is None or info.labels:
-            return self._cross(first * (len(second) // len(first)), second, params, use_tqdm)
-        found = self.embed([*first, *second], params, use_tqdm)
+            return self._cross(first * (len(second) // max(1, len(first))), second, params, use_tqdm)
+        names = [f"data_{side}[{i}]" for side, texts in enumerate((first, second), 1) for i in range(len(texts))]
+        found = self._given([*first, *second], params, use_tqdm, "embed", _embedding, names)
         vectors = [array("f", each.outputs.embedding) for each in found]
         return [
             PooledRequestOutput(
@@ -131,7 +130,8 @@ class Pools(Offline):
             one, other = map(str, texts)
             asked.append(tokens_of(f"data_2[{number}]", one, self.tokenizer, self.info, params, second=other))
         tasked = [msgspec.structs.replace(params, task="score")] * len(asked)
-        return self._run_vectors("data_2", asked, tasked, use_tqdm, lambda data: ScoringOutput(float(data[0])))
+        names = [f"data_2[{number}]" for number in range(len(asked))]
+        return self._run_vectors(names, asked, tasked, use_tqdm, lambda data: ScoringOutput(float(data[0])))
 
     def _given(
         self,
@@ -140,16 +140,19 @@ class Pools(Offline):
         use_tqdm: bool,
         task: str | None,
         made: Callable[[Floats], P],
+        names: list[str] | None = None,
     ) -> list[PooledRequestOutput[P]]:
+        """What the model gives of each text. names: of the texts, for errors."""
         texts = several(prompts)
+        names = names or _names(len(texts))
         params = for_each("pooling_params", pooling_params, len(texts), PoolingParams)
         if task is not None:
             params = [msgspec.structs.replace(each, task=task) for each in params]
         asked = [
-            tokens_of(field, written(field, text), self.tokenizer, self.info, each)
-            for field, text, each in zip((f"prompts[{i}]" for i in range(len(texts))), texts, params, strict=True)
+            tokens_of(name, written(name, text), self.tokenizer, self.info, each)
+            for name, text, each in zip(names, texts, params, strict=True)
         ]
-        return self._run_vectors("prompts", asked, params, use_tqdm, made)
+        return self._run_vectors(names, asked, params, use_tqdm, made)
 
     def _chunked(
         self, prompts: Prompt | Sequence[Prompt], pooling_params: Params, use_tqdm: bool
@@ -157,12 +160,18 @@ class Pools(Offline):
         """Embeddings of texts of any length."""
         texts = several(prompts)
         params = for_each("pooling_params", pooling_params, len(texts), PoolingParams)
-        pieces = [
-            pieces_of(field, written(field, text), self.tokenizer, self.info)
-            for field, text in zip((f"prompts[{i}]" for i in range(len(texts))), texts, strict=True)
-        ]
+        names, pieces = _names(len(texts)), []
+        for name, text, wanted in zip(names, texts, params, strict=True):
+            with _naming(name):
+                tasked = msgspec.structs.replace(wanted, task="embed")
+                check_kind(Request(id="", prompt=[], pooling=tasked), self.info.pooling)
+                if wanted.truncate_prompt_tokens is not None:
+                    told = "only without enable_chunked_processing"
+                    raise InvalidValue("truncate_prompt_tokens", wanted.truncate_prompt_tokens, told)
+            pieces.append(pieces_of(name, written(name, text), self.tokenizer, self.info))
         asked = [piece for each in pieces for piece in each]
-        given = iter(self._run_vectors("prompts", asked, [PIECE] * len(asked), use_tqdm, PoolingOutput))
+        owners = [name for name, each in zip(names, pieces, strict=True) for _ in each]
+        given = iter(self._run_vectors(owners, asked, [PIECE] * len(asked), use_tqdm, PoolingOutput))
         made = []
         for each, wanted in zip(pieces, params, strict=True):
             parts = [next(given) for _ in each]
@@ -174,7 +183,7 @@ class Pools(Offline):
 
     def _run_vectors(
         self,
-        field: str,
+        names: list[str],
         asked: list[Pooled],
         params: list[PoolingParams],
         use_tqdm: bool,
@@ -186,11 +195,8 @@ class Pools(Offline):
             first = self._count
             for number, (pooled, each, total) in enumerate(zip(asked, params, totals, strict=True)):
                 request = Request(id=str(first + number), prompt=pooled.ids, second=pooled.second, pooling=each)
-                try:
+                with _naming(names[number]):
                     self._engine.add(request)
-                except UserError as error:
-                    error.args = (f"{field}[{number}]: {error}",)
-                    raise
                 live[request.id] = total
             self._finish(live, use_tqdm)
             self._count += len(asked)
@@ -200,6 +206,25 @@ class Pools(Offline):
             )
             for number, (pooled, each, total) in enumerate(zip(asked, params, totals, strict=True))
         ]
+
+
+def _names(count: int) -> list[str]:
+    """Names of texts, for errors."""
+    return [f"prompts[{number}]" for number in range(count)]
+
+
+@contextmanager
+def _naming(text: str) -> Iterator[None]:
+    """Put a text's name before what is said of it inside."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (f"{text}: {error}",)
+        raise
+
+
+def _embedding(data: Floats) -> EmbeddingOutput:
+    return EmbeddingOutput(data.tolist())
 
 
 def _numbers(total: Vector, pooled: Pooled, params: PoolingParams) -> Floats:

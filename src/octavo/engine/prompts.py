@@ -46,7 +46,8 @@ def for_each(field: str, given: P | Sequence[P] | None, count: int, kind: type[P
     """Parameters for each prompt, where one for all or none may have been given. Raises InvalidValue."""
     if given is None or isinstance(given, kind):
         return [kind() if given is None else given] * count
-    assert isinstance(given, Sequence)
+    if not isinstance(given, Sequence) or not all(isinstance(each, kind) for each in given):
+        raise InvalidValue(field, given, f"{kind.__name__}, or a list of them")
     params = list(given)
     if len(params) != count:
         raise InvalidValue(field, f"{len(params)} of them", f"one, or as many as prompts, which are {count}")

@@ -200,8 +200,16 @@ class RerankRequest(PooledRequest):
     def _documents(cls, value: Any) -> list[str]:
         if not isinstance(value, list) or not value:
             raise InvalidValue("documents", brief(value), "a list of texts, or of objects with text")
-        texts = [item.get("text") if isinstance(item, dict) and item.keys() == {"text"} else item for item in value]
-        return _few("documents", [text_of(f"documents[{i}]", t) for i, t in enumerate(texts)])
+        return _few("documents", [_document(f"documents[{i}]", item) for i, item in enumerate(value)])
+
+
+def _document(field: str, item: Any) -> str:
+    """The text of a document. Raises InvalidValue."""
+    if isinstance(item, dict):
+        if item.keys() != {"text"}:
+            raise InvalidValue(field, brief(item), "a text, or an object with text and nothing else")
+        return text_of(f"{field}.text", item["text"])
+    return text_of(field, item)
 
 
 def _few(field: str, texts: list[Any]) -> list[Any]:

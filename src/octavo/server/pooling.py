@@ -1,11 +1,13 @@
 """/v1/embeddings, /pooling, /classify, /score and /rerank: texts to token ids, vectors to answers.
 
 Invariant: leaving a call in any way leaves none of its requests in the engine; of a call of many texts no more than
-WINDOW are there at once, so that large batches fill the machine and not the queue.
+WINDOW are there at once, so that large batches fill the machine and not the queue. Its first text finds room in the
+queue, or the call is refused; the others wait for room.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 import time
@@ -16,9 +18,10 @@ from typing import Any
 
 import msgspec
 
-from octavo.core.errors import EngineFault
+from octavo.core.errors import EngineFault, QueueFull, UserError
+from octavo.core.plan import Output
 from octavo.core.request import PoolingParams, Request
-from octavo.core.status import EngineInfo, check_kind
+from octavo.core.status import EngineInfo, PoolingInfo, check_kind
 from octavo.protocol.pooling import (
     Classifications,
     Classified,
@@ -47,6 +50,10 @@ from octavo.server.together import together
 from octavo.text.pooled import PIECE, Pooled, cosine, joined, pieces_of, tokens_of
 
 WINDOW = 128  # of one call's texts in the engine at once
+AGAIN_SECONDS = 0.01  # between two texts of a call that are offered once more
+
+
+ASKED = {"embed": "/v1/embeddings, /score, /rerank", "classify": "/classify", "score": "/score, /rerank"}  # by task
 
 
 class PoolingCall:
@@ -54,7 +61,10 @@ class PoolingCall:
 
     def __init__(self, front: Front, info: EngineInfo, asked: PooledRequest, params: PoolingParams) -> None:
         """Raises UserError where the model does not give what is asked."""
-        check_kind(Request(id="", prompt=[], pooling=params), info.pooling)
+        if isinstance(asked, PoolingRequest) or info.pooling is None:  # else nobody named a task
+            check_kind(Request(id="", prompt=[], pooling=params), info.pooling)
+        else:
+            _check_endpoint(params, info.pooling)
         front.check_priority(asked.priority)
         self.id = secrets.token_hex(12)
         self.info = info
@@ -64,6 +74,7 @@ class PoolingCall:
         self._model = front.model(asked.model)
         self._began = time.monotonic()
         self._tokens = self._cached = 0
+        self._again = asyncio.Lock()
 
     async def tokens(self, texts: Sequence[Any], made: Callable[[], list[Any]]) -> list[Any]:
         """Token ids of texts, made in the loop or, where they are long, beside it. Raises UserError."""
@@ -94,17 +105,29 @@ class PoolingCall:
         )
         reason = "abort"
         try:
-            async with aclosing(self._front.client.generate(request)) as outputs:
-                async for output in outputs:
-                    if output.finish is not None:
-                        reason = output.finish
-                        self._tokens += len(pooled.ids)
-                        self._cached += output.cached
-                        check_end(output)
-                        return array("f", output.vector)
-            raise EngineFault("the engine gave no vector")
+            output = await self._end(request, waits=number > 0)
+            reason = output.finish or reason
+            self._tokens += len(pooled.ids)
+            self._cached += output.cached
+            check_end(output)
+            return array("f", output.vector)
         finally:
             self._front.meter.finished(reason)
+
+    async def _end(self, request: Request, *, waits: bool) -> Output:
+        """The one output of a request. waits: for room in the queue, in a row with the others of this call."""
+        while True:
+            try:
+                async with aclosing(self._front.client.generate(request)) as outputs:
+                    async for output in outputs:
+                        if output.finish is not None:
+                            return output
+                raise EngineFault("the engine gave no vector")
+            except QueueFull:
+                if not waits:
+                    raise
+            async with self._again:
+                await asyncio.sleep(AGAIN_SECONDS)
 
     def named(self, prefix: str) -> dict[str, Any]:
         """What every answer says of its call."""
@@ -123,7 +146,9 @@ async def embedded(front: Front, info: EngineInfo, asked: EmbeddingRequest) -> b
     tokenizer = front.language.tokenizer
     if asked.enable_chunked_processing:
         fields = _fields(field, texts)
-        pieces = await call.tokens(texts, lambda: [pieces_of(*each, tokenizer, info) for each in fields])
+        pieces = await call.tokens(
+            texts, lambda: [pieces_of(*each, tokenizer, info, special=special) for each in fields]
+        )
         given = iter(await call.run([piece for each in pieces for piece in each], PIECE))
         vectors = [joined(each, [next(given) for _ in each], call.params, info) for each in pieces]
     else:
@@ -181,6 +206,15 @@ async def ranked(front: Front, info: EngineInfo, asked: RerankRequest) -> bytes:
         for place in order[: asked.top_n or None]
     ]
     return msgspec.json.encode(Ranking(**call.named("rerank"), results=results))
+
+
+def _check_endpoint(params: PoolingParams, pooling: PoolingInfo) -> None:
+    """Raise UserError where the model does not give what an endpoint is for, or not as it is asked."""
+    if params.task not in pooling.tasks:
+        given = f"scores of labels, of which it has {len(pooling.labels)}" if pooling.labels else "embeddings"
+        asked = [ASKED[task] for task in pooling.tasks if task in ASKED]
+        raise UserError(f"this model gives {given}: ask {', '.join(asked)} or /pooling", "model", "wrong_kind_of_model")
+    pooling.check(params)
 
 
 async def _asked(front: Front, asked: VectorRequest) -> tuple[str, list[Any], bool]:

@@ -40,25 +40,30 @@ def tokens_of(
     """A text, or two that are read together. special: with the marks that the model wants. Raises UserError."""
     limit = _limit(params, info.max_len)
     if isinstance(text, list):
-        return _checked(field, Pooled(text[:limit]), info)
+        return _checked(field, text, Pooled(text[:limit]), info)
     tokenizer = _required(field, tokenizer)
     if not special and second is None:
-        return _checked(field, Pooled(tokenizer.encode(text, special=False)[:limit]), info)
+        return _checked(field, text, Pooled(tokenizer.encode(text, special=False)[:limit]), info)
     ids, begin = tokenizer.encode_pair(text, second, limit=limit)
+    if limit is not None and len(ids) > limit:
+        raise InvalidValue("truncate_prompt_tokens", limit, f"at least {len(ids)}: the model's marks alone are as many")
     told_apart = info.pooling is not None and info.pooling.types > 1
-    return _checked(field, Pooled(ids, begin if told_apart else 0), info)
+    return _checked(field, text, Pooled(ids, begin if told_apart else 0), info, paired=second is not None)
 
 
-def pieces_of(field: str, text: str | list[int], tokenizer: Tokenizer | None, info: EngineInfo) -> list[Pooled]:
-    """A text cut into pieces that the model takes, each with its marks; of token ids as they are. Raises UserError."""
+def pieces_of(
+    field: str, text: str | list[int], tokenizer: Tokenizer | None, info: EngineInfo, *, special: bool = True
+) -> list[Pooled]:
+    """A text cut into pieces that the model takes; of token ids as they are. special: each with its marks. Raises
+    UserError."""
     longest = info.max_len
     if isinstance(text, list):
         pieces = [text[at : at + longest] for at in range(0, len(text), longest)]
     else:
-        pieces = _required(field, tokenizer).encode_pieces(text, longest)
+        pieces = _required(field, tokenizer).encode_pieces(text, longest, special=special)
     if len(pieces) > MAX_PIECES:
         raise InvalidValue(field, f"a text of {len(pieces)} pieces", f"one of at most {MAX_PIECES} of {longest} tokens")
-    return [_checked(field, Pooled(piece), info) for piece in pieces]
+    return [_checked(field, text, Pooled(piece), info) for piece in pieces]
 
 
 def joined(
@@ -101,15 +106,14 @@ def _limit(params: PoolingParams, longest: int) -> int | None:
     return longest if limit == -1 else limit
 
 
-def _checked(field: str, made: Pooled, info: EngineInfo) -> Pooled:
-    """What was made, if the model takes it."""
+def _checked(field: str, text: str | list[int], made: Pooled, info: EngineInfo, *, paired: bool = False) -> Pooled:
+    """What was made of a text, or of a pair, if the model takes it."""
     count = len(made.ids)
     if not count:
-        raise InvalidValue(field, "", "a text of at least one token")
+        raise InvalidValue(field, text, "a text of at least one token")
     if count > info.max_len:
-        told = (
-            f"{field}: {count} tokens do not fit; the model takes {info.max_len}. truncate_prompt_tokens=-1 cuts texts"
-        )
-        raise UserError(told, field, "context_length_exceeded")
+        of = " of both texts" if paired else ""
+        told = f"{field}: {count} tokens{of} do not fit; the model takes {info.max_len}."
+        raise UserError(f"{told} truncate_prompt_tokens=-1 cuts texts", field, "context_length_exceeded")
     check_ids(field, made.ids, info.vocab)
     return made

@@ -89,11 +89,11 @@ class Tokenizer:
         whole = self._backend.post_process(first, other, True)
         return whole.ids, whole.type_ids.index(1) if 1 in whole.type_ids else 0
 
-    def encode_pieces(self, text: str, limit: int) -> list[list[int]]:
+    def encode_pieces(self, text: str, limit: int, *, special: bool = True) -> list[list[int]]:
         """Token ids of a text, cut into pieces of at most `limit` tokens, each with its marks. Raises UserError."""
         whole = self._encoded(text, False)
-        whole.truncate(max(1, limit - self._backend.num_special_tokens_to_add(False)))
-        return [self._backend.post_process(piece, None, True).ids for piece in (whole, *whole.overflowing)]
+        whole.truncate(max(1, limit - (self._backend.num_special_tokens_to_add(False) if special else 0)))
+        return [self._backend.post_process(piece, None, special).ids for piece in (whole, *whole.overflowing)]
 
     def _encoded(self, text: str, special: bool) -> tokenizers.Encoding:
         try:
