@@ -264,14 +264,21 @@ void report_top(const Kernels& kernels, const octavo_drawn& drawn, int i, int wa
   }
 }
 
-// Reports on the drawn token, from the row's raw logits.
-void report(const Kernels& kernels, const octavo_drawn& drawn, int i, int wanted, const Known& known, DrawScratch& s) {
+// Reports on the drawn token, and on those that are named or likeliest, from the row's raw logits.
+void report(const Kernels& kernels, const octavo_batch& b, const octavo_drawn& drawn, int i, const Known& known,
+            DrawScratch& s) {
   const int n = known.spans * SPAN;
   const double log_sum = std::log(kernels.row_exp_sum(known.row, n, known.largest, 1.f));
   const float value = known.row[drawn.tokens[i]];
   drawn.logprobs[i] = float(double(value) - known.largest - log_sum);
   drawn.ranks[i] = 1 + kernels.row_count(known.row, n, value);
-  report_top(kernels, drawn, i, wanted, known, log_sum, s);
+  const int64_t first = b.named_starts ? b.named_starts[i] : 0, end = b.named_starts ? b.named_starts[i + 1] : 0;
+  if (first == end) return report_top(kernels, drawn, i, b.top[i], known, log_sum, s);
+  for (int64_t j = first; j < std::min(end, first + b.top[i]); ++j) {
+    const int64_t at = int64_t(i) * drawn.alternatives + j - first;
+    drawn.top_ids[at] = b.named[j];
+    drawn.top_logprobs[at] = float(double(known.row[b.named[j]]) - known.largest - log_sum);
+  }
 }
 
 // What a sweep would have left of a held row.
@@ -377,7 +384,7 @@ bool draw_row(const Kernels& kernels, const octavo_op& op, const Rows& in, const
     for (size_t j = s.changed.size(); held && j-- > 0;) row[s.changed[j].first] = s.changed[j].second;
     if (drawn.tokens[i] < 0) return false;
   }
-  if (b.top[i] >= 0) report(kernels, drawn, i, b.top[i], known, s);
+  if (b.top[i] >= 0) report(kernels, b, drawn, i, known, s);
   return true;
 }
 

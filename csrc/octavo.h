@@ -161,6 +161,8 @@ typedef struct {
   const int64_t* dry_starts;    // null: no row has any
   const int32_t* dry_ids;
   const float* dry_values;
+  const int64_t* named_starts;  // null: no row has any
+  const int32_t* named;
   const int32_t* given;  // [H] place in `logits` of a row that is not drawn but given, else -1; null: all are drawn
 } octavo_batch;
 

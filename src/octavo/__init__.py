@@ -9,10 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "BeamSearchParams", "PoolingParams", "SamplingParams", "StructuredOutputsParams", "__version__"]
+__all__ = [
+    "LLM",
+    "BeamSearchParams",
+    "PoolingParams",
+    "RepetitionDetectionParams",
+    "SamplingParams",
+    "StructuredOutputsParams",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from octavo.core.beam import BeamSearchParams
+    from octavo.core.repetition import RepetitionDetectionParams
     from octavo.core.request import PoolingParams, SamplingParams, StructuredOutputsParams
     from octavo.engine.llm import LLM
 
@@ -23,6 +32,7 @@ _PLACES = {
     "StructuredOutputsParams": "octavo.core.request",
     "PoolingParams": "octavo.core.request",
     "BeamSearchParams": "octavo.core.beam",
+    "RepetitionDetectionParams": "octavo.core.repetition",
 }
 
 

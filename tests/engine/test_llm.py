@@ -91,6 +91,23 @@ def test_logprobs_in_vllms_shape(llm):
     assert (plain.prompt_logprobs, plain.outputs[0].logprobs, plain.outputs[0].cumulative_logprob) == (None,) * 3
 
 
+def test_logprobs_of_named_tokens_are_those_of_all(llm):
+    named = [40, 3, 7, 301]
+    sampling = {"max_tokens": 3, "temperature": 1.0, "seed": 3, "ignore_eos": True}
+    prompts = ["the other", "a", "in the"]
+    few, likely = SamplingParams(**sampling, logprob_token_ids=named), SamplingParams(**sampling, logprobs=2)
+    answers = llm.generate(prompts, [few, likely, few], use_tqdm=False)
+    for answer in answers[::2]:
+        tokens = answer.outputs[0].token_ids
+        for place, entry in enumerate(answer.outputs[0].logprobs):
+            assert set(entry) == {*named, tokens[place]}
+            for other in named:
+                forced = SamplingParams(max_tokens=1, allowed_token_ids=[other], logprobs=0)
+                (alone,) = llm.generate([answer.prompt_token_ids + tokens[:place]], forced, use_tqdm=False)
+                assert alone.outputs[0].logprobs[0][other].logprob == entry[other].logprob
+    assert len(answers[1].outputs[0].logprobs[0]) in (2, 3)
+
+
 def test_several_completions_with_seeds_that_follow_each_other(llm):
     params = SamplingParams(n=3, seed=10, max_tokens=8, ignore_eos=True)
     (result,) = llm.generate("the", params, use_tqdm=False)

@@ -43,6 +43,14 @@ def rows_of(vocab: int, count: int, seed: int = 1) -> Batch:
     return dataclasses.replace(batch, head=head_rows(rng, rows, rows, vocab))
 
 
+def naming(batch: Batch, vocab: int, seed: int = 2) -> Batch:
+    """A batch of which some rows name the tokens that they report on."""
+    rng = np.random.default_rng(seed)
+    named = [rng.choice(vocab, max(top, 0) if rng.random() < 0.5 else 0, replace=False) for top in batch.head.top]
+    starts, ids = np.cumsum([0, *map(len, named)]), np.concatenate(named).astype(np.int32)
+    return dataclasses.replace(batch, head=dataclasses.replace(batch.head, named_starts=starts, named=ids))
+
+
 def executor(program: Program, isa: str, threads: int = 2) -> Cpu:
     """With enough pages for every test here."""
     cpu = Cpu(program, threads, max_tokens=512, isa=isa)

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from draw_cases import ISAS, executor, near_edge, peaked, rows_of
+from draw_cases import ISAS, executor, naming, near_edge, peaked, rows_of
 from op_cases import Texts
 
 from octavo.bench.cases import QUANTIZED, Shape, make_program
@@ -24,7 +24,7 @@ from octavo.program.ops import Embed
 )
 def test_every_row_draws_what_the_reference_draws(isa: str, vocab: int, spread: float, shaped: bool) -> None:
     cpu = executor(peaked(vocab, spread, shaped=shaped), isa)
-    batch = rows_of(vocab, 150)
+    batch = naming(rows_of(vocab, 150), vocab)
     logits = cpu.logits(batch)
     want, got = sampling.draw(logits, batch.head), cpu.run(batch)
     reported = batch.head.top >= 0

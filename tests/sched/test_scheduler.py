@@ -480,6 +480,14 @@ def test_prompt_logprobs_need_every_position():
     assert sched.stats().prefix_queries == 100
 
 
+def test_who_wants_its_prompt_computed_gets_nothing_of_the_cache_but_gives_to_it():
+    sched = scheduler()
+    for name, skip in (("a", False), ("b", True), ("c", False)):
+        sched.add(request(name, 100, max_tokens=1, skip_reading_prefix_cache=skip))
+        assert finish(sched)[name].cached == (99 if name == "c" else 0)
+    assert (sched.stats().prefix_queries, sched.stats().prefix_hits) == (200, 99)
+
+
 def test_without_prefix_cache_nothing_is_found():
     sched = scheduler(prefix_cache=False)
     for name in "ab":

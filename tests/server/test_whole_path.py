@@ -132,6 +132,61 @@ def test_echo_and_prompt_logprobs_agree_with_generation(server):
     assert len(scored["prompt_logprobs"]) == len(prompt) + len(tokens)
 
 
+def test_logprobs_of_tokens_that_are_named(server):
+    asked = {"max_tokens": 3, "return_tokens_as_token_ids": True, **GREEDY}
+    most = server.post(COMPLETE, prompt="the other", logprobs=20, **asked).json["choices"][0]["logprobs"]
+    first = most["top_logprobs"][0]
+    names = list(first)[9:3:-2]
+    asked["logprob_token_ids"] = [int(name.removeprefix("token_id:")) for name in names]
+    shape = server.post(COMPLETE, prompt="the other", logprobs=1, **asked).json["choices"][0]["logprobs"]
+    assert (shape["tokens"], shape["token_logprobs"]) == (most["tokens"], most["token_logprobs"])
+    drawn = shape["tokens"][0]
+    assert shape["top_logprobs"][0] == {name: first[name] for name in [*names, drawn]}
+    said = server.post(CHAT, messages=MESSAGES, logprobs=True, **asked).json["choices"][0]["logprobs"]["content"]
+    assert [[top["token"] for top in one["top_logprobs"]] for one in said] == [names] * 3
+    for path, fields in ((COMPLETE, {"prompt": "a"}), (CHAT, {"messages": MESSAGES})):
+        assert server.post(path, **fields, **asked).error["param"] == "logprob_token_ids"
+        named = {"logprobs": True if path == CHAT else 0, "logprob_token_ids": [10**6]}
+        assert server.post(path, **fields, **named).error["param"] == "logprob_token_ids"
+
+
+def test_tokens_by_their_numbers(server):
+    asked = {"max_tokens": 5, "return_token_ids": True, **GREEDY}
+    choice = server.post(COMPLETE, prompt="a", logprobs=1, **asked, return_tokens_as_token_ids=True).json["choices"][0]
+    assert choice["logprobs"]["tokens"] == [f"token_id:{token}" for token in choice["token_ids"]]
+    asked |= {"messages": MESSAGES, "logprobs": True, "top_logprobs": 1}
+    plain, numbered = (
+        server.post(CHAT, **asked, return_tokens_as_token_ids=wanted).json["choices"][0] for wanted in (False, True)
+    )
+    assert plain["message"] == numbered["message"]
+    for one, other, token in zip(
+        plain["logprobs"]["content"], numbered["logprobs"]["content"], numbered["token_ids"], strict=True
+    ):
+        assert other == one | {"token": f"token_id:{token}", "top_logprobs": other["top_logprobs"]}
+
+
+def test_a_prompt_that_is_computed_anew(server):
+    prompt = "It was a dark and stormy night, and nobody had asked for this one before: " * 2
+    cached, told = [], []
+    for fields in ({}, {}, {"skip_reading_prefix_cache": True}, {"cache_prompt": False}, {"cache_prompt": True}):
+        answer = server.post(COMPLETE, prompt=prompt, max_tokens=4, **GREEDY, **fields).json
+        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 0)
+        told.append(answer["choices"][0]["text"])
+    assert cached[1:] == [True, False, False, True]
+    assert len(set(told)) == 1
+
+
+def test_an_answer_that_repeats_itself_ends(client):
+    fields = {"allowed_token_ids": [70], "repetition_detection": {"max_pattern_size": 2, "min_count": 5}}
+    said = client.completions.create(model="tiny", prompt="a", max_tokens=20, extra_body=fields)
+    assert (said.choices[0].finish_reason, said.choices[0].stop_reason) == ("repetition", "repetition_detected")
+    assert said.usage.completion_tokens == 5
+    stream = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_tokens=20, extra_body=fields, stream=True
+    )
+    assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "repetition"
+
+
 def test_stop_strings_and_stop_tokens(server):
     tokens, _, text = complete(server, "stop", **GREEDY, max_tokens=40)
     stop = text[12:14]

@@ -59,6 +59,7 @@ def samplings(draw) -> SamplingParams:
         max_tokens=None,
         logprobs=draw(st.none() | st.integers(0, 3)),
         prompt_logprobs=draw(st.none() | st.integers(0, 3)),
+        logprob_token_ids=draw(st.none() | st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3, unique=True)),
     )
 
 
@@ -140,7 +141,7 @@ def test_gather_equals_the_slow_one(cases):
             drawn = case.sample and position == len(case.tokens) - 1
             for wanted, target, top in (
                 (reported, case.tokens[position + 1] if reported else 0, sampling.prompt_logprobs),
-                (drawn, -1, sampling.logprobs),
+                (drawn, -1, len(sampling.logprob_token_ids) if sampling.logprob_token_ids else sampling.logprobs),
             ):
                 if not wanted:
                     continue
@@ -196,6 +197,8 @@ def check_draw(head, index: int, case: Case, position: int, *, drawn: bool) -> N
     applies = drawn and sampling.dry_multiplier and (not sampling.samplers or "dry" in sampling.samplers)
     tokens = np.array(case.tokens[:position], np.int32)
     assert dry.tolist() == (Dry(sampling, [[1], [2, 3]]).penalties(tokens)[0].tolist() if applies else [])
+    named = head.named[slice(*head.named_starts[index : index + 2])].tolist() if len(head.named_starts) else []
+    assert named == ((sampling.logprob_token_ids or []) if drawn else [])
     part = slice(head.bias_starts[index], head.bias_starts[index + 1])
     ids, values = head.bias_ids[part].tolist(), head.bias_values[part].tolist()
     assert len(set(ids)) == len(ids)
@@ -208,7 +211,7 @@ def test_arrays_have_the_dtypes_an_executor_reads():
     slots.start(Start(1, request, (1, 2, 3)))
     slots.append_pages(1, (5,))
     batch = gather(Plan(0, (), (), (Run(1, 0, 3, (5,), True),)), slots).batch
-    wide = {"position", "history_starts", "bias_starts", "dry_starts", "steps"}
+    wide = {"position", "history_starts", "bias_starts", "dry_starts", "named_starts", "steps"}
     floats = {
         "dry_values",
         "extras",

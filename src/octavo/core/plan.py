@@ -86,12 +86,13 @@ class StepResult(msgspec.Struct, frozen=True):
 class Output(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request. Exactly one output of each accepted request has `finish` set, and it is the last.
 
-    finish: "stop" (end of text or a stop token), "length", "abort", or "error" (`error` says why). `stop_reason` is the
-    stop token where it was not the model's own end of text, "deadline" where the front ended it, or "grammar" where an
-    error is the request's grammar's. `cached` counts prompt tokens found in the prefix cache. `prompt_logprobs` come
-    with the first output; entry i belongs to prompt token i + 1. `whole`: it stopped behind its last token, at the end
-    of a grammar, and not at it. `vector` comes with the only output of a request that pools: its float32 numbers, as
-    bytes; those of tokens row by row. `mu`: of mirostat, behind these tokens.
+    finish: "stop" (end of text or a stop token), "length", "repetition", "abort", or "error" (`error` says why).
+    `stop_reason` is the stop token where it was not the model's own end of text, "deadline" where the front ended it,
+    "repetition_detected", or "grammar" where an error is the request's grammar's. `cached` counts prompt tokens found
+    in the prefix cache. `prompt_logprobs` come with the first output; entry i belongs to prompt token i + 1. `whole`:
+    it stopped behind its last token, at the end of a grammar, and not at it. `vector` comes with the only output of a
+    request that pools: its float32 numbers, as bytes; those of tokens row by row. `mu`: of mirostat, behind these
+    tokens.
     """
 
     id: str

@@ -5,13 +5,14 @@ The engine never sees text: stop strings, templates and detokenization live in t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
 from octavo.core.errors import InvalidValue
+from octavo.core.ranges import check_integer, check_number, check_token_ids
+from octavo.core.repetition import RepetitionDetectionParams
 
 MAX_LOGPROBS = 20  # most alternatives a token is reported with, as in the OpenAI API
 MAX_N = 128  # most completions of one prompt
@@ -19,6 +20,8 @@ MAX_STOPS = 16  # most stop strings or stop tokens of one request
 MAX_BAD_WORDS = 1024  # most texts that one request forbids
 MAX_SEED = 2**63 - 1
 MAX_BREAKERS = 64  # most sequence breakers of one request
+TOKEN_LISTS = (("stop_token_ids", 0, 1024), ("allowed_token_ids", 1, 2**20), ("logprob_token_ids", 1, 128))  # lengths
+FLAGS = ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens", "skip_reading_prefix_cache")
 SHAPERS = ("penalties", "dry")  # samplers that come before all others
 SAMPLERS = {  # llama.cpp's names, and ours
     "temperature": "temperature",
@@ -30,17 +33,6 @@ SAMPLERS = {  # llama.cpp's names, and ours
     "top_p": "top_p",
     "xtc": "xtc",
 }
-
-
-def _number(field: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
-        raise InvalidValue(field, value, f"a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
-
-
-def _integer(field: str, value: Any, low: int, high: int, note: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidValue(field, value, f"an integer from {low} to {high}{note}")
 
 
 def choice_seed(seed: int, choice: int) -> int:
@@ -95,13 +87,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     temperature 0 is greedy. top_k 0 or -1 means all. `logprobs` and `prompt_logprobs` count alternatives (0: only the
     token itself). `seed` makes the draw repeatable whatever else runs; -1: none, as in vLLM and llama.cpp. `max_tokens`
-    None: as many as fit.
-    `allowed_token_ids`: nothing else is drawn. `bad_words`: texts that are not generated, alone or behind a space.
-    `truncate_prompt_tokens`: only so many of the prompt's last tokens are read; -1: as many as leave room for
-    `max_tokens`.
+    None: as many as fit. `allowed_token_ids`: nothing else is drawn. `bad_words`: texts that are not generated, alone
+    or behind a space. `truncate_prompt_tokens`: only so many of the prompt's last tokens are read; -1: as many as leave
+    room for `max_tokens`. `logprob_token_ids`: tokens to report in place of the likeliest. `skip_reading_prefix_cache`:
+    compute the whole prompt, whatever is known of it. `repetition_detection`: end an answer that only repeats itself.
     Those from `typical_p` on are llama.cpp's, see docs/samplers.md; each default does nothing. `logits_processors`:
-    names of installed code with its arguments, see docs/processors.md.
-    Raises InvalidValue, naming the field, for anything out of range.
+    names of installed code with its arguments, see docs/processors.md. Raises InvalidValue, naming the field, for
+    anything out of range.
     """
 
     n: int = 1
@@ -124,10 +116,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = 16
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: list[int] | None = None
     detokenize: bool = True
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | None = None
     truncate_prompt_tokens: int | None = None
+    skip_reading_prefix_cache: bool = False
+    repetition_detection: RepetitionDetectionParams | None = None
     typical_p: float = 1.0
     top_n_sigma: float = -1.0
     xtc_probability: float = 0.0
@@ -147,48 +142,51 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logits_processors: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        _integer("n", self.n, 1, MAX_N)
-        _number("temperature", self.temperature, 0, 100)
-        _number("top_p", self.top_p, 0, 1, open_low=True)
-        _integer("top_k", self.top_k, -1, 2**31 - 1, " (0 or -1: all)")
-        _number("min_p", self.min_p, 0, 1)
-        _number("presence_penalty", self.presence_penalty, -2, 2)
-        _number("frequency_penalty", self.frequency_penalty, -2, 2)
-        _number("repetition_penalty", self.repetition_penalty, 0, 100, open_low=True)
+        check_integer("n", self.n, 1, MAX_N)
+        check_number("temperature", self.temperature, 0, 100)
+        check_number("top_p", self.top_p, 0, 1, open_low=True)
+        check_integer("top_k", self.top_k, -1, 2**31 - 1, " (0 or -1: all)")
+        check_number("min_p", self.min_p, 0, 1)
+        check_number("presence_penalty", self.presence_penalty, -2, 2)
+        check_number("frequency_penalty", self.frequency_penalty, -2, 2)
+        check_number("repetition_penalty", self.repetition_penalty, 0, 100, open_low=True)
         if self.seed is not None:
-            _integer("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
-        _integer("min_tokens", self.min_tokens, 0, 2**31 - 1)
+            check_integer("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
+        check_integer("min_tokens", self.min_tokens, 0, 2**31 - 1)
         if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
             if self.min_tokens > self.max_tokens:
                 raise InvalidValue("min_tokens", self.min_tokens, f"at most max_tokens, which is {self.max_tokens}")
         for field in ("logprobs", "prompt_logprobs"):
             if getattr(self, field) is not None:
-                _integer(field, getattr(self, field), 0, MAX_LOGPROBS)
+                check_integer(field, getattr(self, field), 0, MAX_LOGPROBS)
         if self.truncate_prompt_tokens is not None:
-            _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1, " but 0 (-1: all that fit)")
+            note = " but 0 (-1: all that fit)"
+            check_integer("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1, note)
             if self.truncate_prompt_tokens == 0:
                 raise InvalidValue("truncate_prompt_tokens", 0, "an integer of 1 or more, or -1 for all that fit")
-        for field in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
+        for field in FLAGS:
             if not isinstance(getattr(self, field), bool):
                 raise InvalidValue(field, getattr(self, field), "true or false")
         if not isinstance(self.structured_outputs, (StructuredOutputsParams, type(None))):
             raise InvalidValue("structured_outputs", self.structured_outputs, "StructuredOutputsParams")
+        if not isinstance(self.repetition_detection, (RepetitionDetectionParams, type(None))):
+            raise InvalidValue("repetition_detection", self.repetition_detection, "RepetitionDetectionParams")
         self._check_lists()
         self._check_samplers()
 
     def _check_samplers(self) -> None:
-        _number("typical_p", self.typical_p, 0, 1, open_low=True)
-        _number("top_n_sigma", self.top_n_sigma, -1, 1000)
+        check_number("typical_p", self.typical_p, 0, 1, open_low=True)
+        check_number("top_n_sigma", self.top_n_sigma, -1, 1000)
         for field in ("xtc_probability", "xtc_threshold", "mirostat_eta"):
-            _number(field, getattr(self, field), 0, 1)
+            check_number(field, getattr(self, field), 0, 1)
         for field in ("dry_multiplier", "mirostat_tau", "dynatemp_range", "dynatemp_exponent"):
-            _number(field, getattr(self, field), 0, 100)
-        _number("dry_base", self.dry_base, 1, 100)
-        _integer("dry_allowed_length", self.dry_allowed_length, 0, 2**31 - 1)
+            check_number(field, getattr(self, field), 0, 100)
+        check_number("dry_base", self.dry_base, 1, 100)
+        check_integer("dry_allowed_length", self.dry_allowed_length, 0, 2**31 - 1)
         for field in ("dry_penalty_last_n", "repeat_last_n"):
-            _integer(field, getattr(self, field), -1, 2**31 - 1, " (-1: all, 0: none)")
-        _integer("mirostat", self.mirostat, 0, 2, " (0: off)")
+            check_integer(field, getattr(self, field), -1, 2**31 - 1, " (-1: all, 0: none)")
+        check_integer("mirostat", self.mirostat, 0, 2, " (0: off)")
         texts: Any = ["."] if self.dry_sequence_breakers is None else self.dry_sequence_breakers
         fits = isinstance(texts, list) and 0 < len(texts) <= MAX_BREAKERS
         if not fits or any(not isinstance(text, str) or not 0 < len(text) <= 256 for text in texts):
@@ -229,21 +227,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             if not isinstance(self.logit_bias, dict) or len(self.logit_bias) > 1024:
                 raise InvalidValue("logit_bias", self.logit_bias, "a map of at most 1024 token ids to numbers")
             for token, bias in self.logit_bias.items():
-                _integer("logit_bias", token, 0, 2**31 - 1, " as token id")
-                _number(f"logit_bias[{token}]", bias, -100, 100)
+                check_integer("logit_bias", token, 0, 2**31 - 1, " as token id")
+                check_number(f"logit_bias[{token}]", bias, -100, 100)
         stops = self.stop_strings
         if len(stops) > MAX_STOPS or any(not isinstance(s, str) or not s or len(s) > 1024 for s in stops):
             raise InvalidValue("stop", self.stop, f"at most {MAX_STOPS} strings of 1 to 1024 characters")
-        tokens = self.stop_token_ids or []
-        if not isinstance(tokens, list) or len(tokens) > 1024:
-            raise InvalidValue("stop_token_ids", tokens, "a list of at most 1024 token ids")
-        for token in tokens:
-            _integer("stop_token_ids", token, 0, 2**31 - 1, " as token id")
-        if self.allowed_token_ids is not None:
-            if not isinstance(self.allowed_token_ids, list) or not self.allowed_token_ids:
-                raise InvalidValue("allowed_token_ids", self.allowed_token_ids, "a list of at least one token id")
-            for token in self.allowed_token_ids:
-                _integer("allowed_token_ids", token, 0, 2**31 - 1, " as token id")
+        for field, least, most in TOKEN_LISTS:
+            if (ids := getattr(self, field)) is not None:
+                check_token_ids(field, ids, least, most)
+        named = self.logprob_token_ids or []
+        if len(set(named)) < len(named):
+            raise InvalidValue("logprob_token_ids", named[:8], "each token id once")
         words: Any = [] if self.bad_words is None else self.bad_words
         fits = isinstance(words, list) and len(words) <= MAX_BAD_WORDS
         if not fits or any(not isinstance(w, str) or not w.strip() or len(w) > 256 for w in words):
@@ -260,6 +254,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     def fixed_seed(self) -> int | None:
         """The seed that was asked for; None: any."""
         return None if self.seed == -1 else self.seed
+
+    @property
+    def alternatives(self) -> int | None:
+        """Tokens that each drawn one is reported with; None: nothing is reported."""
+        return self.logprobs if self.logprob_token_ids is None else len(self.logprob_token_ids)
 
     @property
     def greedy(self) -> bool:
@@ -297,14 +296,14 @@ class PoolingParams(msgspec.Struct, frozen=True, kw_only=True):
         if self.task is not None and self.task not in TASKS:
             raise InvalidValue("task", self.task, ", ".join(TASKS))
         if self.dimensions is not None:
-            _integer("dimensions", self.dimensions, 1, 2**31 - 1)
+            check_integer("dimensions", self.dimensions, 1, 2**31 - 1)
         for field in ("normalize", "use_activation"):
             if not isinstance(getattr(self, field), (bool, type(None))):
                 raise InvalidValue(field, getattr(self, field), "true or false")
         if self.normalize is not None and self.use_activation not in (None, self.normalize):
             raise InvalidValue("normalize", self.normalize, "the value of use_activation, where both are given")
         if self.truncate_prompt_tokens not in (None, -1):
-            _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, 2**31 - 1, " (or -1)")
+            check_integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, 2**31 - 1, " (or -1)")
 
     @property
     def of_tokens(self) -> bool:
@@ -353,7 +352,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_sampling_tokens(sampling: SamplingParams, vocab: int) -> None:
     """Raise InvalidValue for any token id of the sampling that the vocabulary does not have."""
-    for field in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+    for field in ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
         for token in getattr(sampling, field) or ():
             if token >= vocab:
                 raise InvalidValue(field, token, f"token ids from 0 to {vocab - 1}")

@@ -217,7 +217,7 @@ class LLM(Pools):
             prompt=job.prompt,
             prompt_token_ids=job.ids,
             prompt_logprobs=prompt_logprobs,
-            outputs=[completion(i, total, tokenizer, params.logprobs) for i, total in enumerate(job.totals)],
+            outputs=[completion(i, total, tokenizer, params.alternatives) for i, total in enumerate(job.totals)],
             num_cached_tokens=first.cached,
         )
 

@@ -24,7 +24,8 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class CompletionOutput:
-    """One completion. finish_reason: "stop", "length" or "error"; stop_reason: the stop string or stop token, if any.
+    """One completion. finish_reason: "stop", "length", "repetition" or "error"; stop_reason: the stop string or stop
+    token, if any, or "repetition_detected".
 
     `logprobs` has one dict for each token: the token itself and the alternatives asked for, by token id.
     """

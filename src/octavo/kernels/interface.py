@@ -148,6 +148,8 @@ BATCH_ARRAYS = {
     "dry_starts": np.int64,
     "dry_ids": np.int32,
     "dry_values": np.float32,
+    "named_starts": np.int64,
+    "named": np.int32,
     "given": np.int32,
 }
 DRAWN_ARRAYS = ("tokens", "ranks", "top_ids", "logprobs", "top_logprobs", "bad", "surprise", "logits", "vectors")

@@ -41,9 +41,10 @@ class HeadRows:
     """Rows whose logits are wanted, H of them, with how to draw from each.
 
     `target` -1: draw; otherwise report on that token instead (prompt log-probabilities). `top` -1: no log-probabilities
-    wanted; otherwise the number of alternatives. `position` is the index of the drawn token in its sequence. The
-    history of row i is history[history_starts[i]:history_starts[i + 1]], its first prompt_lens[i] tokens being the
-    prompt; it is empty where no penalty applies. Likewise bias_ids and bias_values by bias_starts.
+    wanted; otherwise the number of alternatives: the likeliest, or those `named`. `position` is the index of the drawn
+    token in its sequence. The history of row i is history[history_starts[i]:history_starts[i + 1]], its first
+    prompt_lens[i] tokens being the prompt; it is empty where no penalty applies. Likewise bias_ids and bias_values by
+    bias_starts, and `named` by named_starts: `top` of them, or none.
 
     A row that draws may take only the tokens whose bits are set in masks[mask]: bit t % 32 of word t // 32; -1: all.
     Some token must be allowed that the bias leaves finite. Without masks `mask` is not looked at.
@@ -78,6 +79,8 @@ class HeadRows:
     dry_starts: npt.NDArray[np.int64] = field(default_factory=lambda: NO_STEPS)  # [H + 1], or [0]
     dry_ids: Ints = field(default_factory=lambda: NO_MASK)
     dry_values: Floats = field(default_factory=lambda: NO_VALUES)
+    named_starts: npt.NDArray[np.int64] = field(default_factory=lambda: NO_STEPS)  # [H + 1], or [0]
+    named: Ints = field(default_factory=lambda: NO_MASK)
     given: Ints = field(default_factory=lambda: NO_MASK)  # [H] place in Drawn.logits, -1: drawn from; or [0]: all are
 
 
@@ -107,7 +110,7 @@ class Drawn:
     tokens: Ints  # [H] drawn token, or the target
     logprobs: Floats  # [H] raw log-probability of that token; 0 where top is -1
     ranks: Ints  # [H] 1 + number of tokens with a larger raw logit; 0 where top is -1
-    top_ids: Ints  # [H, L] likeliest first, lowest id first on a tie; -1 beyond the row's `top`
+    top_ids: Ints  # [H, L] likeliest first, lowest id first on a tie, or as named; -1 beyond the row's `top`
     top_logprobs: Floats  # [H, L] 0 beyond the row's `top`
     surprise: Floats  # [H] of a row drawn by steps: -log2 of the token's share among those that were left; else 0
     bad: npt.NDArray[np.uint8]  # [H] 1: a NaN or +-infinity among the row's logits that are looked at; the rest is void

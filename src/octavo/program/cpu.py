@@ -44,7 +44,8 @@ from octavo.program.ops import (
 )
 
 HEAD_ROWS = 64  # head rows projected together
-OPTIONAL = ("steps", "extras", "dry_starts", "dry_ids", "dry_values", "given")  # of a head: not handed over where empty
+# of a head: not handed over where empty
+OPTIONAL = ("steps", "extras", "dry_starts", "dry_ids", "dry_values", "named_starts", "named", "given")
 
 
 class Cpu:

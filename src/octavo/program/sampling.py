@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.program import samplers
-from octavo.program.batch import Drawn, Floats, HeadRows
+from octavo.program.batch import Drawn, Floats, HeadRows, Ints
 
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -175,5 +175,6 @@ def draw_row(drawn: Drawn, row: int, raw: Floats, logits: Floats, head: HeadRows
     drawn.logprobs[row] = logprobs[drawn.tokens[row]]
     drawn.ranks[row] = 1 + np.count_nonzero(raw > raw[drawn.tokens[row]])
     count = min(top, len(raw))
-    drawn.top_ids[row, :count] = np.argsort(-raw, kind="stable")[:count]
+    named: Ints | list[int] = head.named[slice(*head.named_starts[row : row + 2])] if len(head.named_starts) else []
+    drawn.top_ids[row, :count] = named if len(named) else np.argsort(-raw, kind="stable")[:count]
     drawn.top_logprobs[row, :count] = logprobs[drawn.top_ids[row, :count]]

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
+from octavo.core.repetition import MAX_COUNT, MAX_PATTERN, RepetitionDetectionParams
 from octavo.core.request import SamplingParams, StructuredOutputsParams
 from octavo.protocol.structured import SCHEMA, ResponseFormat, StructuredOutputs
 from octavo.protocol.wire import STRICT, TEXT, brief, unicode
@@ -23,10 +24,6 @@ from octavo.protocol.wire import STRICT, TEXT, brief, unicode
 NEUTRAL_GENERATION: dict[str, tuple[Any, ...]] = {
     "spaces_between_special_tokens": (True,),
     "flat_logprobs": (False,),
-    "logprob_token_ids": ([],),
-    "return_tokens_as_token_ids": (False,),
-    "skip_reading_prefix_cache": (False,),
-    "repetition_detection": (),
     "kv_transfer_params": (),
     "vllm_xargs": ({},),
     "extra_args": ({},),
@@ -50,6 +47,19 @@ class StreamOptions(BaseModel):
         if value:
             raise InvalidValue("stream_options.include_obfuscation", True, "this server accepts only false")
         return value
+
+
+class RepetitionDetection(BaseModel):
+    """A pattern of tokens that comes so often in a row ends the answer."""
+
+    model_config = STRICT
+
+    max_pattern_size: int = Field(0, json_schema_extra={"minimum": 0, "maximum": MAX_PATTERN})
+    """Tokens of the longest pattern that is looked for; 0: nothing is."""
+    min_pattern_size: int = Field(0, json_schema_extra={"minimum": 0, "maximum": MAX_PATTERN})
+    """Tokens of the shortest; 0: 1."""
+    min_count: int = Field(0, json_schema_extra={"minimum": 0, "maximum": MAX_COUNT})
+    """How often it comes, 2 or more."""
 
 
 class GenerationRequest(BaseModel):
@@ -122,6 +132,8 @@ class GenerationRequest(BaseModel):
     """Only so many of the last tokens are penalized for being repeated; -1: all, 0: none."""
     repeat_penalty: float | None = Field(None, gt=0, le=100)
     """Another name of repetition_penalty."""
+    cache_prompt: bool = True
+    """False: as skip_reading_prefix_cache."""
     samplers: list[str] | None = None
     """The order of samplers, penalties and dry first; those that are not named do not take part: docs/samplers.md."""
 
@@ -150,6 +162,14 @@ class GenerationRequest(BaseModel):
     """Leave special tokens out of the text."""
     prompt_logprobs: int | None = Field(None, json_schema_extra={"minimum": 0, "maximum": 20})
     """Log-probabilities of the prompt's tokens, each with so many alternatives."""
+    logprob_token_ids: list[int] | None = None
+    """Tokens, at most 128, whose log-probabilities are given in place of the likeliest ones'; only with logprobs."""
+    return_tokens_as_token_ids: bool = False
+    """Beside log-probabilities tokens are called token_id: and their number."""
+    skip_reading_prefix_cache: bool = False
+    """Compute the whole prompt, whatever is known of its beginning."""
+    repetition_detection: RepetitionDetection | None = None
+    """End an answer that only repeats itself, with finish_reason "repetition"."""
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     """Lower goes first, where the server allows it."""
     cache_salt: str = Field("", max_length=256)
@@ -240,8 +260,15 @@ class GenerationRequest(BaseModel):
             if self.repetition_penalty not in (1, self.repeat_penalty):
                 raise InvalidValue("repeat_penalty", self.repeat_penalty, "the value of repetition_penalty")
             given["repetition_penalty"] = self.repeat_penalty
+        named = self.logprob_token_ids or None
+        if named is not None and logprobs is None:
+            raise InvalidValue("logprob_token_ids", named[:8], "only together with logprobs")
+        repeats = self.repetition_detection
         return SamplingParams(
             **given,
+            logprob_token_ids=named,
+            skip_reading_prefix_cache=self.skip_reading_prefix_cache or not self.cache_prompt,
+            repetition_detection=None if repeats is None else RepetitionDetectionParams(**repeats.model_dump()),
             logit_bias=_biases(self.logit_bias),
             max_tokens=max_tokens,
             logprobs=logprobs,
@@ -250,7 +277,16 @@ class GenerationRequest(BaseModel):
         )
 
 
-_OTHERWISE = {"structured_outputs", "logit_bias", "max_tokens", "logprobs", "prompt_logprobs"}
+_OTHERWISE = {
+    "structured_outputs",
+    "logit_bias",
+    "max_tokens",
+    "logprobs",
+    "prompt_logprobs",
+    "logprob_token_ids",
+    "skip_reading_prefix_cache",
+    "repetition_detection",
+}
 AS_GIVEN = [
     name
     for name in SamplingParams.__struct_fields__

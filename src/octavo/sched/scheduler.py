@@ -371,7 +371,7 @@ class Scheduler:
         if finish is None:
             return output
         output.whole = whole
-        output.stop_reason = sequence.stop_reason if finish == "stop" and not whole else None
+        output.stop_reason = None if whole else sequence.stop_reason(finish)
         return self._finish(sequence, output, finish)
 
     def _finish(self, sequence: Sequence, output: Output, finish: str) -> Output:

@@ -15,6 +15,9 @@ from octavo.cache.hash import begun_names, block_hashes, root_hash
 from octavo.core.layout import PAGE, pages_for
 from octavo.core.plan import TokenLogprob
 from octavo.core.request import Request
+from octavo.sched.repetition import Repetition
+
+REPEATED = "repetition_detected"  # the stop reason of an answer that only repeats itself
 
 
 class State(Enum):
@@ -45,6 +48,15 @@ class Sequence:
     cached: int = -1  # prompt tokens found at the first admission, -1 before it
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # kept until the first token is drawn
     mu: float | None = None  # of mirostat, once a token was drawn
+    repetition: Repetition | None = None  # of what was generated, where the request looks for it
+
+    def __post_init__(self) -> None:
+        wanted = self.request.sampling.repetition_detection
+        if wanted is None:
+            return
+        self.repetition = Repetition(wanted)
+        for token in self.request.prompt[len(self.request.prompt) - self.request.drawn :]:
+            self.repetition.add(token)
 
     @property
     def pending(self) -> int:
@@ -63,9 +75,9 @@ class Sequence:
 
     @property
     def whole(self) -> bool:
-        """Whether something is owed of each token of its prompt, so that all of them must be computed."""
-        pooling = self.request.pooling
-        return self.scored or (pooling is not None and pooling.of_tokens)
+        """Whether all tokens of its prompt must be computed: something is owed of each, or the request wants it so."""
+        pooling, sampling = self.request.pooling, self.request.sampling
+        return self.scored or sampling.skip_reading_prefix_cache or (pooling is not None and pooling.of_tokens)
 
     def heads(self, first: int, count: int) -> int:
         """Rows whose logits are wanted, of `count` from position `first` on: for prompt tokens, and to draw from."""
@@ -101,15 +113,20 @@ class Sequence:
         return self.hashes[page - 1] if page else root_hash(self.request.adapter, self.request.salt)
 
     def append(self, token: int) -> str | None:
-        """Accept a drawn token. Returns why the sequence ends with it, "stop" or "length", or None."""
+        """Accept a drawn token. Returns why the sequence ends with it, "stop", "length" or "repetition", or None."""
         self.tokens.append(token)
-        if token in self.ends and self.generated >= self.request.sampling.min_tokens:
+        repeated = self.repetition is not None and self.repetition.add(token)
+        enough = self.generated >= self.request.sampling.min_tokens
+        if token in self.ends and enough:
             return "stop"
-        return "length" if len(self.tokens) >= self.limit else None
+        if len(self.tokens) >= self.limit:
+            return "length"
+        return "repetition" if repeated and enough else None
 
-    @property
-    def stop_reason(self) -> int | None:
-        """The last token, of a sequence that stopped at it, unless it is the model's own end of text."""
+    def stop_reason(self, finish: str | None) -> int | str | None:
+        """Of a sequence that stopped at its last token, that one, unless it is the model's own end of text."""
+        if finish != "stop":
+            return REPEATED if finish == "repetition" else None
         request, token = self.request, self.tokens[-1]
         return None if token in request.eos_ids and not request.sampling.ignore_eos else token
 

@@ -116,7 +116,7 @@ class ChatCall:
         self._asked = asked
         self._sampling = asked.sampling()
         self._call = Call(front, info, asked, self._sampling)
-        self._names = TokenNames(front.language.tokenizer)
+        self._names = TokenNames(front.language.tokenizer, numbered=asked.return_tokens_as_token_ids)
         self._reading: Reading
         self._thoughts: dict[int, Thoughts] = {}  # by choice
 

@@ -42,7 +42,7 @@ class CompletionCall:
             logprobs = 0 if asked.logprobs is None else asked.logprobs
             self._sampling = msgspec.structs.replace(self._sampling, n=asked.best_of, logprobs=logprobs)
         self._call = Call(front, info, asked, self._sampling)
-        self._names = TokenNames(front.language.tokenizer)
+        self._names = TokenNames(front.language.tokenizer, numbered=asked.return_tokens_as_token_ids)
         self._texts: list[str] = []  # of the prompts, where they are echoed
         self._marks: list[int | None] = []  # beside them: tokens before a text that is as it was given; None: decoded
         self._size = sum(len(prompt) for prompt in asked.prompt)  # of all prompts together, in characters or tokens

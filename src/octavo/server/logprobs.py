@@ -2,7 +2,7 @@
 
 Invariant: what a token is called depends on the token alone, so a streamed answer joins to the whole one. A token that
 is not valid UTF-8 by itself (a part of a character) is called by its escaped bytes: with "bytes:" before them in
-completions, as OpenAI does there. Without a tokenizer a token is called "token_id:N".
+completions, as OpenAI does there. Without a tokenizer, or where the request wants it, a token is called "token_id:N".
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ LOWEST = -9999.0  # stands for minus infinity, which JSON does not have
 
 
 class TokenNames:
-    """What tokens are called. `tokenizer` None: by their number."""
+    """What tokens are called. `tokenizer` None, or `numbered`: by their number."""
 
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, *, numbered: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._numbered = numbered
 
     def bytes(self, token: int) -> bytes | None:
         """The token's bytes; None without a tokenizer."""
@@ -35,6 +36,10 @@ class TokenNames:
 
     def name(self, token: int, prefix: str = "") -> str:
         """The token's text; `prefix` goes before escaped bytes."""
+        return f"token_id:{token}" if self._numbered else self.text(token, prefix)
+
+    def text(self, token: int, prefix: str = "") -> str:
+        """The same of a name that stands beside the token's number."""
         data = self.bytes(token)
         if data is None:
             return f"token_id:{token}"
@@ -128,7 +133,7 @@ def prompt_logprobs(names: TokenNames, entries: Sequence[TokenLogprob]) -> list[
             ranked.append((entry.token, entry.logprob, entry.rank))
         listed.append(
             {
-                str(token): {"logprob": finite(value), "rank": rank, "decoded_token": names.name(token)}
+                str(token): {"logprob": finite(value), "rank": rank, "decoded_token": names.text(token)}
                 for token, value, rank in ranked
             }
         )

@@ -145,6 +145,6 @@ class Assembler:
         text = self._detok.finish() if self._detok is not None else ""
         if self._stop is None:
             return text
-        if finish in ("stop", "length"):  # a character that only now is whole may complete a stop string
+        if finish in ("stop", "length", "repetition"):  # a character that only now is whole may complete a stop string
             text = self._matched(text)
         return text if self._found is not None else text + self._stop.flush()

@@ -157,6 +157,7 @@ def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) ->
     history_starts, history = zeros, NO_IDS
     bias_starts, bias_ids, bias_values = zeros, NO_IDS, NO_VALUES
     dry_starts, dry_ids, dry_values = NO_STEPS, NO_IDS, NO_VALUES
+    named_starts, named = NO_STEPS, NO_IDS
     prompt_lens = drawing.prompt_lens
     if drawing.any_penalized and (penalized := slots.penalized[slot] & drawn).any():
         history_starts, history = _history(slots, slot, position, penalized)
@@ -168,6 +169,8 @@ def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) ->
             bias_starts, bias_ids, bias_values = _bias(slots, slot, position, biased)
     if drawing.any_dry and (dried := slots.dried[slot] & drawn).any():
         dry_starts, dry_ids, dry_values = _dry(slots, slot, position, dried)
+    if drawing.any_named and (naming := slots.naming[slot] & drawn).any():
+        named_starts, named = _named(slots, slot, naming)
     return HeadRows(
         rows=rows,
         target=target,
@@ -192,6 +195,8 @@ def _head(slots: Slots, rows: Ints, target: Ints, slot: Ints, position: Ints) ->
         dry_starts=dry_starts,
         dry_ids=dry_ids,
         dry_values=dry_values,
+        named_starts=named_starts,
+        named=named,
     )
 
 
@@ -230,3 +235,15 @@ def _dry(slots: Slots, slot: Ints, position: Ints, wanted: npt.NDArray[np.bool_]
         ids.append(tokens)
         values.append(penalties)
     return np.cumsum(counts), np.concatenate(ids), np.concatenate(values)
+
+
+def _named(slots: Slots, slot: Ints, wanted: npt.NDArray[np.bool_]) -> tuple[Counts, Ints]:
+    """The tokens that the rows report on which name them."""
+    counts = np.zeros(len(slot) + 1, np.int64)
+    ids: list[Ints] = []
+    for row in np.flatnonzero(wanted).tolist():
+        named = slots.named[int(slot[row])]
+        assert named is not None
+        counts[row + 1] = len(named)
+        ids.append(named)
+    return np.cumsum(counts), np.concatenate(ids)

@@ -60,6 +60,7 @@ class Drawing:
     any_biased: bool
     any_stepped: bool
     any_dry: bool
+    any_named: bool
 
 
 class Slots:
@@ -85,6 +86,8 @@ class Slots:
         self.repetition: Floats = np.ones(slots, np.float32)
         self.seed: npt.NDArray[np.uint64] = np.zeros(slots, np.uint64)
         self.top: Ints = np.full(slots, -1, np.int32)  # alternatives to report, -1: no log-probabilities
+        self.named: list[Ints | None] = [None] * slots  # the alternatives, where they are not the likeliest
+        self.naming: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # `named` is there
         self.prompt_top: Ints = np.full(slots, -1, np.int32)  # the same for prompt tokens
         self.penalized: npt.NDArray[np.bool_] = np.zeros(slots, np.bool_)  # some penalty applies
         self.repeat_last: Ints = np.zeros(slots, np.int32)  # so many of the last tokens are penalized
@@ -130,7 +133,10 @@ class Slots:
         self.frequency[slot] = sampling.frequency_penalty
         self.repetition[slot] = sampling.repetition_penalty
         self.seed[slot] = request.seed & 0xFFFFFFFFFFFFFFFF
-        self.top[slot] = -1 if sampling.logprobs is None else sampling.logprobs
+        self.top[slot] = -1 if sampling.alternatives is None else sampling.alternatives
+        named = sampling.logprob_token_ids
+        self.named[slot] = None if named is None else np.array(named, np.int32)
+        self.naming[slot] = named is not None
         self.prompt_top[slot] = -1 if sampling.prompt_logprobs is None else sampling.prompt_logprobs
         self.penalized[slot] = sampling.penalized
         self.repeat_last[slot] = sampling.repeat_last_n if sampling.repeat_last_n >= 0 else self.max_len
@@ -188,6 +194,7 @@ class Slots:
             any_penalized=bool(self.penalized[slot].any()),
             any_stepped=bool(self.steps[slot].any()),
             any_dry=bool(self.dried[slot].any()),
+            any_named=bool(self.naming[slot].any()),
             any_biased=bool((self.biased[slot] | self.worded[slot]).any() or self.masked_until[slot].any()),
         )
 
@@ -196,7 +203,7 @@ class Slots:
         self.lengths[slot] = self.table_lens[slot] = 0
         self.bias[slot] = self.masked_bias[slot] = None
         self.bad_words[slot] = []
-        self.dry[slot] = None
+        self.dry[slot] = self.named[slot] = None
         self.mirostat[slot] = False
 
     def bias_at(self, slot: int, position: int) -> Bias:
