@@ -97,6 +97,31 @@ def test_what_is_no_keyword_is_not_read_as_one(schema, text):
 
 
 @pytest.mark.parametrize(
+    ("grammar", "texts", "others"),
+    [
+        (r'root ::= "\u00e9" | "\U0001F600" | "\\u00e9" | "\u0022"', ["é", "😀", "\\u00e9", '"'], ["e"]),
+        ("root ::= [a&&b]", ["a", "&", "b"], ["c"]),
+        ("root ::= [^a~~b]", ["c"], ["a", "~", "b"]),
+        ("root ::= .", ["a", "\n", "😀"], ["", "ab"]),
+        ('root ::= start "."\nstart ::= "a" | "[.]" # .', ["a.", "[.]."], ["aa"]),
+        ('start: "a ::= " /[0-9]/', ["a ::= 1"], ["a"]),
+    ],
+)
+def test_gbnf_means_what_it_means_in_llama_cpp(grammar, texts, others):
+    matcher = GRAMMARS.matcher(grammar_of(StructuredOutputsParams(grammar=grammar)), "grammar")
+    for text in (*texts, *others):
+        made = matcher.deep_copy()
+        said = all(map(made.consume_token, TOKENIZER.encode(text, special=False)))
+        assert (said and made.is_accepting()) == (text in texts), text
+
+
+@pytest.mark.parametrize("grammar", ['root ::= "\\ud800"', 'root ::= "\\UFFFFFFFF"', 'root ::= "\\u12"', "root ::= [a"])
+def test_gbnf_that_is_none_is_refused(grammar):
+    with pytest.raises(UserError):
+        GRAMMARS.matcher(grammar_of(StructuredOutputsParams(grammar=grammar)), "grammar")
+
+
+@pytest.mark.parametrize(
     "choices", [["a", "ab", "abc"], ["", "é😀", "é", '"\\\n'], [f"{n}" for n in range(MAX_CHOICES)]]
 )
 def test_each_of_many_choices_may_be_said_and_nothing_else(choices):

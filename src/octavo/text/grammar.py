@@ -32,6 +32,10 @@ NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSc
 # What a pattern is made of: escapes, and all other characters.
 _ATOM = re.compile(r"\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[pPux]\{[^}]*\}|\\.|.", re.DOTALL)
 _SETS = re.compile(r"\\[dDwWsSpP]")  # escapes that stand for many characters
+# Of GBNF: a rule's head; its strings, classes, comments, names and dots; escapes within those.
+_GBNF_RULE = re.compile(r"^[ \t]*[\w-]+\s*::=", re.MULTILINE)
+_GBNF_PARTS = re.compile(r"""\"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\#[^\n]*|[\w-]+|\.""", re.DOTALL)
+_GBNF_ESCAPE = re.compile(r"\\(?:(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})|.)", re.DOTALL)
 
 
 def grammar_of(asked: StructuredOutputsParams | None, tokenizer: Tokenizer | None = None) -> str:
@@ -207,14 +211,30 @@ def _tags(asked: StructuredOutputsParams, tag: Any, tokenizer: Tokenizer | None)
 def _written(grammar: str, field: str) -> str:
     """As Lark, which stays as it is; what defines its rules by ::= is GBNF."""
     _check_size(field, grammar)
-    if "::=" not in grammar:
+    if not _GBNF_RULE.search(grammar):
         return grammar
     from llguidance import gbnf_to_lark
 
     try:
-        return gbnf_to_lark.gbnf_to_lark(grammar)
+        return gbnf_to_lark.gbnf_to_lark(_GBNF_PARTS.sub(lambda found: _gbnf_part(found[0]), grammar))
     except Exception as error:  # what the converter raises has no narrower type
         raise refused(field, f"not readable as GBNF: {error}") from None
+
+
+def _gbnf_part(part: str) -> str:
+    """A string, class, comment, name or dot of GBNF, spelled so that its translation means the same."""
+    if part == ".":
+        return "[\\x00-\U0010ffff]"  # line ends too
+    if part == "start":
+        return "start-of-theirs"  # Lark's word for the root
+    if part[0] not in '"[':
+        return part
+    part = _GBNF_ESCAPE.sub(lambda found: _letter(int(found[1][1:], 16)) if found[1] else found[0], part)
+    return part.replace("&", r"\x26").replace("~", r"\x7e") if part[0] == "[" else part
+
+
+def _letter(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x80 else chr(code)
 
 
 def _lark(grammar: str) -> str:
