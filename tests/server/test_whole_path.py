@@ -297,7 +297,7 @@ def test_beam_search_gives_the_beams_of_llm(client, folder, penalty):
     prompts = ["Hello, wide world", [5, 6, 7]]
     answer = client.completions.create(model="tiny", prompt=prompts[0], n=3, max_tokens=40, extra_body=fields)
     second = client.completions.create(model="tiny", prompt=prompts[1], n=3, max_tokens=40, extra_body=fields)
-    with LLM(str(folder), memory="128MiB", threads=1) as llm:
+    with LLM(str(folder), memory="160MiB", threads=1) as llm:
         params = BeamSearchParams(beam_width=3, max_tokens=40, length_penalty=penalty)
         outputs = llm.beam_search(prompts, params)
         starts = [len(llm.tokenizer.encode(prompts[0])), 3]

@@ -64,8 +64,7 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
         if len(given) != 1:
             raise InvalidValue(self.field, ", ".join(given) or "none", f"exactly one of {', '.join(FORMS)}")
         for form in ("regex", "grammar", "whitespace_pattern"):
-            value = getattr(self, form)
-            if value is not None and (not isinstance(value, str) or not value):
+            if (value := getattr(self, form)) is not None and not (value and isinstance(value, str)):
                 raise InvalidValue(self.place(form), value, "a string of at least one character")
         choice = self.choice
         if choice is not None and not (isinstance(choice, list) and choice and all(isinstance(c, str) for c in choice)):
@@ -76,8 +75,8 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidValue(self.place("whitespace_pattern"), self.whitespace_pattern, "only with white space")
 
     def _given(self) -> list[str]:
-        forms = {form: getattr(self, form) for form in FORMS}
-        return [form for form, value in forms.items() if value is not None and (form != "json_object" or value)]
+        values = ((form, getattr(self, form)) for form in FORMS)
+        return [form for form, value in values if value is not None and (value or form != "json_object")]
 
     @property
     def where(self) -> str:
