@@ -225,7 +225,7 @@ def test_the_plan_needs_no_memory_but_for_headers(tmp_path):
 def test_an_executor_that_does_not_exist(tmp_path):
     launch = LaunchConfig(
         str(tiny_llama.write_folder(tmp_path / "model")),
-        cache=CacheConfig(memory_bytes=128 * MIB),
+        cache=CacheConfig(memory_bytes=160 * MIB),
         exec=ExecConfig(executor="cuda"),
     )
     with pytest.raises(InvalidValue, match="cpu or reference"):

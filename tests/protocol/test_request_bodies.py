@@ -239,6 +239,7 @@ def test_a_bad_value_is_refused_under_the_name_of_its_field(field, value):
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"messages": MESSAGES}, "messages"),
         ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"prompt_embeds": "gASVAAAA"}, "prompt_embeds"),
     ],
 )
 def test_what_completions_refuse(fields, param):
@@ -316,6 +317,14 @@ def test_what_completions_refuse(fields, param):
         ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs.a b"),
         ({"prompt": "Hello"}, "prompt"),
         ({"echo": True}, "echo"),
+        ({"mm_processor_kwargs": {"num_crops": 1 << 30}}, "mm_processor_kwargs"),
+        *(
+            (
+                {"messages": [{"role": "user", "content": [{"type": kind, kind: {"url": "http://127.0.0.1:9/x"}}]}]},
+                "messages[0].content[0].type",
+            )
+            for kind in ("image_url", "video_url", "audio_url", "input_audio", "file", "image_embeds")
+        ),
     ],
 )
 def test_what_chat_refuses(fields, param):

@@ -108,7 +108,7 @@ def test_logits_processors(client, engine, server):
         ("deadline_ms", {"deadline_ms": 1000}),
         ("response_format", {"response_format": {"type": "json_object"}}),
         ("grammar", {"grammar": "start: /a/"}),
-        ("structured_outputs", {"structured_outputs": {"choice": ["a"]}}),
+        ("structured_outputs.choice", {"structured_outputs": {"choice": ["a"]}}),
     ],
 )
 def test_what_beam_search_cannot_heed(client, field, fields):

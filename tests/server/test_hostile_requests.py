@@ -119,6 +119,9 @@ BOMBS = {
     "large range": {"json": {"type": "number", "minimum": 1e-300, "maximum": 1e300, "multipleOf": 1e-300}},
     "white space": {"json": {}, "whitespace_pattern": "(\\s+)*"},
     "white space of anything": {"json": {}, "whitespace_pattern": ".*"},
+    "pairs of patterns": {"json": {"patternProperties": {f"^{n}$": {} for n in range(1000, 2500)}}},
+    "pairs of properties": {"json": {"properties": {f"{n}": {} for n in range(9000)}}},
+    "intersected patterns": {"json": {"type": "string", "allOf": [{"pattern": f"{n}"} for n in range(100, 140)]}},
     "other document": {"json": {"$ref": "http://127.0.0.1:9/x.json"}},
     "file": {"json": {"$ref": "file:///etc/passwd"}},
     "left recursion": {"grammar": 'start: start "a" | start start | "b"'},
@@ -126,6 +129,7 @@ BOMBS = {
     "empty loop": {"grammar": 'start: ("")*'},
     "unknown import": {"grammar": "%import /etc/passwd\nstart: A"},
     "ambiguous": {"grammar": 'start: a a a a a a a a "x"\na: ("y" | a a)*'},
+    "many readings": {"grammar": "start: a*\na: /./ | /./ /./ | a a"},
     "nested gbnf": {"grammar": "root ::= " + "(" * 3000 + '"a"' + ")" * 3000},
     "deep tags": {"structural_tag": '{"format":' + '{"type":"star","content":' * 30 + '{"type":"any_text"}' + "}" * 31},
     "repeated tags": {"structural_tag": {"format": json.loads('{"type":"repeat","min":0,"max":1024,"content":' * 6

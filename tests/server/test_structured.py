@@ -114,7 +114,10 @@ def test_other_fields(server, fields, texts):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"structured_outputs": {"regex": "(a"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "a"}, "use_beam_search": True}, "structured_outputs.regex"),
+        ({"response_format": {"type": "json_object"}, "use_beam_search": True}, "response_format"),
+        ({"grammar": 'root ::= "a"', "use_beam_search": True}, "grammar"),
         ({"grammar": "start: nowhere"}, "grammar"),
         ({"json_schema": {"type": "nothing"}}, "json_schema"),
         ({"json_schema": "{"}, "json_schema"),
@@ -129,10 +132,27 @@ def test_other_fields(server, fields, texts):
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_cannot_be_followed_is_refused_with_its_reason(server, fields, param, stream):
+    stream = stream and "use_beam_search" not in fields
     answer = server.post(COMPLETE, prompt="Go", max_tokens=20, stream=stream, **fields)
     assert answer.status == 400
     assert answer.error["param"] == param
     assert answer.error["message"].startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "reason"),
+    [
+        ({"structured_outputs": {"choice": ["<"]}, "bad_words": ["<"]}, "structured_outputs.choice", "bad_words"),
+        ({"structured_outputs": {"choice": ["<"]}, "allowed_token_ids": [9]}, "structured_outputs.choice", "allowed"),
+        ({"grammar": "start: " + " | ".join(f'"a{n}"' for n in range(2500))}, "grammar", "too complex"),
+    ],
+)
+def test_what_cannot_go_on_is_refused_under_the_field_that_asked_for_it(server, fields, param, reason):
+    answer = server.post(COMPLETE, prompt="Go", max_tokens=20, **fields)
+    assert (answer.status, answer.error["param"]) == (400, param), answer.body
+    assert answer.error["message"].startswith(f"{param}: ")
+    assert reason in answer.error["message"]
+    assert "<" not in answer.error["message"].replace("'<'", "")
 
 
 def request_of(name: str) -> Request:

@@ -257,6 +257,22 @@ def test_bad_requests_leave_nothing_and_change_nobody(server):
     assert complete(server, "steady", **GREEDY) == alone
 
 
+def test_how_much_was_cached_is_told_to_the_token_and_not_across_salts(server):
+    """As docs/security.md says: whose prompt ends within a page is matched up to there; others' salts match nothing."""
+    begin = [5 + place * place % 40 for place in range(45)]
+
+    def cached(tokens: list[int], **fields) -> int:
+        usage = server.post(COMPLETE, prompt=tokens, max_tokens=1, **fields).json["usage"]
+        return usage["prompt_tokens_details"]["cached_tokens"]
+
+    assert cached(begin) == 0
+    assert cached([*begin, 7, 8, 9]) == 45
+    assert cached([*begin[:44], 60, 61]) == 32  # nobody's prompt or answer ended there
+    for salt in ("one", "two"):
+        assert cached([*begin, 7, 8, 9], cache_salt=salt) == 0
+    assert cached([*begin, 7, 8, 9, 10], cache_salt="two") == 48
+
+
 def test_the_engine_is_killed_and_comes_back(server):
     alone = complete(server, "before and after", **GREEDY)
     talk = server.connect()
@@ -281,7 +297,7 @@ def test_beam_search_gives_the_beams_of_llm(client, folder, penalty):
     prompts = ["Hello, wide world", [5, 6, 7]]
     answer = client.completions.create(model="tiny", prompt=prompts[0], n=3, max_tokens=40, extra_body=fields)
     second = client.completions.create(model="tiny", prompt=prompts[1], n=3, max_tokens=40, extra_body=fields)
-    with LLM(str(folder), memory="128MiB", threads=1) as llm:
+    with LLM(str(folder), memory="160MiB", threads=1) as llm:
         params = BeamSearchParams(beam_width=3, max_tokens=40, length_penalty=penalty)
         outputs = llm.beam_search(prompts, params)
         starts = [len(llm.tokenizer.encode(prompts[0])), 3]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from octavo.text.parsers import registry
-from octavo.text.parsers.calls import Calls
+from octavo.text.parsers.calls import MAX_HEAD, Calls
 from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Plain, Reasoning
 from octavo.text.parsers.forced import Forced
 from octavo.text.parsers.scan import Scan
@@ -445,3 +447,35 @@ def test_the_template_chooses(template):
     assert registry.chosen(registry.TOOLS, "none", template) is None
     assert registry.chosen(registry.TOOLS, "hermes", None) == "hermes"
     assert registry.chosen(registry.TOOLS, "auto", None) is None
+
+
+class Counting:
+    """A pattern of heads that counts the characters it is shown."""
+
+    def __init__(self, pattern):
+        self._pattern = pattern
+        self.shown = 0
+
+    def match(self, text, start, end):
+        self.shown += end - start
+        return self._pattern.match(text, start, end)
+
+
+LONG = 1 << 15
+
+
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_an_answer_without_end_is_read_in_time_that_grows_with_its_length(name):
+    """Whole, no pattern goes back and forth; streamed, a call that does not begin is looked at only so far."""
+    family = registry.family(name)
+    starts = {text[:size] for text, *_ in FORMS[name][:5] for size in range(0, min(len(text), 80), 6)}
+    for start in starts | set(family.opening):
+        for filler in (" ", "a", "{", '"', "\\", "<"):
+            began = time.process_time()
+            fed(calls(name), start + filler * LONG, plain=True)
+            assert time.process_time() - began < 5, (start, filler)  # milliseconds, or minutes
+    if family.head is not None:
+        head = Counting(family.head)
+        pieces = cut(family.opening[0] + "a" * LONG if family.opening else "{" * LONG, [16] * (LONG // 16))
+        fed(Calls(dataclasses.replace(family, head=head), TOOLS), *pieces, plain=True)
+        assert head.shown <= MAX_HEAD * (len(pieces) + 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
+import jsonschema
 import pytest
 import text_vocab
 
 from octavo.core.errors import UserError
 from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
-from octavo.text.grammar import grammar_of
+from octavo.text.grammar import MAX_CHOICES, grammar_of
 from octavo.worker.grammars import KEPT, Grammars
 
 TOKENIZER = text_vocab.smollm2()
@@ -52,6 +54,82 @@ def test_other_keys_are_free(text):
 def test_what_would_not_be_kept_is_refused(schema, reason):
     with pytest.raises(UserError, match=reason):
         accepts(schema, "")
+
+
+@pytest.mark.filterwarnings("ignore:Possible")  # of Python, which may read them as Rust does one day
+@pytest.mark.parametrize(
+    ("pattern", "texts", "others"),
+    [
+        ("^[^a&&b]+$", ["c", "[", "~~"], ["a", "&", "b"]),
+        ("^[a&&b]$", ["a", "&", "b"], ["c"]),
+        ("^[+--]$", ["+", ",", "-"], ["."]),
+        ("^[--/]$", ["-", ".", "/"], ["+"]),
+        ("^[a~~b]$", ["~"], ["c"]),
+        ("^[^[]$", ["a", "]"], ["["]),
+        ("^[[a]b]$", ["[b]", "ab]"], ["a", "b"]),
+        ("^[[:alpha:]]$", ["a]", ":]"], ["a", "z"]),
+        (r"^[\d-]$", ["7", "-"], ["w"]),
+        (r"^[\x41-\u0043\]^-]$", ["A", "B", "C", "]", "^", "-"], ["D", "\\"]),
+        (r"^\[a&&b\]$", ["[a&&b]"], ["a"]),
+    ],
+)
+def test_classes_of_characters_mean_what_they_mean_in_json_schema(pattern, texts, others):
+    for schema, shape in (
+        ({"type": "string", "pattern": pattern}, '"{}"'),
+        ({"patternProperties": {pattern: {}}, "additionalProperties": False}, '{{"{}":1}}'),
+    ):
+        for text in (*texts, *others):
+            said = shape.format(text.replace("\\", "\\\\"))
+            assert (jsonschema.validators.Draft202012Validator(schema).is_valid(json.loads(said))) == (text in texts)
+            assert accepts(schema, said) == (text in texts), said
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"properties": {"const": {"type": "integer", "description": "\x07"}}}, '{"const":1}'),
+        ({"type": "integer", "default": {"minProperties": 9}, "examples": ["\x07"]}, "1"),
+        ({"const": {"pattern": "[a&&b]"}}, '{"pattern":"[a&&b]"}'),
+    ],
+)
+def test_what_is_no_keyword_is_not_read_as_one(schema, text):
+    assert accepts(schema, text)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "texts", "others"),
+    [
+        (r'root ::= "\u00e9" | "\U0001F600" | "\\u00e9" | "\u0022"', ["é", "😀", "\\u00e9", '"'], ["e"]),
+        ("root ::= [a&&b]", ["a", "&", "b"], ["c"]),
+        ("root ::= [^a~~b]", ["c"], ["a", "~", "b"]),
+        ("root ::= .", ["a", "\n", "😀"], ["", "ab"]),
+        ('root ::= start "."\nstart ::= "a" | "[.]" # .', ["a.", "[.]."], ["aa"]),
+        ('start: "a ::= " /[0-9]/', ["a ::= 1"], ["a"]),
+    ],
+)
+def test_gbnf_means_what_it_means_in_llama_cpp(grammar, texts, others):
+    matcher = GRAMMARS.matcher(grammar_of(StructuredOutputsParams(grammar=grammar)), "grammar")
+    for text in (*texts, *others):
+        made = matcher.deep_copy()
+        said = all(map(made.consume_token, TOKENIZER.encode(text, special=False)))
+        assert (said and made.is_accepting()) == (text in texts), text
+
+
+@pytest.mark.parametrize("grammar", ['root ::= "\\ud800"', 'root ::= "\\UFFFFFFFF"', 'root ::= "\\u12"', "root ::= [a"])
+def test_gbnf_that_is_none_is_refused(grammar):
+    with pytest.raises(UserError):
+        GRAMMARS.matcher(grammar_of(StructuredOutputsParams(grammar=grammar)), "grammar")
+
+
+@pytest.mark.parametrize(
+    "choices", [["a", "ab", "abc"], ["", "é😀", "é", '"\\\n'], [f"{n}" for n in range(MAX_CHOICES)]]
+)
+def test_each_of_many_choices_may_be_said_and_nothing_else(choices):
+    matcher = GRAMMARS.matcher(grammar_of(StructuredOutputsParams(choice=choices)), "choice")
+    for text, listed in [*((choice, True) for choice in choices), ("x", False), (choices[-1] + "x", False)]:
+        made = matcher.deep_copy()
+        said = all(map(made.consume_token, TOKENIZER.encode(text, special=False)))
+        assert (said and made.is_accepting()) == listed, text
 
 
 def test_as_many_properties_as_are_required_and_one_are_kept():

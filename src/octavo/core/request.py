@@ -19,6 +19,7 @@ MAX_N = 128  # most completions of one prompt
 MAX_STOPS = 16  # most stop strings or stop tokens of one request
 MAX_BAD_WORDS = 1024  # most texts that one request forbids
 MAX_SEED = 2**63 - 1
+FORMS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")  # of structured outputs
 MAX_BREAKERS = 64  # most sequence breakers of one request
 TOKEN_LISTS = (("stop_token_ids", 0, 1024), ("allowed_token_ids", 1, 2**20), ("logprob_token_ids", 1, 128))  # lengths
 FLAGS = ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens", "skip_reading_prefix_cache")
@@ -59,15 +60,11 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
     field: str = "structured_outputs"
 
     def __post_init__(self) -> None:
-        forms = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-        given = [form for form in forms if getattr(self, form) is not None]
-        if self.json_object is False:
-            given.remove("json_object")
+        given = self._given()
         if len(given) != 1:
-            raise InvalidValue(self.field, ", ".join(given) or "none", f"exactly one of {', '.join(forms)}")
+            raise InvalidValue(self.field, ", ".join(given) or "none", f"exactly one of {', '.join(FORMS)}")
         for form in ("regex", "grammar", "whitespace_pattern"):
-            value = getattr(self, form)
-            if value is not None and (not isinstance(value, str) or not value):
+            if (value := getattr(self, form)) is not None and not (value and isinstance(value, str)):
                 raise InvalidValue(self.place(form), value, "a string of at least one character")
         choice = self.choice
         if choice is not None and not (isinstance(choice, list) and choice and all(isinstance(c, str) for c in choice)):
@@ -76,6 +73,15 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidValue(self.place("json_object"), self.json_object, "true or false")
         if self.whitespace_pattern is not None and self.disable_any_whitespace:
             raise InvalidValue(self.place("whitespace_pattern"), self.whitespace_pattern, "only with white space")
+
+    def _given(self) -> list[str]:
+        values = ((form, getattr(self, form)) for form in FORMS)
+        return [form for form, value in values if value is not None and (value or form != "json_object")]
+
+    @property
+    def where(self) -> str:
+        """Where the caller wrote the form that is given."""
+        return self.place(self._given()[0])
 
     def place(self, form: str) -> str:
         """Where the caller wrote this form."""

@@ -117,3 +117,5 @@ class Engine:
     def close(self) -> None:
         """Release threads and memory. May be called twice."""
         self._worker.close()
+        if self._grammars is not None:
+            self._grammars.close()

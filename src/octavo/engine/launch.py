@@ -104,7 +104,7 @@ def build_engine(
     scheduler = _scheduler(launch, spec, plan, pooling, threads)
     seqs = launch.scheduler.max_seqs
     size: dict[str, int] = {"slots": seqs, "max_len": plan.max_len, "vocab": spec.vocab, "groups": len(plan.windows)}
-    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=seqs)
+    grammars = Grammars(lambda: _tokenizer(launch), spec.vocab, tuple(spec.eos_ids), most=seqs, tried=True)
     processors = Processors(installed(), spec.vocab)
     worker = Worker(executor, **size, pooling=pooling, grammars=grammars, processors=processors, jump=jump)
     info = EngineInfo(

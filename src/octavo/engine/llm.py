@@ -168,8 +168,9 @@ class LLM(Pools):
         totals = []
         seed = self._drawn_seed() if sampling.fixed_seed is None else sampling.fixed_seed
         one = msgspec.structs.replace(sampling, n=1, structured_outputs=None)
+        form = sampling.structured_outputs
         try:
-            grammar = grammar_of(sampling.structured_outputs, self.tokenizer)
+            grammar = grammar_of(form, self.tokenizer)
             ids = last_tokens(ids, sampling.truncate_prompt_tokens, self.info.max_len - (sampling.max_tokens or 1))
             bad_words, ends = spelled(sampling.bad_words, self.tokenizer), self._ends()
             breakers = Breakers(required(self.tokenizer)).of(sampling.dry_sequence_breakers) if sampling.dry else []
@@ -186,7 +187,7 @@ class LLM(Pools):
                     dry_breakers=breakers,
                     after=f"{self._count + index}-0" if choice else "",
                     grammar=grammar,
-                    grammar_field="structured_outputs" if grammar else "",
+                    grammar_field=form.where if form is not None else "",
                 )
                 self._engine.add(request)
                 live[request_id] = total

@@ -30,7 +30,7 @@ def params_of(sampling: SamplingParams, length_penalty: float, max_tokens: int) 
         value = getattr(sampling, field)
         if field not in HEEDED | IDLE and value != getattr(SamplingParams(), field):
             if isinstance(value, StructuredOutputsParams):
-                field, value = value.field, "given"
+                field, value = value.where, "given"
             raise InvalidValue(field, value, "only without use_beam_search")
     if sampling.n > 10:
         raise InvalidValue("n", sampling.n, "at most 10 with use_beam_search")

@@ -28,6 +28,7 @@ from octavo.protocol.chat import (
 from octavo.protocol.usage import CompletionDetails, Usage
 from octavo.protocol.wire import brief, unicode
 from octavo.server.answer import Reading, Thoughts, calls, deltas, message, read
+from octavo.server.budget import Budget
 from octavo.server.front import Front
 from octavo.server.generation import Call, Piece
 from octavo.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs
@@ -137,8 +138,14 @@ class ChatCall:
             effort=asked.reasoning_effort,
         )
         reading = call._reading = Reading(front.language, front.config, asked, tokens)
-        call._call.budget = reading.budget(call._call.grammar)
-        call._call.kept, call._call.grammar = reading.kept, reading.grammar(call._call.grammar)
+        given = await call._call.form()
+
+        def shaped() -> tuple[Budget | None, str]:
+            return reading.budget(given), reading.grammar(given)
+
+        size = INLINE + 1 if given or asked.tools else 0
+        call._call.kept = reading.kept
+        call._call.budget, call._call.grammar = await front.language.work(size, shaped)
         if asked.choice not in ("auto", "none"):
             call._call.grammar_field = "tools"
         call._call.add("messages", tokens, None)

@@ -52,6 +52,7 @@ class CompletionCall:
     async def open(cls, front: Front, info: EngineInfo, asked: CompletionRequest) -> CompletionCall:
         """Check the request and make its prompts ready. Raises UserError."""
         call = cls(front, info, asked)
+        await call._call.form()
         listed = len(asked.prompt) > 1
         for place, prompt in enumerate(asked.prompt):
             field = f"prompt[{place}]" if listed else "prompt"

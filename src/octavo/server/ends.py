@@ -7,10 +7,10 @@ from octavo.core.plan import Output
 from octavo.text.assemble import Delta
 
 
-def check_end(said: Output | Delta) -> None:
-    """Raise what an output, or what it became, says that is not the end of an answer."""
+def check_end(said: Output | Delta, field: str = "") -> None:
+    """Raise what an output, or what it became, says that is not the end of an answer; `field`: of its grammar."""
     if said.finish == "error" and said.stop_reason == "grammar":
-        raise UserError(said.error or "", None, "invalid_grammar")
+        raise UserError(f"{field}: {said.error}", field, "invalid_grammar")
     if said.finish == "error":
         raise EngineFault(said.error or "the engine failed")
     if said.finish == "abort":

@@ -85,8 +85,8 @@ class Call:
         self._sampling = sampling
         seed = sampling.fixed_seed
         self._seed = secrets.randbits(62) if seed is None else seed
-        self.grammar = grammar_of(sampling.structured_outputs, self._tokenizer)
-        self.grammar_field = sampling.structured_outputs.field if sampling.structured_outputs else ""
+        self.grammar = ""
+        self.grammar_field = sampling.structured_outputs.where if sampling.structured_outputs else ""
         self._began = time.monotonic()
         front.check_priority(asked.priority)
         self._deadline = None if asked.deadline_ms is None else self._began + asked.deadline_ms / 1000
@@ -100,6 +100,13 @@ class Call:
             params_of(sampling, asked.length_penalty, 1)
         self._bad_words = spelled(sampling.bad_words, self._tokenizer)
         check_sampling_tokens(sampling, info.vocab)
+
+    async def form(self) -> str:
+        """Read what the answer must look like, beside the loop. Raises UserError."""
+        asked, tokenizer = self._sampling.structured_outputs, self._tokenizer
+        if asked is not None:
+            self.grammar = await self._work(1, lambda: grammar_of(asked, tokenizer), inline=0)
+        return self.grammar
 
     def add(self, field: str, prompt: list[int], default_tokens: int | None) -> list[int]:
         """Add the choices of one prompt; `default_tokens` None: as many as fit. Raises UserError.
@@ -194,7 +201,7 @@ class Call:
                     first, delta = not total.tokens, total.push(output)
                     if delta.finish is not None:
                         reason = delta.finish
-                        check_end(delta)
+                        check_end(delta, request.grammar_field)
                     if delta.tokens:
                         now = time.monotonic()
                         self._meter.tokens(len(delta.tokens), now - last, first=first)

@@ -26,6 +26,16 @@ ESCAPES = 'nrbtf\\"'
 # It comes last, so that nothing in the grammar takes it back.
 UNFORCED = '\n%llguidance {"no_forcing": true}'
 UNSPELLED = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")  # what JSON writes with \u only
+VALUES = ("const", "enum")  # keywords whose values are written as they stand
+IDLE = ("default", "examples")  # those that say nothing of what is valid
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # those of schemas by name
+# What a pattern is made of: escapes, and all other characters.
+_ATOM = re.compile(r"\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[pPux]\{[^}]*\}|\\.|.", re.DOTALL)
+_SETS = re.compile(r"\\[dDwWsSpP]")  # escapes that stand for many characters
+# Of GBNF: a rule's head; its strings, classes, comments, names and dots; escapes within those.
+_GBNF_RULE = re.compile(r"^[ \t]*[\w-]+\s*::=", re.MULTILINE)
+_GBNF_PARTS = re.compile(r"""\"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\#[^\n]*|[\w-]+|\.""", re.DOTALL)
+_GBNF_ESCAPE = re.compile(r"\\(?:(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})|.)", re.DOTALL)
 
 
 def grammar_of(asked: StructuredOutputsParams | None, tokenizer: Tokenizer | None = None) -> str:
@@ -65,8 +75,9 @@ def guided(asked: StructuredOutputsParams, schema: Any, field: str) -> dict[str,
         raise refused(field, "a JSON schema is an object, or true or false")
     if schema is False:
         raise refused(field, "the schema false allows nothing")
-    _check_size(field, _dumped(schema, field))
-    _check_kept(schema, field)
+    written = _dumped(schema, field)
+    _check_size(field, written)
+    schema = _kept(json.loads(written), field)
     options: dict[str, Any] = {"json_allowed_escapes": ESCAPES}
     if asked.disable_any_whitespace:
         options["whitespace_flexible"] = False
@@ -94,18 +105,70 @@ def _dumped(value: Any, field: str) -> str:
         raise refused(field, f"it cannot be written as JSON: {error}") from None
 
 
-def _check_kept(schema: Any, field: str) -> None:
-    """Refuse what llguidance would take and not keep."""
-    todo: list[tuple[Any, bool]] = [(schema, False)]  # each with whether it is written as it stands
+def _kept(schema: Any, field: str) -> Any:
+    """The schema, changed to what llguidance reads as it is meant. Refuses what that would take and not keep."""
+    todo = [schema]
     while todo:
-        part, exact = todo.pop()
-        if isinstance(part, str) and exact and UNSPELLED.search(part):
-            raise refused(field, f"the control characters of {part[:40]!r} cannot be written")
+        part = todo.pop()
         if isinstance(part, list):
-            todo.extend((item, exact) for item in part)
+            todo.extend(part)
         elif isinstance(part, dict):
             _check_least(part, field)
-            todo.extend((item, exact or name in ("const", "enum")) for name, item in part.items())
+            for name in part.keys() & VALUES:
+                _check_written(part[name], field)
+            _spell_patterns(part)
+            named = [part[name] for name in NAMED if isinstance(part.get(name), dict)]
+            todo.extend(item for names in named for item in names.values())
+            todo.extend(item for name, item in part.items() if name not in (*VALUES, *IDLE, *NAMED))
+    return schema
+
+
+def _check_written(value: Any, field: str) -> None:
+    """Refuse a value that cannot be written as it stands."""
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, str) and UNSPELLED.search(part):
+            raise refused(field, f"the control characters of {part[:40]!r} cannot be written")
+        if isinstance(part, list):
+            todo.extend(part)
+        elif isinstance(part, dict):
+            todo.extend([*part, *part.values()])
+
+
+def _spell_patterns(part: dict[str, Any]) -> None:
+    """Write the patterns of one schema for llguidance."""
+    if isinstance(part.get("pattern"), str):
+        part["pattern"] = _plain(part["pattern"])
+    if isinstance(part.get("patternProperties"), dict):
+        part["patternProperties"] = {_plain(name): item for name, item in part["patternProperties"].items()}
+
+
+def _plain(pattern: str) -> str:
+    """The same pattern for Rust, which reads more than JavaScript in a class: && -- ~~ and classes in it are itself."""
+    atoms, made, place = _ATOM.findall(pattern), [], 0
+    while place < len(atoms):
+        made.append(atoms[place])
+        place += 1
+        if made[-1] == "[":
+            place = _plain_class(atoms, place, made)
+    return "".join(made)
+
+
+def _plain_class(atoms: list[str], place: int, made: list[str]) -> int:
+    """Write a class of characters behind its bracket; where it ends."""
+    if atoms[place : place + 1] == ["^"]:
+        made.append("^")
+        place += 1
+    first = place
+    while place < len(atoms) and (atoms[place] != "]" or place == first):
+        ends = atoms[place : place + 3 : 2]
+        ranges = atoms[place + 1 : place + 2] == ["-"] and ends[1:] not in ([], ["]"])
+        if not ranges or _SETS.match(ends[0]):
+            ends = ends[:1]
+        made.append("-".join("\\" + end if end in "[]&~-^" else end for end in ends))
+        place += 2 * len(ends) - 1
+    return place
 
 
 def _check_least(part: dict[str, Any], field: str) -> None:
@@ -119,7 +182,8 @@ def _check_least(part: dict[str, Any], field: str) -> None:
 def _choice(choices: list[str], field: str) -> str:
     if len(choices) > MAX_CHOICES:
         raise refused(field, f"{len(choices)} choices; at most {MAX_CHOICES} are taken")
-    lark = "start: " + " | ".join(json.dumps(choice) for choice in choices)
+    # one terminal, whose alternatives are one automaton: of a rule's the parser takes 2000 at most
+    lark = "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice) for choice in choices)
     _check_size(field, lark)
     return _lark(lark)
 
@@ -147,14 +211,30 @@ def _tags(asked: StructuredOutputsParams, tag: Any, tokenizer: Tokenizer | None)
 def _written(grammar: str, field: str) -> str:
     """As Lark, which stays as it is; what defines its rules by ::= is GBNF."""
     _check_size(field, grammar)
-    if "::=" not in grammar:
+    if not _GBNF_RULE.search(grammar):
         return grammar
     from llguidance import gbnf_to_lark
 
     try:
-        return gbnf_to_lark.gbnf_to_lark(grammar)
+        return gbnf_to_lark.gbnf_to_lark(_GBNF_PARTS.sub(lambda found: _gbnf_part(found[0]), grammar))
     except Exception as error:  # what the converter raises has no narrower type
         raise refused(field, f"not readable as GBNF: {error}") from None
+
+
+def _gbnf_part(part: str) -> str:
+    """A string, class, comment, name or dot of GBNF, spelled so that its translation means the same."""
+    if part == ".":
+        return "[\\x00-\U0010ffff]"  # line ends too
+    if part == "start":
+        return "start-of-theirs"  # Lark's word for the root
+    if part[0] not in '"[':
+        return part
+    part = _GBNF_ESCAPE.sub(lambda found: _letter(int(found[1][1:], 16)) if found[1] else found[0], part)
+    return part.replace("&", r"\x26").replace("~", r"\x7e") if part[0] == "[" else part
+
+
+def _letter(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x80 else chr(code)
 
 
 def _lark(grammar: str) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.core.request import Request
 from octavo.text.grammar import refused
+from octavo.worker import trial
+from octavo.worker.trial import Trial
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -24,26 +26,31 @@ MAX_GRAMMAR = 1 << 18  # characters of one grammar
 KEPT = 64  # grammars that no request holds any more
 SIZE_BYTES = 1 << 18  # of a compiled grammar, on average: SchemaStore's take 0.25 MB, the largest 8
 TOKEN_BYTES = 1024  # of the tokenizer and of llguidance's view of it, by token of the vocabulary
-# llguidance counts work in fuel, so a grammar is refused on every machine or on none; these take about a second.
-INITIAL_FUEL = 10_000_000  # for what is built before the first token; 50 000 a millisecond
-STEP_FUEL = 1_000_000  # for one token
 THEIR_ADVICE = ". Enable 'coerce_one_of' option to approximate oneOf with anyOf"  # an option callers do not have
-MAX_STATES = 20_000  # of the lexer of one sequence; half a kilobyte each
 
 
 class Grammars:
     """`load` gives the model's tokenizer; `vocab` is the width of its logits; `eos` end a text.
 
-    `most`: how many different grammars requests hold at once before others that may wait do so.
+    `most`: how many different grammars requests hold at once before others that may wait do so. `tried`: each grammar
+    is compiled by a process first, which ends where that takes too long.
     """
 
     def __init__(
-        self, load: Callable[[], Tokenizer | None], vocab: int, eos: tuple[int, ...], *, most: int = 64
+        self,
+        load: Callable[[], Tokenizer | None],
+        vocab: int,
+        eos: tuple[int, ...],
+        *,
+        most: int = 64,
+        tried: bool = False,
     ) -> None:
         self._load = load
         self._vocab = vocab
         self._eos = eos
         self._most = most
+        self._tried = tried
+        self._trial: Trial | None = None
         self._lock = threading.Condition()  # of what is kept: never for long, for the loop asks too
         self._loading = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
@@ -54,7 +61,7 @@ class Grammars:
     @staticmethod
     def size_bytes(most: int, vocab: int) -> int:
         """Memory when as many grammars as may be are compiled, of usual size, over a vocabulary of `vocab`."""
-        return vocab * TOKEN_BYTES + (most + KEPT) * SIZE_BYTES
+        return vocab * TOKEN_BYTES + (most + KEPT) * SIZE_BYTES + trial.SIZE_BYTES
 
     def take(self, request: Request) -> bool:
         """Hold the request's grammar where that takes no time; whether it is held."""
@@ -95,6 +102,11 @@ class Grammars:
             found = self._kept.get(grammar)
         return (found or self._compile(grammar, field)).deep_copy()
 
+    def close(self) -> None:
+        """End what was started. May be called twice."""
+        if self._trial is not None:
+            self._trial.close()
+
     def _room(self, grammar: str) -> bool:
         return grammar in self._holders or len(self._holders) < self._most
 
@@ -110,17 +122,12 @@ class Grammars:
             del self._kept[grammar]
 
     def _compile(self, grammar: str, field: str) -> LLMatcher:
-        import llguidance
-
         if len(grammar) > MAX_GRAMMAR:
             raise refused(field, f"{len(grammar)} characters of grammar; at most {MAX_GRAMMAR} are taken")
-        limits = llguidance.LLParserLimits(
-            initial_lexer_fuel=INITIAL_FUEL,
-            step_lexer_fuel=STEP_FUEL,
-            max_lexer_states=MAX_STATES,
-            verbose_errors=False,
-        )
-        made = llguidance.LLMatcher(self._loaded(field), grammar, log_level=0, limits=limits)
+        tokenizer = self._loaded(field)
+        if self._trial is not None and not self._trial.outlives(grammar):
+            raise refused(field, f"it takes more than {trial.SECONDS:g} seconds to compile, or too much memory")
+        made = trial.compiled(tokenizer, grammar)
         if made.is_error():
             raise refused(field, made.get_error().replace(THEIR_ADVICE, ", where several might fit at once: use anyOf"))
         return made
@@ -132,6 +139,8 @@ class Grammars:
                 if tokenizer is None:
                     raise refused(field, "this model has no tokenizer, and a grammar is one of text")
                 self._tokenizer = _in_their_terms(tokenizer, self._vocab, self._eos)
+                specials = {id: tokenizer.token_text(id) for id in tokenizer.special_ids if id < self._vocab}
+                self._trial = Trial(specials, self._vocab) if self._tried else None
             return self._tokenizer
 
 

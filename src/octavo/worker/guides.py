@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 MOST_FORCED = 256  # tokens appended behind one drawn
+THEIR_MARK = "<non-verbose/>"  # behind llguidance's errors
 NO_GRAMMARS = "grammar: this engine has no tokenizer to match it with"
-DEAD = "the grammar allows no token that logit_bias, min_tokens or other limits leave"
+DEAD = "bad_words, allowed_token_ids, min_tokens or other limits leave none of the tokens that it allows here"
 
 
 @dataclass(slots=True, eq=False)
@@ -95,8 +96,10 @@ class Guides:
         if matcher is None:
             return None
         tokens = [token]
+        failed = matcher.is_error()  # when it said what may come, so that anything was drawn
         if not matcher.consume_token(token):
-            return Advance(tokens, failed=matcher.get_error() if matcher.is_error() and self._alive(slot) else DEAD)
+            allowed = self._masks[slot, token // 32] >> token % 32 & 1
+            return Advance(tokens, failed=_complexity(matcher) if failed or allowed else DEAD)
         self._fill(slot)
         most = 1 + min(room, MOST_FORCED) if jump and self._jump else 1
         while len(tokens) < most and not matcher.is_stopped():
@@ -107,11 +110,8 @@ class Guides:
             tokens.append(only)
             self._fill(slot)
         if matcher.is_error():
-            return Advance(tokens, failed=f"the grammar is too complex here: {matcher.get_error()}")
+            return Advance(tokens, failed=_complexity(matcher))
         return Advance(tokens, stopped=matcher.is_stopped())
-
-    def _alive(self, slot: int) -> bool:
-        return bool(self._masks[slot].any())
 
     def _fill(self, slot: int) -> None:
         """What may come next. A matcher that failed allows nothing; `accept` says so."""
@@ -119,6 +119,12 @@ class Guides:
         self._matchers[slot].unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if slot in self._allowed:
             mask &= self._allowed[slot]
+
+
+def _complexity(matcher: LLMatcher) -> str:
+    """Why a matcher failed, in a line."""
+    reason = " ".join(matcher.get_error().replace(THEIR_MARK, "").split())
+    return f"it is too complex here: {reason[:300]}"
 
 
 def _bits(tokens: list[int], words: int) -> Ints:

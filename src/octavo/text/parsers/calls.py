@@ -24,6 +24,7 @@ from octavo.text.parsers.marks import begun, first_of
 from octavo.text.parsers.scan import Scan
 
 SPACES = " \t\r\n"
+MAX_HEAD = 1024  # characters, looked at anew with each piece until they are whole; a longer one waits for its section
 LETTERS = string.ascii_letters + string.digits
 Call = tuple[str, str]  # name, arguments as JSON
 
@@ -168,7 +169,7 @@ class Calls:
         head = self._family.head
         while head is not None:
             if self._reader is None:
-                found = head.match(text, self._place, end)
+                found = head.match(text, self._place, min(end, self._place + MAX_HEAD))
                 if found is None or (name := found[found.lastindex or 0]) not in self._tools:
                     return
                 self._reader, self._place = self._family.reader(name, self._tools), found.end()

@@ -23,7 +23,10 @@ ENDS = ("<|end|>", "<|call|>", "<|return|>", START)
 CALL = ENDS[1]
 TO = f"{CHANNEL}commentary to="
 _RECIPIENT = re.compile(r"\bto=(\S+?)(?=\s|<\||\Z)")
-_CALL = re.compile(rf"{re.escape(TO)}functions\.([^\s<]+)[^<]*(?:{re.escape(CONSTRAIN)}[^<]*)?{re.escape(MESSAGE)}")
+# what may follow a name begins with white space, so that only one place is its end: no going back and forth
+_CALL = re.compile(
+    rf"{re.escape(TO)}functions\.([^\s<]+)(?:\s[^<]*)?(?:{re.escape(CONSTRAIN)}[^<]*)?{re.escape(MESSAGE)}"
+)
 
 
 class Harmony:

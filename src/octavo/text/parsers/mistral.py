@@ -13,7 +13,9 @@ from octavo.text.parsers.events import Tools
 from octavo.text.parsers.payload import arguments, balanced, headed, listed, loaded
 
 OPENING = "[TOOL_CALLS]"
-_HEAD = re.compile(r"\[TOOL_CALLS\]\s*(?:(?=[\[{])|([^\s\[\]{}]+)(?:\[CALL_ID\][^\[\]{}]*)?(?:\[ARGS\])?\s*(?=\{))")
+# one place alone may be the end of what stands behind [CALL_ID]: no going back and forth
+_NAME = r"([^\s\[\]{}]+)(?:\[CALL_ID\][^\[\]{}]*(?:\[ARGS\]\s*)?|(?:\[ARGS\])?\s*)(?=\{)"
+_HEAD = re.compile(rf"\[TOOL_CALLS\]\s*(?:(?=[\[{{])|{_NAME})")
 
 
 def _end(text: str, seen: int) -> int:
@@ -29,6 +31,6 @@ def _read(section: str, tools: Tools) -> list[Call]:
     return [(head.group(1), arguments(value))] if head.group(1) else listed(value)
 
 
-_NAMED = r"\[TOOL_CALLS\]\s*([^\s\[\]{}]+)(?:\[CALL_ID\][^\[\]{}]*)?(?:\[ARGS\])?\s*(?=\{)"
+_NAMED = rf"\[TOOL_CALLS\]\s*{_NAME}"
 HEAD = re.compile(f"{_NAMED}|{headed((OPENING,), 'arguments').pattern}")
 FAMILY = Family(_end, _read, opening=(OPENING,), marks=(OPENING, "[ARGS]", "[CALL_ID]"), head=HEAD)
