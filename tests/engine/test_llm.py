@@ -199,6 +199,8 @@ def test_a_prompt_that_is_refused_is_named_and_nothing_runs(llm, prompts, words)
 
 
 def test_parameters_that_do_not_fit(llm):
+    with pytest.raises(InvalidValue, match="stop"):
+        SamplingParams(stop=5)
     with pytest.raises(InvalidValue, match="sampling_params"):
         llm.generate(["a", "b"], [GREEDY], use_tqdm=False)
     with pytest.raises(InvalidValue, match=r"prompts\[0\]: logit_bias"):

@@ -1,6 +1,7 @@
 """Fields of vLLM's and our own, through the official client: as the engine is asked, and as the answer says."""
 
 import json
+from urllib.parse import unquote
 
 import openai
 import pytest
@@ -284,6 +285,28 @@ def test_what_is_unknown_is_ignored_only_where_the_server_was_told_to_and_is_nam
     streamed = server.post("/v1/chat/completions", messages=MESSAGES, stream=True, max_tokens=2, foo=1)
     assert streamed.headers["x-octavo-ignored"] == "foo"
     assert "x-octavo-ignored" not in server.post("/v1/completions", prompt="a").headers
+    part = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    tool = {"type": "function", "function": {"name": "f", "cached": 1}, "title": "F"}
+    within = server.post(
+        "/v1/chat/completions",
+        messages=[{"role": "user", "content": [part], "mood": 1}, *MESSAGES],
+        tools=[tool],
+        tool_choice="none",
+        foo=1,
+        max_tokens=2,
+    )
+    assert within.status == 200
+    ignored = sorted(unquote(within.headers["x-octavo-ignored"]).split(","))
+    assert ignored == [
+        "content[0].cache_control",
+        "foo",
+        "messages[0].mood",
+        "tools[0].function.cached",
+        "tools[0].title",
+    ]
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    bad = server.post("/v1/chat/completions", messages=[{"role": "user", "content": [image], "mood": 1}])
+    assert bad.error["param"] == "messages[0].content[0].type"
     assert server.post("/v1/completions", prompt="a", flat_logprobs=True).error["param"] == "flat_logprobs"
 
 

@@ -119,7 +119,10 @@ def test_a_form_in_the_last_channel():
 
 
 def test_arguments_are_an_object():
-    with pytest.raises(UserError) as caught:
-        forced.of_calls([("f", {"type": "string"}, "tools[0].function.parameters")], several=True)
-    assert caught.value.field == "tools[0].function.parameters.type"
+    for kind in ("string", ["string", "null"], None):
+        with pytest.raises(UserError) as caught:
+            forced.of_calls([("f", {"type": kind}, "tools[0].function.parameters")], several=True)
+        assert caught.value.field == "tools[0].function.parameters.type"
+    nullable = forced.of_calls([("f", {"type": ["object", "null"]}, "x")], several=False)
+    assert json.loads(nullable)["grammars"][1]["json_schema"]["type"] == "object"
     assert json.loads(forced.of_calls(FUNCTIONS, several=True))["grammars"][1]["json_schema"]["type"] == "object"

@@ -148,7 +148,8 @@ FORMS = {  # family: (text, content, calls)
 }  # fmt: skip
 BAD_CALLS = [line("nobody"), '{"name": "time", "arguments": [1]}', '{"name": "time", "arguments": NaN}', "[" * 100_000,
              '{"arguments": {"a": 1e999}, "name": "time"}', '{"name": "time", "arguments": "{"}',
-             '{"name": "time", "arguments": ', '{"name": "ti', '{"name": 5}', "{}", "5", ""]  # fmt: skip
+             '{"name": "time", "arguments": ', '{"name": "ti', '{"name": 5}', "{}", "5", "",
+             '{"name": "time", "args": {"a": 1}}']  # fmt: skip
 BROKEN = {  # family: texts without any call in them, all of which are content
     "hermes": ["<tool_call", "Text with < and <tool and {braces}. ",
                *(f"<tool_call>{bad}</tool_call>" for bad in BAD_CALLS)],

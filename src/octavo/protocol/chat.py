@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.request import MAX_LOGPROBS, SamplingParams
@@ -83,6 +83,20 @@ class Message(BaseModel):
     """Of an earlier answer; only empty is accepted."""
     function_call: Annotated[Any, WithJsonSchema(EMPTY)] = None
     """Of an earlier answer; only empty is accepted."""
+
+    @field_validator("content")
+    @classmethod
+    def _parts(cls, value: Any, info: ValidationInfo) -> Any:
+        """Where what is unknown is ignored, leave it out of parts of text too."""
+        ignored: list[str] | None = info.context
+        if ignored is None or not isinstance(value, list):
+            return value
+        for place, part in enumerate(value):
+            if isinstance(part, dict) and part.get("type") == "text":
+                for name in part.keys() - {"type", "text"}:
+                    ignored.append(f"content[{place}].{name}")
+                    del part[name]
+        return value
 
 
 class ChatRequest(GenerationRequest):

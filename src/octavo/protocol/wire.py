@@ -80,7 +80,8 @@ def read(
     neutral: Mapping[str, tuple[Any, ...]] | None = None,
     unknown: list[str] | None = None,
 ) -> M:
-    """A checked `model` of a decoded body. unknown: takes the names of what is unknown; None: such are refused.
+    """A checked `model` of a decoded body. unknown: takes the names of what is unknown, also to validators, as their
+    context; None: such are refused.
 
     `neutral` lists parameters that are known but not honoured, with the values under which there is nothing to honour.
     Raises UserError for anything unknown, InvalidValue for anything else.
@@ -98,24 +99,47 @@ def read(
             raise UserError(f"{brief(name)!r} is not a parameter of this endpoint", brief(name), "unknown_parameter")
         elif value is not None:
             given[name] = value
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        raise _refusal(error) from None
+    while True:
+        try:
+            return model.model_validate(given, context=unknown)
+        except ValidationError as error:
+            if unknown is None or not (found := _left_out(given, error)):
+                raise _refusal(error) from None
+            unknown += found
+
+
+def _left_out(given: dict[str, Any], error: ValidationError) -> list[str]:
+    """Take out of the objects within a body what the error calls unknown, and name it."""
+    names = []
+    for fault in error.errors(include_url=False):
+        if fault["type"] == "extra_forbidden":
+            place: Any = given
+            *path, last = fault["loc"]
+            for part in path:
+                place = place[part]
+            del place[last]
+            names.append(_name(fault["loc"]))
+    return names
 
 
 def _refusal(error: ValidationError) -> UserError:
     """The first fault that pydantic found, in our words."""
     fault = error.errors(include_url=False)[0]
-    field = ""
-    for part in fault["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    field = _name(fault["loc"])
     if fault["type"] == "missing":
         return UserError(f"{field} is required", field, "missing_required_parameter")
     if fault["type"] == "extra_forbidden":
         return UserError(f"{brief(field)!r} is not a parameter here", brief(field), "unknown_parameter")
     accepted = _ACCEPTED.get(fault["type"])
     return InvalidValue(field, brief(fault["input"]), accepted or fault["msg"][0].lower() + fault["msg"][1:])
+
+
+def _name(place: tuple[int | str, ...]) -> str:
+    """A place in a body, as messages[0].content."""
+    name = ""
+    for part in place:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    return name
 
 
 def brief(value: Any) -> Any:

@@ -106,7 +106,9 @@ def _telling(post: Callable[[Request], Awaitable[Response]]) -> Callable[[Reques
         request.state.ignored = []
         response = await post(request)
         if request.state.ignored:
-            response.headers["x-octavo-ignored"] = ",".join(quote(name[:64]) for name in request.state.ignored[:32])
+            response.headers["x-octavo-ignored"] = ",".join(
+                quote(name[:64]) for name in list(dict.fromkeys(request.state.ignored))[:32]
+            )
         return response
 
     return answered

@@ -37,7 +37,8 @@ def _of_object(schema: dict[str, Any] | None, field: str) -> dict[str, Any]:
     """A schema that takes nothing but objects; that of a function without parameters takes an empty one."""
     if schema is None:
         return {"type": "object", "additionalProperties": False}
-    if schema.get("type", "object") != "object":
+    kind = schema.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         raise refused(f"{field}.type", "arguments are an object")
     return schema | {"type": "object"}
 

@@ -85,7 +85,10 @@ def called(value: Any, keys: Sequence[str] = ("arguments",)) -> Call:
     """The call that an object describes; its arguments stand under one of `keys`, or are none. Raises ValueError."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError("a call is an object with a name")
-    return value["name"], arguments(next((value[key] for key in keys if key in value), None))
+    found = next((key for key in keys if key in value), None)
+    if found is None and any(isinstance(part, (dict, list)) for part in value.values()):
+        raise ValueError("the arguments stand elsewhere")
+    return value["name"], arguments(None if found is None else value[found])
 
 
 def listed(value: Any, keys: Sequence[str] = ("arguments",)) -> list[Call]:
