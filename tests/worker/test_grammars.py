@@ -6,13 +6,14 @@ import json
 import threading
 
 import jsonschema
+import msgspec
 import pytest
 import text_vocab
 
 from octavo.core.errors import UserError
 from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
 from octavo.text.grammar import MAX_CHOICES, grammar_of
-from octavo.worker.grammars import KEPT, Grammars
+from octavo.worker.grammars import KEPT, KEPT_TEXT, Grammars
 
 TOKENIZER = text_vocab.smollm2()
 GRAMMARS = Grammars(lambda: TOKENIZER, 49152, tuple(TOKENIZER.eos_ids))
@@ -172,6 +173,18 @@ def test_what_a_request_holds_stays_whatever_others_ask():
     assert not grammars.take(request(1))  # nobody held it, and others came
     grammars.release("0")
     assert grammars.take(request(0, "again"))  # among the last
+
+
+def test_large_grammars_that_nobody_holds_are_few():
+    grammars = Counting(most=KEPT)
+    large = [request(number) for number in range(4)]
+    large = [msgspec.structs.replace(each, grammar=each.grammar + " " * (KEPT_TEXT // 3)) for each in large]
+    for each in (*large, small := request(5)):
+        grammars.hold(each)
+    for each in (*large, small):
+        grammars.release(each.id)
+    assert not any(map(grammars.take, large[:2]))
+    assert all(map(grammars.take, [*large[2:], small]))
 
 
 def test_one_more_grammar_than_may_be_waits_for_a_request_to_end():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_GRAMMAR = 1 << 18  # characters of one grammar
 KEPT = 64  # grammars that no request holds any more
+KEPT_TEXT = MAX_GRAMMAR  # characters of those; one may take 350 bytes of memory
 SIZE_BYTES = 1 << 18  # of a compiled grammar, on average: SchemaStore's take 0.25 MB, the largest 8
 TOKEN_BYTES = 1024  # of the tokenizer and of llguidance's view of it, by token of the vocabulary
 THEIR_ADVICE = ". Enable 'coerce_one_of' option to approximate oneOf with anyOf"  # an option callers do not have
@@ -118,8 +119,11 @@ class Grammars:
 
     def _forget(self) -> None:
         idle = [grammar for grammar in self._kept if grammar not in self._holders]
-        for grammar in idle[: max(0, len(idle) - KEPT)]:
-            del self._kept[grammar]
+        text = sum(map(len, idle))
+        for place, grammar in enumerate(idle):
+            if len(idle) - place > KEPT or text > KEPT_TEXT:
+                text -= len(grammar)
+                del self._kept[grammar]
 
     def _compile(self, grammar: str, field: str) -> LLMatcher:
         if len(grammar) > MAX_GRAMMAR:
