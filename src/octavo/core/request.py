@@ -235,9 +235,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             for token, bias in self.logit_bias.items():
                 check_integer("logit_bias", token, 0, 2**31 - 1, " as token id")
                 check_number(f"logit_bias[{token}]", bias, -100, 100)
-        if not isinstance(self.stop, (str, list, tuple, type(None))):
-            raise InvalidValue("stop", self.stop, "a string or a list of strings")
-        stops = self.stop_strings
+        stops: Any = self.stop_strings if isinstance(self.stop, (str, list, tuple, type(None))) else [self.stop]
         if len(stops) > MAX_STOPS or any(not isinstance(s, str) or not s or len(s) > 1024 for s in stops):
             raise InvalidValue("stop", self.stop, f"at most {MAX_STOPS} strings of 1 to 1024 characters")
         for field, least, most in TOKEN_LISTS:
