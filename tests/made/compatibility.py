@@ -64,7 +64,7 @@ ROWS = (
     row("stream", f"{CLIENT}::test_a_streamed_chat_equals_the_whole_one", others="vlo"),
     row("n", f"{CLIENT}::test_choices_have_the_seeds_that_follow",
         "exact; at most 128; pages of the prompt are computed once", others="vlo"),
-    row("best_of", f"{FIELDS}::test_best_of_gives_the_likeliest", "by cumulative log-probability", where="T",
+    row("best_of", f"{FIELDS}::test_best_of_gives_the_likeliest", "exact; by log-probability per token", where="T",
         others="o"),
     row("temperature", DRAWN, others="vlo"),
     row("top_p", DRAWN, others="vlo"),

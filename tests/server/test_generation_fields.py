@@ -222,6 +222,20 @@ def test_best_of_gives_the_likeliest(client, engine, monkeypatch):
     assert [choice.text for choice in answer.choices] == alone
 
 
+def test_best_of_counts_each_token_the_same(client, engine, monkeypatch):
+    engine.answer = lambda request: [20] if request.seed == 10 else [30, 31]
+
+    def figures(token, top):
+        from octavo.core.plan import TokenLogprob
+
+        return TokenLogprob(token, -3.0 if token == 20 else -2.0, 1, [])
+
+    monkeypatch.setattr("scripted_engine._figures", figures)
+    asked = {"model": "tiny", "prompt": "Hello", "max_tokens": 2, "extra_body": {"return_token_ids": True}}
+    (best,) = client.completions.create(**asked, best_of=2, seed=10).choices
+    assert best.token_ids == [30, 31]
+
+
 def test_continue_final_message(client, engine, tokenizer):
     chat(client, chat_template=TEMPLATE, add_generation_prompt=False, continue_final_message=True)
     assert tokenizer.decode(engine.requests[-1].prompt, skip_special=False).endswith("<assistant>Good mor")

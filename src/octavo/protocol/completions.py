@@ -38,7 +38,7 @@ class CompletionRequest(GenerationRequest):
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """Log-probabilities of each token and of so many alternatives."""
     best_of: int | None = Field(None, ge=1, le=MAX_N)
-    """Generate so many choices, and give the n of the largest cumulative log-probability. Not with stream, nor with
+    """Generate so many choices, and give the n of the largest log-probability per token. Not with stream, nor with
     use_beam_search."""
     add_special_tokens: bool = True
     """Add the marks that the model wants before a text."""

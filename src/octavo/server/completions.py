@@ -103,11 +103,15 @@ class CompletionCall:
         return self._encoded(given, self._usage())
 
     def _best(self, choices: dict[int, CompletionChoice]) -> list[CompletionChoice]:
-        """Of each prompt's choices the `n` of the largest cumulative log-probability, numbered anew."""
+        """Of each prompt's choices the `n` of the largest log-probability per token, numbered anew."""
         made, wanted, totals = self._sampling.n, self._asked.n, self._call.totals
         best: list[CompletionChoice] = []
+
+        def mean(index: int) -> float:
+            return totals[index].cumulative_logprob / max(1, len(totals[index].tokens))
+
         for first in range(0, len(choices), made):
-            ranked = sorted(range(first, first + made), key=lambda index: -totals[index].cumulative_logprob)
+            ranked = sorted(range(first, first + made), key=lambda index: -mean(index))
             best.extend(choices[index] for index in ranked[:wanted])
         for index, choice in enumerate(best):
             choice.index = index
