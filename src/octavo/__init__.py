@@ -22,14 +22,15 @@ __all__ = [
 if TYPE_CHECKING:
     from octavo.core.beam import BeamSearchParams
     from octavo.core.repetition import RepetitionDetectionParams
-    from octavo.core.request import PoolingParams, SamplingParams, StructuredOutputsParams
+    from octavo.core.request import PoolingParams, SamplingParams
+    from octavo.core.structured import StructuredOutputsParams
     from octavo.engine.llm import LLM
 
 
 _PLACES = {
     "LLM": "octavo.engine.llm",
     "SamplingParams": "octavo.core.request",
-    "StructuredOutputsParams": "octavo.core.request",
+    "StructuredOutputsParams": "octavo.core.structured",
     "PoolingParams": "octavo.core.request",
     "BeamSearchParams": "octavo.core.beam",
     "RepetitionDetectionParams": "octavo.core.repetition",

@@ -17,7 +17,8 @@ from tiny_engine import engine_of, gathered, program_of
 
 from octavo.checkpoint.source import open_source
 from octavo.core.errors import UserError
-from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
+from octavo.core.request import Request, SamplingParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.kernels.weight import Weight
 from octavo.models.load import load
 from octavo.models.lower import lower

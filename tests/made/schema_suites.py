@@ -15,7 +15,8 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from tiny_engine import engine_of, gathered, program_of
 
 from octavo.core.errors import UserError
-from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
+from octavo.core.request import Request, SamplingParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.program.ops import Program
 from octavo.text.grammar import grammar_of
 from octavo.text.tokenizer import Tokenizer

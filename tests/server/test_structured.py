@@ -50,7 +50,7 @@ def test_a_schema_by_openais_client_whole_and_streamed(server):
 @pytest.mark.parametrize("path", [CHAT, COMPLETE])
 def test_each_choice_follows_the_schema(server, path):
     prompt = {"messages": MESSAGES} if path == CHAT else {"prompt": "Who"}
-    wanted = {"json": SCHEMA, "disable_any_whitespace": True}
+    wanted = {"json": SCHEMA, "disable_any_whitespace": True, "disable_additional_properties": True}
     answer = server.post(path, **prompt, structured_outputs=wanted, n=3, max_tokens=100, seed=2).json
     assert len(answer["choices"]) == 3
     for choice in answer["choices"]:

@@ -9,7 +9,8 @@ import tokenizers
 
 from octavo.core.errors import UserError
 from octavo.core.plan import Output
-from octavo.core.request import SamplingParams, StructuredOutputsParams
+from octavo.core.request import SamplingParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.text import forced
 from octavo.text.assemble import Assembler
 from octavo.text.grammar import grammar_of

@@ -11,7 +11,8 @@ import pytest
 import text_vocab
 
 from octavo.core.errors import UserError
-from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
+from octavo.core.request import Request, SamplingParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.text.grammar import MAX_CHOICES, grammar_of
 from octavo.worker.grammars import KEPT, KEPT_TEXT, Grammars
 
@@ -21,8 +22,8 @@ LISTED = {"properties": {"a": {"type": "integer"}}, "required": ["a"], "addition
 PATTERN = {"patternProperties": {"^a": {"type": "integer"}}, "additionalProperties": {"type": "string"}}
 
 
-def accepts(schema: object, text: str) -> bool:
-    matcher = GRAMMARS.matcher(grammar_of(StructuredOutputsParams(json=schema)), "json")
+def accepts(schema: object, text: str, **how: bool) -> bool:
+    matcher = GRAMMARS.matcher(grammar_of(StructuredOutputsParams(json=schema, **how)), "json")
     return all(map(matcher.consume_token, TOKENIZER.encode(text, special=False))) and matcher.is_accepting()
 
 
@@ -37,6 +38,18 @@ def test_a_key_has_one_spelling(schema, text):
 @pytest.mark.parametrize("text", ['{"a":1,"b":"x"}', r'{"a":1,"\n\t\\\"":"é😀"}'])
 def test_other_keys_are_free(text):
     assert accepts(LISTED, text)
+
+
+def test_properties_that_are_not_listed_can_be_forbidden():
+    inner = {"type": "object", "properties": {"properties": {"type": "integer"}}}
+    schema = {"type": "object", "properties": {"a": inner, "b": {"type": "object"}, "c": LISTED}}
+    for text, kept in (
+        ('{"a":{"properties":1},"b":{"x":1},"c":{"a":1,"b":"x"}}', True),
+        ('{"a":{"properties":1,"x":2}}', False),
+        ('{"a":{},"x":1}', False),
+    ):
+        assert accepts(schema, text)
+        assert accepts(schema, text, disable_additional_properties=True) == kept
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import text_vocab
 
 from octavo.core.errors import UserError
-from octavo.core.request import StructuredOutputsParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.text.grammar import grammar_of
 from octavo.worker.grammars import Grammars
 

@@ -9,7 +9,8 @@ import pytest
 import text_vocab
 
 from octavo.core.errors import UserError
-from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
+from octavo.core.request import Request, SamplingParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.text.grammar import grammar_of
 from octavo.worker.grammars import Grammars
 

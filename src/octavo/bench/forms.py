@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from octavo.bench.offline import Work, finish, middle
 from octavo.core.errors import InvalidValue, UserError
-from octavo.core.request import StructuredOutputsParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.engine.config import LaunchConfig
 from octavo.engine.engine import Engine
 from octavo.engine.launch import build_engine

@@ -13,13 +13,13 @@ import msgspec
 from octavo.core.errors import InvalidValue
 from octavo.core.ranges import check_integer, check_number, check_token_ids
 from octavo.core.repetition import RepetitionDetectionParams
+from octavo.core.structured import StructuredOutputsParams
 
 MAX_LOGPROBS = 20  # most alternatives a token is reported with, as in the OpenAI API
 MAX_N = 128  # most completions of one prompt
 MAX_STOPS = 16  # most stop strings or stop tokens of one request
 MAX_BAD_WORDS = 1024  # most texts that one request forbids
 MAX_SEED = 2**63 - 1
-FORMS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")  # of structured outputs
 MAX_BREAKERS = 64  # most sequence breakers of one request
 TOKEN_LISTS = (("stop_token_ids", 0, 1024), ("allowed_token_ids", 1, 2**20), ("logprob_token_ids", 1, 128))  # lengths
 FLAGS = ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens", "skip_reading_prefix_cache")
@@ -39,53 +39,6 @@ SAMPLERS = {  # llama.cpp's names, and ours
 def choice_seed(seed: int, choice: int) -> int:
     """The seed of one of a call's choices: the call's plus its number, as a signed number of 64 bits."""
     return (seed + choice + 2**63) % 2**64 - 2**63
-
-
-class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answer must look like, with vLLM's names: exactly one of the first six. See docs/structured.md.
-
-    json: a JSON schema, as an object or as text. json_object: any JSON object. grammar: Lark, or GBNF. structural_tag:
-    an object, or its text. The next two say where JSON may hold white space. `field`: where the caller wrote it. Raises
-    InvalidValue, naming the field.
-    """
-
-    json: Any = None
-    regex: str | None = None
-    choice: list[str] | None = None
-    grammar: str | None = None
-    json_object: bool | None = None
-    structural_tag: Any = None
-    disable_any_whitespace: bool = False
-    whitespace_pattern: str | None = None
-    field: str = "structured_outputs"
-
-    def __post_init__(self) -> None:
-        given = self._given()
-        if len(given) != 1:
-            raise InvalidValue(self.field, ", ".join(given) or "none", f"exactly one of {', '.join(FORMS)}")
-        for form in ("regex", "grammar", "whitespace_pattern"):
-            if (value := getattr(self, form)) is not None and not (value and isinstance(value, str)):
-                raise InvalidValue(self.place(form), value, "a string of at least one character")
-        choice = self.choice
-        if choice is not None and not (isinstance(choice, list) and choice and all(isinstance(c, str) for c in choice)):
-            raise InvalidValue(self.place("choice"), choice, "a list of at least one string")
-        if self.json_object not in (None, True, False):
-            raise InvalidValue(self.place("json_object"), self.json_object, "true or false")
-        if self.whitespace_pattern is not None and self.disable_any_whitespace:
-            raise InvalidValue(self.place("whitespace_pattern"), self.whitespace_pattern, "only with white space")
-
-    def _given(self) -> list[str]:
-        values = ((form, getattr(self, form)) for form in FORMS)
-        return [form for form, value in values if value is not None and (value or form != "json_object")]
-
-    @property
-    def where(self) -> str:
-        """Where the caller wrote the form that is given."""
-        return self.place(self._given()[0])
-
-    def place(self, form: str) -> str:
-        """Where the caller wrote this form."""
-        return f"{self.field}.{form}" if self.field == "structured_outputs" else self.field
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):

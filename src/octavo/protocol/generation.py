@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_val
 
 from octavo.core.errors import InvalidValue, UserError
 from octavo.core.repetition import MAX_COUNT, MAX_PATTERN, RepetitionDetectionParams
-from octavo.core.request import SamplingParams, StructuredOutputsParams
+from octavo.core.request import SamplingParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.protocol.structured import SCHEMA, ResponseFormat, StructuredOutputs
 from octavo.protocol.wire import STRICT, TEXT, brief, unicode
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from octavo.core.errors import InvalidValue
-from octavo.core.request import StructuredOutputsParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.protocol.wire import STRICT
 
 TAGS = ("format", "structures", "triggers")
@@ -72,3 +72,5 @@ class StructuredOutputs(BaseModel):
     """Tags with a form in free text: an object with `format`, or with `structures` and `triggers`; or its text."""
     disable_any_whitespace: bool = False
     whitespace_pattern: str | None = None
+    disable_additional_properties: bool = False
+    """Objects whose properties a schema lists hold no others, where it does not say so itself."""

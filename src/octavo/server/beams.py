@@ -15,7 +15,8 @@ import msgspec
 from octavo.core.beam import BeamSearchParams, steps
 from octavo.core.errors import EngineFault, InvalidValue
 from octavo.core.plan import Output
-from octavo.core.request import Request, SamplingParams, StructuredOutputsParams
+from octavo.core.request import Request, SamplingParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.server.ends import check_end
 from octavo.server.together import together
 

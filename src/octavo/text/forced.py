@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from octavo.core.request import StructuredOutputsParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.text.grammar import guided, refused
 from octavo.text.parsers.marks import ANYTHING, Written
 

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from octavo.core.errors import UserError
-from octavo.core.request import StructuredOutputsParams
+from octavo.core.structured import StructuredOutputsParams
 from octavo.text.tags import Tags
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def guided(asked: StructuredOutputsParams, schema: Any, field: str) -> dict[str,
         raise refused(field, "the schema false allows nothing")
     written = _dumped(schema, field)
     _check_size(field, written)
-    schema = _kept(json.loads(written), field)
+    schema = _kept(json.loads(written), field, closed=asked.disable_additional_properties)
     options: dict[str, Any] = {"json_allowed_escapes": ESCAPES}
     if asked.disable_any_whitespace:
         options["whitespace_flexible"] = False
@@ -105,14 +105,19 @@ def _dumped(value: Any, field: str) -> str:
         raise refused(field, f"it cannot be written as JSON: {error}") from None
 
 
-def _kept(schema: Any, field: str) -> Any:
-    """The schema, changed to what llguidance reads as it is meant. Refuses what that would take and not keep."""
+def _kept(schema: Any, field: str, *, closed: bool) -> Any:
+    """The schema, changed to what llguidance reads as it is meant. Refuses what that would take and not keep.
+
+    closed: objects whose properties are listed hold no others, unless it says that they do.
+    """
     todo = [schema]
     while todo:
         part = todo.pop()
         if isinstance(part, list):
             todo.extend(part)
         elif isinstance(part, dict):
+            if closed and "properties" in part:
+                part.setdefault("additionalProperties", False)
             _check_least(part, field)
             for name in part.keys() & VALUES:
                 _check_written(part[name], field)
