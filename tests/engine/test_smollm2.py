@@ -77,16 +77,19 @@ def test_the_recorded_tokens_stay_the_likeliest() -> None:
     assert likeliest / first > 0.97
 
 
-def test_perplexity_is_that_of_float32() -> None:
-    """The protocol of make_perplexity_fixture.py; transformers in float32 reaches 11.544."""
-    chunks = np.load(DATA / "perplexity_ids.npy")
-    assert chunks.shape == (40, 512)
+@pytest.mark.parametrize(
+    ("count", "float32"), [(8, 11.938), pytest.param(40, 11.544, marks=pytest.mark.slow)], ids=["8-chunks", "all"]
+)
+def test_perplexity_is_that_of_float32(count: int, float32: float) -> None:
+    """The protocol of make_perplexity_fixture.py, on its first chunks; `float32` is what transformers reaches."""
+    chunks = np.load(DATA / "perplexity_ids.npy")[:count]
+    assert chunks.shape == (count, 512)
     requests = [request(f"chunk{i}", ids.tolist(), max_tokens=1, prompt_logprobs=0) for i, ids in enumerate(chunks)]
     found = answers(engine(pages=1024), requests)
     scored = [output.prompt_logprobs[256:] for output in found.values()]  # entry i is of token i + 1
-    assert [len(chunk) for chunk in scored] == [255] * 40
-    perplexity = math.exp(-sum(entry.logprob for chunk in scored for entry in chunk) / (40 * 255))
-    assert 11.4 < perplexity <= 11.60
+    assert [len(chunk) for chunk in scored] == [255] * count
+    perplexity = math.exp(-sum(entry.logprob for chunk in scored for entry in chunk) / (count * 255))
+    assert 0.99 < perplexity / float32 < (1.005 if count == 40 else 1.01)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def test_every_way_of_serving_gives_the_same_bits(
 ) -> None:
     served = engine(**changed)
     found = tiny_engine.gathered(served, mixed)
-    if changed.get("pages") == 16:
+    if "pages" in changed:
         assert served.stats().preemptions > 0
     served.close()
     for name, expected in alone.items():
