@@ -8,6 +8,7 @@ WORKERS ?= 2
 
 native := CMakeLists.txt pyproject.toml $(shell find csrc -type f 2>/dev/null)
 pip = $(1)/bin/python -m pip --disable-pip-version-check -qq
+purelib = $(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 say = @echo "octavo: $(1)"
 fail = { echo "octavo: $(1)" >&2; exit 1; }
 
@@ -73,9 +74,11 @@ clean:
 	@$(call pip,.venv) install 'octavo[slow]'
 	@touch $@
 
-.venv-oracle/tested: $(native) Makefile | .venv-oracle/bin/pip
-	$(call say,installing with torch and transformers into .venv-oracle: some minutes)
-	@$(call pip,.venv-oracle) install -e '.[test]' $(oracles)
+# What .venv holds is seen from .venv-oracle too, so that nothing is built twice.
+.venv-oracle/tested: .venv/tested Makefile | .venv-oracle/bin/pip
+	$(call say,installing torch and transformers into .venv-oracle: some minutes)
+	@echo "import site; site.addsitedir('$$($(call purelib,.venv))')" > $$($(call purelib,.venv-oracle))/beside.pth
+	@$(call pip,.venv-oracle) install $(oracles)
 	@touch $@
 
 %/bin/pip:
