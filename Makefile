@@ -54,7 +54,7 @@ format: .venv/tested
 	@find csrc -name '*.cc' -o -name '*.h' -o -name '*.inl' | xargs .venv/bin/clang-format -i
 
 clean:
-	rm -rf .venv .venv-oracle build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-oracle build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The package is installed in place: a changed Python file counts at once; a changed native source builds again.
