@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from octavo.core.errors import InvalidValue
 from octavo.protocol.calls import ONE, CallDelta, Called, CalledFunction, FunctionDelta
-from octavo.protocol.chat import Answer, AnswerDelta, ChatRequest, Message
+from octavo.protocol.chat import Answer, AnswerDelta, ChatRequest
 from octavo.server.budget import Budget
 from octavo.server.config import ServerConfig
 from octavo.server.text import Language
@@ -21,6 +21,7 @@ from octavo.text.parsers import registry
 from octavo.text.parsers.calls import Calls, Family
 from octavo.text.parsers.events import Arguments, CallBegun, Chain, Content, Event, Parser, Plain, Reasoning, Thinker
 from octavo.text.parsers.forced import Forced
+from octavo.text.template import plain_text
 
 TAIL = 24  # tokens of the prompt that are looked at for a mark at its end
 
@@ -43,7 +44,7 @@ class Reading:
         end = tokenizer.decode(prompt[-TAIL:], skip_special=False)
         self._state = "after"
         if self._thought is not None and asked.continue_final_message:
-            self._state = self._thought.going_on(_said(asked.messages[-1]))
+            self._state = self._thought.going_on(plain_text(asked.messages[-1].content))
         elif self._thought is not None:
             self._state = self._thought.state(end)
         self._forced = asked.choice != "none" and asked.choice != "auto"
@@ -124,12 +125,6 @@ class Thoughts:
             if before or self._thinker.inside:
                 self._count = self._count + 1 if self._count else self._seen
         return self._count
-
-
-def _said(message: Message) -> str:
-    """The text of a message."""
-    content = message.content or ""
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
 def _family_of(language: Language, config: ServerConfig) -> Family:

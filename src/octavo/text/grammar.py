@@ -29,6 +29,7 @@ UNSPELLED = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")  # what JSON writes with 
 VALUES = ("const", "enum")  # keywords whose values are written as they stand
 IDLE = ("default", "examples")  # those that say nothing of what is valid
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # those of schemas by name
+_APART = {*VALUES, *IDLE, *NAMED}  # keywords whose values are no schemas
 # What a pattern is made of: escapes, and all other characters.
 _ATOM = re.compile(r"\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[pPux]\{[^}]*\}|\\.|.", re.DOTALL)
 _SETS = re.compile(r"\\[dDwWsSpP]")  # escapes that stand for many characters
@@ -124,7 +125,7 @@ def _kept(schema: Any, field: str, *, closed: bool) -> Any:
             _spell_patterns(part)
             named = [part[name] for name in NAMED if isinstance(part.get(name), dict)]
             todo.extend(item for names in named for item in names.values())
-            todo.extend(item for name, item in part.items() if name not in (*VALUES, *IDLE, *NAMED))
+            todo.extend(item for name, item in part.items() if name not in _APART)
     return schema
 
 

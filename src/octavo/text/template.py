@@ -169,7 +169,7 @@ class ChatTemplate:
         for i, part in enumerate(content):
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
                 raise InvalidValue(f"{field}[{i}]", part, 'only parts {"type": "text", "text": "..."} are')
-        return content if self._loops else "\n".join(part["text"] for part in content)
+        return content if self._loops else plain_text(content)
 
 
 def with_arguments(message: dict[str, Any], *, spelled: bool, field: str) -> dict[str, Any]:
@@ -191,6 +191,13 @@ def with_arguments(message: dict[str, Any], *, spelled: bool, field: str) -> dic
         given = json.dumps(value, ensure_ascii=False) if spelled else value
         calls.append({**call, "function": {**function, "arguments": given}})
     return {**message, "tool_calls": calls} if calls else message
+
+
+def plain_text(content: str | list[dict[str, Any]] | None) -> str:
+    """A message's content as one text: its parts in lines of their own; of none an empty one."""
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return content or ""
 
 
 def _last_text(messages: list[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from octavo.text.template import ChatTemplate, with_arguments
+from octavo.text.template import ChatTemplate, plain_text, with_arguments
 
 WORDS = """# Tools
 
@@ -52,24 +52,18 @@ def told(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) ->
         return made
     words = WORDS.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
     if made[0]["role"] == "system":
-        return [{**made[0], "content": f"{_text(made[0]['content'])}\n\n{words}"}, *made[1:]]
+        return [{**made[0], "content": f"{plain_text(made[0]['content'])}\n\n{words}"}, *made[1:]]
     return [{"role": "system", "content": words}, *made]
 
 
 def _plain(message: dict[str, Any], field: str) -> dict[str, Any]:
     """A message without calls, and not of a tool."""
     if message["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{_text(message.get('content'))}\n</tool_response>"}
+        return {"role": "user", "content": f"<tool_response>\n{plain_text(message.get('content'))}\n</tool_response>"}
     calls = with_arguments(message, spelled=False, field=field).get("tool_calls", ())
     if not calls:
         return message
     written = (json.dumps(call["function"], ensure_ascii=False) for call in calls)
-    parts = [_text(message.get("content")), *(f"<tool_call>\n{call}\n</tool_call>" for call in written)]
+    parts = [plain_text(message.get("content")), *(f"<tool_call>\n{call}\n</tool_call>" for call in written)]
     kept = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**kept, "content": "\n".join(part for part in parts if part)}
-
-
-def _text(content: str | list[dict[str, str]] | None) -> str:
-    if content is None:
-        return ""
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
