@@ -66,6 +66,12 @@ def test_where_list_and_grammar_leave_nothing_the_request_fails():
     assert guides.accept(1, C, 10, jump=True).failed == DEAD
 
 
+@pytest.mark.parametrize(("listed", "banned"), [([C], False), (None, True)])
+def test_what_was_drawn_where_nothing_is_left_is_no_answer_though_the_grammar_takes_it(listed, banned):
+    guides = started({1: (listed, CHOICE)})
+    assert guides.accept(1, A, 10, jump=True, banned=banned).failed == DEAD
+
+
 def test_no_mask_takes_no_memory_and_masks_take_what_the_plan_says():
     assert not started({0: (None, "")})._masks.size
     guides = started({slot: ([A, B], CHOICE) for slot in range(4)})

@@ -90,15 +90,18 @@ class Guides:
         mask[rows[guided]] = slots[guided]
         return replace(head, mask=mask, masks=self._masks)
 
-    def accept(self, slot: int, token: int, room: int, *, jump: bool) -> Advance | None:
-        """Take in a drawn token; at most `room` may follow it. None: the slot has no grammar."""
+    def accept(self, slot: int, token: int, room: int, *, jump: bool, banned: bool = False) -> Advance | None:
+        """Take in a drawn token; at most `room` may follow it. None: the slot has no grammar.
+
+        banned: the request forbids this token. Where nothing is left, any token is drawn.
+        """
         matcher = self._matchers.get(slot)
         if matcher is None:
             return None
         tokens = [token]
         failed = matcher.is_error()  # when it said what may come, so that anything was drawn
-        if not matcher.consume_token(token):
-            allowed = self._masks[slot, token // 32] >> token % 32 & 1
+        allowed = self._masks[slot, token // 32] >> token % 32 & 1 and not banned
+        if not allowed or not matcher.consume_token(token):
             return Advance(tokens, failed=_complexity(matcher) if failed or allowed else DEAD)
         self._fill(slot)
         most = 1 + min(room, MOST_FORCED) if jump and self._jump else 1

@@ -213,6 +213,13 @@ class Slots:
         banned = {int(word[-1]) for word in self.bad_words[slot] if _ends_with(generated, word[:-1])}
         return bias.without(np.array(sorted(banned), np.int32)) if banned else bias
 
+    def forbids(self, slot: int, token: int, position: int) -> bool:
+        """Whether the request forbids this token at a position of its sequence."""
+        if not (self.worded[slot] or position < self.masked_until[slot]):
+            return False
+        bias = self.bias_at(slot, position)
+        return bool(np.isneginf(bias.values[bias.ids == token]).any())
+
     def takes_what_is_forced(self, slot: int) -> bool:
         """Whether a token without alternative need not be drawn: nobody asks how likely it was, nor forbids it."""
         free = not (self.biased[slot] or self.worded[slot] or self.masked_until[slot] or self.mirostat[slot])

@@ -133,7 +133,11 @@ class Worker:
                 continue
             length = int(slots.lengths[run.slot])
             advance = self.guides.accept(
-                run.slot, result.tokens[0], slots.max_len - length, jump=slots.takes_what_is_forced(run.slot)
+                run.slot,
+                result.tokens[0],
+                slots.max_len - length,
+                jump=slots.takes_what_is_forced(run.slot),
+                banned=slots.forbids(run.slot, result.tokens[0], length - 1),
             )
             if advance is None:
                 continue
